@@ -1,0 +1,100 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"strconv"
+	"strings"
+)
+
+// Nanos is an amount of money in units of 1e-9 of the currency. The ledger
+// knows no other form of money; a float never holds one.
+type Nanos int64
+
+// Money is an amount in its currency, an upper-case ISO 4217 code.
+type Money struct {
+	Nanos    Nanos
+	Currency string
+}
+
+var errMoney = errors.New("not a decimal amount within ±9.2 billion")
+
+// ParseNanos reads a JSON number, or the text inside a JSON string, and rounds
+// it half away from zero to 1e-9. Exponents are bounded before any big number
+// is built, so that no input costs more than its length.
+func ParseNanos(text string) (Nanos, error) {
+	fail := func() (Nanos, error) { return 0, fmt.Errorf("money %q: %w", clip(text), errMoney) }
+	s := strings.TrimSpace(text)
+	if s == "" || len(s) > 64 || strings.Trim(s, "0123456789+-.eE") != "" {
+		return fail()
+	}
+	if i := strings.IndexAny(s, "eE"); i >= 0 {
+		e, err := strconv.Atoi(s[i+1:])
+		if err != nil || e < -60 || e > 18 {
+			return fail()
+		}
+	}
+	r, ok := new(big.Rat).SetString(s)
+	if !ok {
+		return fail()
+	}
+	r.Mul(r, big.NewRat(1_000_000_000, 1))
+	two := big.NewInt(2)
+	n := new(big.Int).Mul(new(big.Int).Abs(r.Num()), two)
+	n.Add(n, r.Denom()).Quo(n, new(big.Int).Mul(r.Denom(), two))
+	if r.Sign() < 0 {
+		n.Neg(n)
+	}
+	if !n.IsInt64() || n.Int64() == math.MinInt64 {
+		return fail()
+	}
+	return Nanos(n.Int64()), nil
+}
+
+func clip(s string) string {
+	if len(s) > 70 {
+		return s[:70] + "…"
+	}
+	return s
+}
+
+// String writes n as a decimal with the digits that it has: "2.5", "-0.000000001", "0".
+func (n Nanos) String() string {
+	sign, u := "", uint64(n)
+	if n < 0 {
+		sign, u = "-", -uint64(n)
+	}
+	whole, frac := u/1e9, u%1e9
+	if frac == 0 {
+		return fmt.Sprintf("%s%d", sign, whole)
+	}
+	return fmt.Sprintf("%s%d.%s", sign, whole, strings.TrimRight(fmt.Sprintf("%09d", frac), "0"))
+}
+
+// Add returns n + m. An overflow of ±9.2 billion units is no bill: it is an error.
+func (n Nanos) Add(m Nanos) (Nanos, error) {
+	s := n + m
+	if (s > n) != (m > 0) && m != 0 {
+		return 0, fmt.Errorf("sum of %s and %s: %w", n, m, errMoney)
+	}
+	return s, nil
+}
+
+// Sub returns n − m, or an error where that overflows.
+func (n Nanos) Sub(m Nanos) (Nanos, error) {
+	if m == math.MinInt64 {
+		return 0, fmt.Errorf("difference of %s and %s: %w", n, m, errMoney)
+	}
+	return n.Add(-m)
+}
+
+// Currency returns code in upper case when it has the form of an ISO 4217 code.
+func Currency(code string) (string, error) {
+	c := strings.ToUpper(strings.TrimSpace(code))
+	if len(c) != 3 || strings.Trim(c, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return "", fmt.Errorf("currency %q: not an ISO 4217 code", clip(code))
+	}
+	return c, nil
+}
