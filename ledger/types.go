@@ -39,8 +39,8 @@ type Request struct {
 	LowerBound bool
 }
 
-// Open is a request that is running: what a crash leaves of it.
-type Open struct {
+// OpenRequest is a request that is running: what a crash leaves of it.
+type OpenRequest struct {
 	ID       string
 	Endpoint string
 	Model    string
@@ -84,6 +84,7 @@ type Sample struct {
 	// Calibrated is set once a probe measured Step and Lag on this account;
 	// until then the figures are flagged.
 	Calibrated bool
+	Every      time.Duration // how often the sampler means to take one
 	Lines      []Line
 }
 

@@ -1,0 +1,381 @@
+// Package ledger keeps what happened: requests with their tokens, samples of
+// the provider's bill, and events, in one SQLite file. It knows integers and
+// times; it knows no engine, no provider and no HTTP.
+//
+// One process writes (see Open), any number read (see OpenReader):
+//
+//	led, err := ledger.Open(ledger.Config{Path: "ledger.db"})
+//	err = led.AddRequest(r)          // nil: the row is on disk, synced
+//	spend, err := led.Spent(from, to) // a subtraction between two samples
+//
+// A write returns nil only after its transaction is committed and synced, so
+// a caller may acknowledge it. Finished requests, samples and events are never
+// changed; only the table of open requests is.
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite" // the "sqlite" driver: pure Go, so that the binary is static
+)
+
+// applicationID marks the file as a ledger ("SPIF"), so that another program's
+// database is refused rather than migrated.
+const applicationID = 0x53504946
+
+//go:embed schema/*.sql
+var schema embed.FS
+
+var (
+	// ErrInUse is returned by Open while another process writes the ledger.
+	ErrInUse = errors.New("another spotinference is writing it")
+	// ErrNewer is returned for a ledger whose schema this binary does not know.
+	ErrNewer = errors.New("written by a newer spotinference")
+	// ErrForeign is returned for a database that is not a ledger.
+	ErrForeign = errors.New("not a spotinference ledger")
+	// ErrDemo is returned where a demo ledger and a real one would be mixed up.
+	ErrDemo = errors.New("demo and real ledgers do not mix")
+	// ErrMissing is returned by OpenReader where there is no ledger.
+	ErrMissing = errors.New("no such ledger")
+	// ErrLocks is returned where the file system does not keep its locks.
+	ErrLocks = errors.New("the file system does not keep file locks")
+)
+
+// Config says which ledger to write.
+type Config struct {
+	Path string
+	// Demo marks a ledger of simulated figures. A real ledger is refused
+	// under Demo, and a demo ledger without it.
+	Demo bool
+	// Afresh removes a demo ledger that stands at Path first. Only with Demo.
+	Afresh bool
+	Now    func() time.Time // time.Now where nil
+	Log    *slog.Logger     // slog.Default() where nil
+
+	// statfs is unix.Statfs; tests stand in for a network volume.
+	statfs func(string, *unix.Statfs_t) error
+}
+
+// Ledger is the one writer. It reads too: its Reader sees every commit.
+type Ledger struct {
+	*Reader
+	write   *sql.DB
+	writer  *batch // on write's one connection; owned by run
+	now     func() time.Time
+	lock    *os.File
+	ops     chan *op
+	closing chan struct{}
+	closed  chan struct{} // closed when run has ended
+	down    atomic.Bool
+	health  atomic.Pointer[error] // the last write's error; nil after a good one
+
+	// commit stands around the commit of a transaction where a test sets it, to
+	// fail in both ways: failed and not written, failed but written.
+	commit func(commit func() error) error
+
+	// lost counts the requests that the last process left open.
+	lost int
+}
+
+// Open takes the ledger's lock, creates or migrates the file, turns the open
+// requests that a dead process left into lost ones, and starts the writer.
+// The lock is held until Close.
+func Open(cfg Config) (led *Ledger, err error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.statfs == nil {
+		cfg.statfs = unix.Statfs
+	}
+	wrap := func(err error) error { return fmt.Errorf("open ledger %s: %w", cfg.Path, err) }
+	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
+		return nil, wrap(err)
+	}
+	lock, err := takeLock(cfg.Path + ".lock")
+	if err != nil {
+		return nil, wrap(err)
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	if cfg.Demo && cfg.Afresh {
+		if err := removeDemo(cfg.Path); err != nil {
+			return nil, wrap(err)
+		}
+	}
+	journal, err := journalFor(cfg.Path, cfg.statfs, cfg.Log)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	// The file holds what a business used and paid: it is its owner's alone.
+	if f, err := os.OpenFile(cfg.Path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, wrap(err)
+	} else if err := f.Close(); err != nil {
+		return nil, wrap(err)
+	}
+	w, err := openDB(cfg.Path, "_txlock=immediate", "_pragma=journal_mode("+journal+")", "_pragma=synchronous(FULL)")
+	if err != nil {
+		return nil, wrap(err)
+	}
+	defer func() {
+		if err != nil {
+			w.Close()
+		}
+	}()
+	w.SetMaxOpenConns(1)
+	if err := migrate(w, cfg.Demo); err != nil {
+		return nil, wrap(err)
+	}
+	r, err := OpenReader(cfg.Path, cfg.Demo)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			r.Close()
+		}
+	}()
+	conn, err := w.Conn(context.Background())
+	if err != nil {
+		return nil, wrap(err)
+	}
+	led = &Ledger{
+		Reader: r, write: w, writer: newBatch(conn), now: cfg.Now, lock: lock,
+		ops: make(chan *op, 4096), closing: make(chan struct{}), closed: make(chan struct{}),
+	}
+	recovery := &op{do: func(w *batch) (err error) { led.lost, err = w.recoverOpen(); return err }}
+	if err := led.inBatch(led.writer, []*op{recovery}); err != nil {
+		led.writer.close()
+		return nil, wrap(fmt.Errorf("recover open requests: %w", err))
+	}
+	go led.run(led.writer)
+	return led, nil
+}
+
+// Lost is the number of requests that the last process left open, now lost rows.
+func (l *Ledger) Lost() int { return l.lost }
+
+// Err is the error of the last write, nil after a good one. A ledger that
+// cannot be written closes the gate.
+func (l *Ledger) Err() error {
+	if p := l.health.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Close waits for the writes under way, then lets go of the file and its lock.
+// A write after Close is refused. Safe twice.
+func (l *Ledger) Close() error {
+	if l.down.Swap(true) {
+		<-l.closed
+		return nil
+	}
+	close(l.closing)
+	<-l.closed
+	err := errors.Join(l.Reader.Close(), l.writer.close(), l.write.Close())
+	return errors.Join(err, l.lock.Close())
+}
+
+// openDB opens path with what every connection needs, in the DSN, so that no
+// connection of the pool can miss a pragma.
+func openDB(path string, params ...string) (*sql.DB, error) {
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" +
+		strings.Join(append(params, "_pragma=busy_timeout(10000)", "_pragma=foreign_keys(1)"), "&")
+	return sql.Open("sqlite", dsn)
+}
+
+// migrate brings the schema to this binary's version, each step in one
+// transaction with the version that it leaves.
+func migrate(db *sql.DB, demo bool) error {
+	files, err := fs.Glob(schema, "schema/*.sql")
+	if err != nil {
+		return err
+	}
+	version, isNew, err := identify(db)
+	if err != nil {
+		return err
+	}
+	if version > len(files) {
+		return fmt.Errorf("schema %d, this binary knows %d: %w", version, len(files), ErrNewer)
+	}
+	for n := version; n < len(files); n++ {
+		text, err := schema.ReadFile(files[n])
+		if err != nil {
+			return err
+		}
+		stmts := []string{string(text), "PRAGMA user_version = " + strconv.Itoa(n+1)}
+		if n == 0 {
+			stmts = append(stmts, fmt.Sprintf("PRAGMA application_id = %d", applicationID),
+				"INSERT INTO meta VALUES ('demo', '"+map[bool]string{false: "0", true: "1"}[demo]+"')")
+		}
+		if err := inTx(db, stmts); err != nil {
+			return fmt.Errorf("migrate %s: %w", filepath.Base(files[n]), err)
+		}
+	}
+	if isNew {
+		return nil
+	}
+	return checkDemo(db, demo)
+}
+
+func inTx(db *sql.DB, stmts []string) error {
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	for _, s := range stmts {
+		if _, err := tx.Exec(s); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+// identify tells a ledger from an empty file and from everything else.
+func identify(db *sql.DB) (version int, isNew bool, err error) {
+	var app, tables int
+	if err := db.QueryRow("PRAGMA application_id").Scan(&app); err != nil {
+		return 0, false, err
+	}
+	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
+		return 0, false, err
+	}
+	if err := db.QueryRow("SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil {
+		return 0, false, err
+	}
+	if app == 0 && version == 0 && tables == 0 {
+		return 0, true, nil
+	}
+	if app != applicationID || version < 1 {
+		return 0, false, ErrForeign
+	}
+	return version, false, nil
+}
+
+func checkDemo(db *sql.DB, demo bool) error {
+	var is string
+	if err := db.QueryRow("SELECT value FROM meta WHERE key = 'demo'").Scan(&is); err != nil {
+		return fmt.Errorf("read the demo mark: %w", err)
+	}
+	switch {
+	case is == "1" && !demo:
+		return fmt.Errorf("this is a demo ledger: %w", ErrDemo)
+	case is != "1" && demo:
+		return fmt.Errorf("this is a real ledger: %w", ErrDemo)
+	}
+	return nil
+}
+
+// removeDemo deletes a demo ledger and its companions; anything else at path
+// is left alone and refused.
+func removeDemo(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	r, err := OpenReader(path, true)
+	if err != nil {
+		return err
+	}
+	if err := r.Close(); err != nil {
+		return err
+	}
+	for _, suffix := range []string{"-wal", "-shm", "-journal", ""} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Reader answers questions about a ledger that this or another process writes.
+type Reader struct {
+	db *sql.DB
+}
+
+// OpenReader opens a ledger for reading only; it works beside a writer. It
+// refuses what Open refuses, and a path where no ledger is.
+func OpenReader(path string, demo bool) (*Reader, error) {
+	wrap := func(err error) error { return fmt.Errorf("read ledger %s: %w", path, err) }
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, wrap(ErrMissing)
+	} else if err != nil {
+		return nil, wrap(err)
+	}
+	db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
+	if err != nil {
+		return nil, wrap(err)
+	}
+	files, err := fs.Glob(schema, "schema/*.sql")
+	if err == nil {
+		err = checkReadable(db, len(files), demo)
+	}
+	if err != nil {
+		db.Close()
+		return nil, wrap(err)
+	}
+	return &Reader{db: db}, nil
+}
+
+func checkReadable(db *sql.DB, known int, demo bool) error {
+	version, isNew, err := identify(db)
+	switch {
+	case err != nil:
+		return err
+	case isNew:
+		return ErrForeign
+	case version > known:
+		return fmt.Errorf("schema %d, this binary knows %d: %w", version, known, ErrNewer)
+	case version < known:
+		return fmt.Errorf("schema %d, this binary reads %d: start serve once to migrate it", version, known)
+	}
+	return checkDemo(db, demo)
+}
+
+// Close lets go of the file. Safe twice.
+func (r *Reader) Close() error { return r.db.Close() }
+
+// snapshot runs f on one read transaction, so that all its queries see the
+// same state.
+func (r *Reader) snapshot(ctx context.Context, f func(tx *sql.Tx) error) error {
+	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	defer tx.Rollback()
+	if err := f(tx); err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	return nil
+}
+
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+// nullMicros keeps the zero time as NULL.
+func nullMicros(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.UnixMicro(), Valid: !t.IsZero()}
+}
