@@ -1,0 +1,45 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrInjected is what a failing commit of a test returns.
+var ErrInjected = errors.New("injected")
+
+// FailCommit makes every commit fail from now on: before it is written, or
+// after.
+func (l *Ledger) FailCommit(written bool) {
+	l.commit = func(commit func() error) error {
+		if written {
+			if err := commit(); err != nil {
+				return err
+			}
+		}
+		return ErrInjected
+	}
+}
+
+// HealCommit lets commits through again. Call it only between writes.
+func (l *Ledger) HealCommit() { l.commit = nil }
+
+// OnFS makes the configuration see a file system of the given magic number.
+func (c Config) OnFS(magic int64) Config {
+	c.statfs = func(_ string, st *unix.Statfs_t) error { st.Type = magic; return nil }
+	return c
+}
+
+// Journal is the journal mode in force.
+func (l *Ledger) Journal() (mode string, err error) {
+	err = l.db.QueryRow("PRAGMA journal_mode").Scan(&mode)
+	return mode, err
+}
+
+// Exec changes the file behind the ledger's back.
+func (l *Ledger) Exec(query string) error {
+	_, err := l.writer.conn.ExecContext(context.Background(), query)
+	return err
+}

@@ -1,0 +1,173 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"spotinference/ledger"
+)
+
+func nanos(n ledger.Nanos) *ledger.Nanos { return &n }
+
+func bill(resource string, n ledger.Nanos) ledger.Line {
+	return ledger.Line{Resource: resource, Kind: ledger.Instance, Status: "ACTIVE", Running: true,
+		Rate: nanos(2_500_000_000), Bill: nanos(n), Epoch: "e1", Raw: []byte(`{"bill":1}`)}
+}
+
+func sample(at time.Time, lines ...ledger.Line) ledger.Sample {
+	return ledger.Sample{At: at, Provider: "p", Currency: "USD", Truth: ledger.TruthResource, Calibrated: true,
+		Step: time.Minute, Lag: 5 * time.Minute, Every: time.Minute, Lines: lines}
+}
+
+func addSample(t *testing.T, led *ledger.Ledger, ss ...ledger.Sample) {
+	t.Helper()
+	for _, s := range ss {
+		if _, err := led.AddSample(context.Background(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func minute(n int) time.Time { return t0.Add(time.Duration(n) * time.Minute) }
+
+func TestSpent(t *testing.T) {
+	f := func(name string, samples []ledger.Sample, from, to time.Time, net, gross ledger.Nanos, flags ...string) {
+		t.Helper()
+		led := open(t, filepath.Join(t.TempDir(), "l.db"))
+		addSample(t, led, samples...)
+		got, err := led.Spent(from, to)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
+		if got.Net != net || got.Gross != gross || !slices.Equal(got.Flags, flags) {
+			t.Errorf("%s: net %s gross %s flags %v, want %s, %s, %v", name, got.Net, got.Gross, got.Flags, net, gross, flags)
+		}
+		var sum ledger.Nanos
+		for _, r := range got.Resources {
+			sum += r.Net
+		}
+		if sum != got.Net {
+			t.Errorf("%s: resources sum to %s, net is %s", name, sum, got.Net)
+		}
+	}
+	born := func(l ledger.Line, at time.Time) ledger.Line { l.Created = at; return l }
+	epoch := func(l ledger.Line, e string) ledger.Line { l.Epoch = e; return l }
+	unknown := func(l ledger.Line) ledger.Line { l.Bill = nil; return l }
+	steady := []ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 130)), sample(minute(2), bill("vm", 170))}
+
+	f("a subtraction", steady, minute(0), minute(2), 70, 70)
+	f("snapped to the samples before both bounds", steady, minute(1).Add(30*time.Second), minute(2).Add(30*time.Second), 40, 40)
+	f("a window older than the ledger", steady, minute(-60), minute(2), 70, 70, ledger.FlagStartsLate)
+	f("inside one sample: nothing over no time", steady, minute(1).Add(time.Second), minute(1).Add(2*time.Second), 0, 0)
+	f("idle reads zero", []ledger.Sample{sample(minute(0), bill("vm", 9)), sample(minute(1), bill("vm", 9))}, minute(0), minute(1), 0, 0)
+	f("a resource born inside the window counts whole",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 110), born(bill("vol", 7), minute(0).Add(time.Second))), sample(minute(2), bill("vm", 120), born(bill("vol", 9), minute(0).Add(time.Second)))},
+		minute(0), minute(2), 29, 29)
+	f("a resource that was there before is a baseline at first sight",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 110), born(bill("vol", 7), minute(-5))), sample(minute(2), bill("vm", 120), born(bill("vol", 9), minute(-5)))},
+		minute(0), minute(2), 22, 22, ledger.FlagFirstSeen)
+	f("a resource that left counts up to its last sight",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100), bill("vol", 5)), sample(minute(1), bill("vm", 110), bill("vol", 8)), sample(minute(2), bill("vm", 120))},
+		minute(0), minute(2), 23, 23, ledger.FlagGone)
+	f("a resource that came back goes on where it was",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1)), sample(minute(2), bill("vm", 120))},
+		minute(0), minute(2), 20, 20)
+	f("a refund lowers net, not gross",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 150)), sample(minute(2), bill("vm", 90)), sample(minute(3), bill("vm", 95))},
+		minute(0), minute(3), -5, 55, ledger.FlagAdjusted)
+	f("a new epoch closes the old one at its last sight",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 110)), sample(minute(2), epoch(bill("vm", 3), "e2")), sample(minute(3), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(3), 15, 15, ledger.FlagEpochChanged)
+	f("a late figure of the old epoch counts",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 112), epoch(bill("vm", 3), "e2")), sample(minute(2), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(2), 17, 17, ledger.FlagEpochChanged)
+	f("a bill that is not known is not zero",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), unknown(bill("vm", 0))), sample(minute(2), bill("vm", 130))},
+		minute(0), minute(2), 30, 30, ledger.FlagUnknownBill)
+	f("hours without samples: the sum is known",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(500), bill("vm", 900))},
+		minute(0), minute(500), 800, 800, ledger.FlagGaps)
+}
+
+func TestSpentNamesItsSamples(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	if _, err := led.Spent(minute(0), minute(9)); !errors.Is(err, ledger.ErrNoSamples) {
+		t.Errorf("Spent of nothing = %v", err)
+	}
+	addSample(t, led, sample(minute(1), bill("vm", 1)), sample(minute(2), bill("vm", 2)), sample(minute(7), bill("vm", 3)), sample(minute(8), bill("vm", 4)))
+	got, err := led.Spent(minute(0), minute(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.From.ID != 1 || !got.From.At.Equal(minute(1)) || got.To.ID != 3 || !got.To.At.Equal(minute(7)) || got.Count != 3 || got.Currency != "USD" {
+		t.Errorf("Spent = %+v", got)
+	}
+	if len(got.Gaps) != 1 || !got.Gaps[0].From.Equal(minute(2)) || !got.Gaps[0].To.Equal(minute(7)) {
+		t.Errorf("gaps = %v", got.Gaps)
+	}
+	if raw, err := led.Raw(got.To.ID, "vm", "e1"); err != nil || string(raw) != `{"bill":1}` {
+		t.Errorf("raw = %q, %v", raw, err)
+	}
+}
+
+func TestAddSampleRefuses(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	addSample(t, led, sample(minute(5), bill("vm", 1)))
+	f := func(name string, s ledger.Sample) {
+		t.Helper()
+		if _, err := led.AddSample(context.Background(), s); !errors.Is(err, ledger.ErrRefused) {
+			t.Errorf("%s: %v, want a refusal", name, err)
+		}
+	}
+	euro := sample(minute(6), bill("vm", 2))
+	euro.Currency = "EUR"
+	lower := sample(minute(6), bill("vm", 2))
+	lower.Currency = "usd"
+	f("a second currency", euro)
+	f("a currency in lower case", lower)
+	f("the same instant twice", sample(minute(5), bill("vm", 2)))
+	f("a clock that stepped back", sample(minute(4), bill("vm", 2)))
+	f("a date ahead of the clock", sample(t0.Add(24*time.Hour+2*time.Minute), bill("vm", 2)))
+	if led.Err() != nil {
+		t.Errorf("a refusal made the ledger ill: %v", led.Err())
+	}
+	twice := sample(minute(6), bill("vm", 2), bill("vm", 3))
+	if _, err := led.AddSample(context.Background(), twice); err == nil {
+		t.Error("one resource twice in a sample was taken")
+	}
+	if s, ok, err := led.Newest(); err != nil || !ok || !s.At.Equal(minute(5)) || len(s.Lines) != 1 {
+		t.Errorf("a refused sample left something: %+v, %v, %v", s, ok, err)
+	}
+}
+
+func TestFrozen(t *testing.T) {
+	f := func(name string, want bool, samples ...ledger.Sample) {
+		t.Helper()
+		led := open(t, filepath.Join(t.TempDir(), "l.db"))
+		addSample(t, led, samples...)
+		if _, _, got, err := led.Frozen(); err != nil || got != want {
+			t.Errorf("%s: frozen = %v, %v, want %v", name, got, err, want)
+		}
+	}
+	run := func(n int, of func(i int) ledger.Line) (out []ledger.Sample) {
+		for i := range n {
+			out = append(out, sample(minute(i), of(i)))
+		}
+		return out
+	}
+	stopped := func(l ledger.Line) ledger.Line { l.Running = false; return l }
+	volume := func(l ledger.Line) ledger.Line { l.Kind = ledger.Volume; return l }
+	f("no sample", false)
+	f("one sample", false, sample(minute(0), bill("vm", 5)))
+	f("a bill that moves", false, run(20, func(i int) ledger.Line { return bill("vm", ledger.Nanos(i)) })...)
+	f("still, within its lag", false, run(6, func(int) ledger.Line { return bill("vm", 5) })...)
+	f("still for longer than its lag", true, run(7, func(int) ledger.Line { return bill("vm", 5) })...)
+	f("moved, then still for long", true, run(20, func(i int) ledger.Line { return bill("vm", ledger.Nanos(min(i, 10))) })...)
+	f("stopped: may stand still", false, run(20, func(int) ledger.Line { return stopped(bill("vm", 5)) })...)
+	f("a volume may move slowly", false, run(20, func(int) ledger.Line { return volume(bill("vol", 5)) })...)
+}
