@@ -1,0 +1,272 @@
+package budget_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"spotinference/budget"
+	"spotinference/ledger"
+)
+
+// world is a gate over a real ledger, with a clock that the test moves.
+type world struct {
+	t       *testing.T
+	led     *ledger.Ledger
+	gate    *budget.Gate
+	now     time.Time
+	bill    ledger.Nanos
+	changes []string
+}
+
+func newWorld(t *testing.T, now time.Time, change func(*budget.Config)) *world {
+	t.Helper()
+	w := &world{t: t, now: now}
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	var err error
+	w.led, err = ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "l.db"), Now: func() time.Time { return w.now }, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.led.Close() })
+	limit := ledger.Nanos(100)
+	cfg := budget.Config{Ledger: w.led, PerDay: &limit, MaxSampleAge: 3 * time.Minute, Now: func() time.Time { return w.now }, Log: log,
+		OnChange: func(r *budget.Refusal) {
+			if r == nil {
+				w.changes = append(w.changes, "open")
+			} else {
+				w.changes = append(w.changes, r.Reason)
+			}
+		}}
+	if change != nil {
+		change(&cfg)
+	}
+	if w.gate, err = budget.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// sample advances the clock and stores a sample whose bill has grown.
+func (w *world) sample(after time.Duration, grown ledger.Nanos) {
+	w.t.Helper()
+	w.now = w.now.Add(after)
+	w.bill += grown
+	rate, bill := ledger.Nanos(1), w.bill
+	_, err := w.led.AddSample(context.Background(), ledger.Sample{At: w.now, Provider: "p", Currency: "USD", Truth: ledger.TruthResource,
+		Lag: 5 * time.Minute, Every: time.Minute,
+		Lines: []ledger.Line{{Resource: "vm", Kind: ledger.Instance, Running: true, Rate: &rate, Bill: &bill, Epoch: "e"}}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// expect evaluates now and wants the reason, "" for open.
+func (w *world) expect(want string) *budget.Refusal {
+	w.t.Helper()
+	w.gate.Refresh()
+	err := w.gate.Allow()
+	if err == nil {
+		if want != "" {
+			w.t.Errorf("at %s: the gate is open, want %q", w.now.Format(time.DateTime), want)
+		}
+		return nil
+	}
+	var r *budget.Refusal
+	if !errors.As(err, &r) {
+		w.t.Fatalf("Allow = %v, not a Refusal", err)
+	}
+	if r.Reason != want {
+		w.t.Errorf("at %s: reason %q (%s), want %q", w.now.Format(time.DateTime), r.Reason, r.Detail, want)
+	}
+	wantErr := budget.ErrUnobservable
+	if want == budget.ReasonExhausted {
+		wantErr = budget.ErrExhausted
+	}
+	if !errors.Is(err, wantErr) {
+		w.t.Errorf("Allow = %v, want %v", err, wantErr)
+	}
+	return r
+}
+
+var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func TestTheZeroGateRefuses(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	if err := w.gate.Allow(); !errors.Is(err, budget.ErrUnobservable) {
+		t.Errorf("Allow before any evaluation = %v", err)
+	}
+}
+
+func TestAVerdictExpiresByItself(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	w.sample(0, 0)
+	w.expect("")
+	w.now = w.now.Add(3 * time.Second) // nobody evaluates any more
+	if err := w.gate.Allow(); !errors.Is(err, budget.ErrUnobservable) {
+		t.Errorf("Allow on an expired verdict = %v", err)
+	}
+}
+
+func TestTheBudgetOfADay(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	w.expect(budget.ReasonNoSample)
+	w.sample(time.Minute, 5000) // the bill before us is not our spend
+	w.expect("")
+	w.sample(time.Minute, 99)
+	w.expect("")
+	w.sample(time.Minute, 1)
+	r := w.expect(budget.ReasonExhausted)
+	if want := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC).Sub(w.now); r.RetryAfter != want {
+		t.Errorf("RetryAfter = %s, want %s", r.RetryAfter, want)
+	}
+	w.sample(time.Minute, -60) // a refund
+	w.expect(budget.ReasonExhausted)
+	for w.now.Before(time.Date(2026, 11, 24, 0, 0, 30, 0, time.UTC)) {
+		w.sample(30*time.Minute, 1)
+	}
+	w.expect("") // a new day
+	if want := []string{"no_sample", "open", "exhausted", "open"}; !slices.Equal(w.changes, want) {
+		t.Errorf("changes = %v, want %v", w.changes, want)
+	}
+}
+
+func TestTheDayStartsInItsZone(t *testing.T) {
+	tokyo := time.FixedZone("JST", 9*3600)
+	w := newWorld(t, time.Date(2026, 11, 23, 14, 58, 0, 0, time.UTC), func(c *budget.Config) { c.Location = tokyo })
+	w.sample(0, 0)
+	w.sample(time.Minute, 100)
+	w.expect(budget.ReasonExhausted)
+	w.sample(time.Minute, 1) // 15:00 UTC is midnight there
+	w.expect("")
+}
+
+func TestSpendAsleepOverMidnightIsNotTodays(t *testing.T) {
+	w := newWorld(t, time.Date(2026, 11, 23, 20, 0, 0, 0, time.UTC), nil)
+	w.sample(0, 0)
+	w.sample(12*time.Hour, 5000)
+	w.expect("")
+	w.sample(time.Minute, 100)
+	w.expect(budget.ReasonExhausted)
+}
+
+func TestDarkness(t *testing.T) {
+	w := newWorld(t, noon, func(c *budget.Config) { c.PerDay = nil })
+	w.sample(0, 0)
+	w.expect("")
+	w.now = w.now.Add(3 * time.Minute)
+	w.expect("")
+	w.now = w.now.Add(time.Second)
+	if r := w.expect(budget.ReasonStale); r.RetryAfter != time.Minute {
+		t.Errorf("RetryAfter = %s", r.RetryAfter)
+	}
+	w.sample(time.Second, 5)
+	w.expect("") // opens by itself on a healthy sample
+	for range 4 {
+		w.sample(time.Minute, 0)
+		w.expect("")
+	}
+	w.sample(time.Minute, 0)
+	w.expect("")
+	w.sample(time.Minute, 0)
+	w.expect(budget.ReasonFrozen)
+	w.sample(time.Minute, 1)
+	w.expect("")
+}
+
+func TestAClockThatMovedBack(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	w.sample(0, 0)
+	w.now = w.now.Add(2 * time.Minute)
+	w.expect("")
+	w.now = w.now.Add(-time.Minute) // the newest sample is still in the past
+	w.expect(budget.ReasonClock)
+	w.expect(budget.ReasonClock) // until a bill is seen under the new time
+	w.sample(0, 1)
+	w.expect("")
+	w.now = noon.Add(-time.Hour)
+	w.expect(budget.ReasonClock)
+}
+
+func TestRatesAreNoBill(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	rate := ledger.Nanos(5)
+	if _, err := w.led.AddSample(context.Background(), ledger.Sample{At: noon, Provider: "p", Currency: "USD", Truth: ledger.TruthNone,
+		Lines: []ledger.Line{{Resource: "vm", Kind: ledger.Instance, Running: true, Rate: &rate, Epoch: "e"}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(budget.ReasonNoTruth)
+}
+
+// sick is a ledger whose writes or reads fail.
+type sick struct {
+	*ledger.Ledger
+	write, read error
+}
+
+func (s *sick) Err() error   { return s.write }
+func (s *sick) Probe() error { return s.write }
+func (s *sick) Spent(from, to time.Time) (ledger.Spend, error) {
+	if s.read != nil {
+		return ledger.Spend{}, s.read
+	}
+	return s.Ledger.Spent(from, to)
+}
+
+func TestASickLedger(t *testing.T) {
+	s := &sick{}
+	w := newWorld(t, noon, func(c *budget.Config) { s.Ledger = c.Ledger.(*ledger.Ledger); c.Ledger = s })
+	w.sample(0, 0)
+	w.expect("")
+	s.write = errors.New("disk full")
+	w.expect(budget.ReasonLedger)
+	s.write = nil
+	w.expect("")
+	s.read = errors.New("disk I/O error")
+	w.sample(time.Minute, 1)
+	w.expect(budget.ReasonLedger)
+
+	blind := newWorld(t, noon, func(c *budget.Config) {
+		c.Blind = true
+		c.Ledger = &sick{Ledger: c.Ledger.(*ledger.Ledger), write: errors.New("disk full")}
+	})
+	blind.expect(budget.ReasonLedger)
+}
+
+func TestBlindServesWithoutABill(t *testing.T) {
+	w := newWorld(t, noon, func(c *budget.Config) { c.Blind = true })
+	w.expect("")
+}
+
+func TestNewRefuses(t *testing.T) {
+	zero := ledger.Nanos(0)
+	led := newWorld(t, noon, nil).led
+	for _, cfg := range []budget.Config{
+		{MaxSampleAge: time.Minute},
+		{Ledger: led},
+		{Ledger: led, MaxSampleAge: time.Minute, PerDay: &zero},
+	} {
+		if _, err := budget.New(cfg); err == nil {
+			t.Errorf("New(%+v) = nil error", cfg)
+		}
+	}
+}
+
+func BenchmarkAllow(b *testing.B) {
+	g, err := budget.New(budget.Config{Ledger: &sick{}, Blind: true, MaxSampleAge: time.Minute})
+	if err != nil {
+		b.Fatal(err)
+	}
+	g.Refresh()
+	b.ReportAllocs()
+	for b.Loop() {
+		if g.Allow() != nil {
+			g.Refresh()
+		}
+	}
+}
