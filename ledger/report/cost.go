@@ -1,0 +1,389 @@
+package report
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// Why a cost report holds no price. All but ReasonNoTokens refuse the spend too.
+const (
+	ReasonNoSamples  = "no_samples"  // no billing sample lies at or before the window's end
+	ReasonOneSample  = "one_sample"  // one sample is no difference
+	ReasonNoTokens   = "no_tokens"   // the spend is known, and nothing to divide it by
+	ReasonDark       = "dark"        // the figure needs minutes in which nobody saw the bill
+	ReasonNoProvider = "no_provider" // the operator serves without a bill
+)
+
+// Flags that a cost report adds to those of a ledger.Spend.
+const (
+	FlagStale      = "stale"       // the newest sample is old: the report ends there
+	FlagFrozen     = "frozen"      // the bill stands still although the machine runs
+	FlagLowerBound = "lower_bound" // some requests were cut: they made at least so many tokens
+	FlagNoProvider = "no_provider" // no bill is followed any more: the figures are from before
+)
+
+// noProvider is what the ledger notes as the provider where serve runs without one.
+const noProvider = "none"
+
+// CostQuery asks what a window cost.
+type CostQuery struct {
+	Window ledger.Window
+	// Explicit says that the user named the window's end. Then the figure must
+	// reach it; otherwise the report may end where the data does.
+	Explicit bool
+	Now      time.Time
+	// MaxSampleAge is how long after a sample the bill still counts as seen.
+	MaxSampleAge time.Duration
+	Demo         bool
+}
+
+// CostReport is the spend in a window, the tokens made in it, and the one
+// divided by the other. What is not known is null, never zero.
+type CostReport struct {
+	Window   CostWindow `json:"window"`
+	Currency string     `json:"currency"` // ISO 4217; "" where there is no sample
+	Spend    Spend      `json:"spend"`
+	// Requests that finished in the snapped window, and their tokens.
+	Requests         int64 `json:"requests"`
+	PromptTokens     int64 `json:"prompt_tokens"` // cached ones included
+	CachedTokens     int64 `json:"cached_tokens"`
+	CompletionTokens int64 `json:"completion_tokens"`
+	// CostPerMillion is net ÷ completion tokens × 1e6, divided once, rounded half
+	// away from zero to 9 decimals, without trailing zeros.
+	CostPerMillion *Decimal `json:"cost_per_million_output_tokens"`
+	Reason         string   `json:"reason"`
+	Samples        Samples  `json:"samples"`
+	Pending        Pending  `json:"pending"`
+	Flags          []string `json:"flags"` // sorted, each once
+	Demo           bool     `json:"demo"`
+
+	basis basis
+}
+
+// CostWindow holds the window that was asked for and the one that the samples
+// allow: from the instant of one sample to the instant of another.
+type CostWindow struct {
+	From      *time.Time `json:"from"`
+	To        *time.Time `json:"to"`
+	AskedFrom time.Time  `json:"asked_from"`
+	AskedTo   time.Time  `json:"asked_to"`
+}
+
+// Spend is what the bill grew by. Net is what the invoice will say; gross does
+// not go down with a refund.
+type Spend struct {
+	Net   *Decimal `json:"net"`
+	Gross *Decimal `json:"gross"`
+}
+
+// Samples names the two samples that were subtracted, how many there are from
+// the one to the other, and where some are missing between them.
+type Samples struct {
+	From  *SampleRef `json:"from"`
+	To    *SampleRef `json:"to"`
+	Count int        `json:"count"`
+	Gaps  []Span     `json:"gaps"`
+}
+
+// SampleRef names a sample of the ledger.
+type SampleRef struct {
+	ID int64     `json:"id"`
+	At time.Time `json:"at"`
+}
+
+// Pending is what finished after the newest sample, up to the asked end: it is
+// in no other figure yet.
+type Pending struct {
+	Requests         int64 `json:"requests"`
+	CompletionTokens int64 `json:"completion_tokens"`
+	// NextSampleAt is null where no sample is to be expected: there is no
+	// sampler, or it has missed its turn.
+	NextSampleAt *time.Time `json:"next_sample_at"`
+}
+
+// Refused tells whether the spend is not known, and so neither is the price.
+func (c CostReport) Refused() bool { return c.Reason != "" && c.Reason != ReasonNoTokens }
+
+// basis is what the ledger told, beyond what the report publishes: its text
+// explains itself with it.
+type basis struct {
+	query    CostQuery
+	provider string       // as serve noted it, noProvider among others
+	spend    ledger.Spend // zero where not sampled
+	sampled  bool         // a sample lies at or before the window's end
+	alone    bool         // and no other before that
+	next     time.Time    // the first sample after the window's end
+	hasNext  bool
+	newest   ledger.Sample // zero where the ledger has no sample
+	priced   ledger.Totals // of the snapped window
+	asked    ledger.Totals // of the asked window
+}
+
+// Cost subtracts two samples of the bill and divides by the tokens between them.
+// A window whose money is not known is no error: see Refused.
+func Cost(r *ledger.Reader, q CostQuery) (CostReport, error) {
+	c, err := cost(r, q)
+	if err != nil {
+		return CostReport{}, fmt.Errorf("report cost: %w", err)
+	}
+	return c, nil
+}
+
+func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
+	if q.Window, err = asked(q.Window); err != nil {
+		return c, err
+	}
+	b, err := gather(r, q)
+	if err != nil {
+		return c, err
+	}
+	c = CostReport{
+		Window:           CostWindow{AskedFrom: q.Window.From, AskedTo: q.Window.To},
+		Currency:         b.newest.Currency,
+		Requests:         b.priced.Requests(),
+		PromptTokens:     b.priced.Usage.PromptTokens,
+		CachedTokens:     b.priced.Usage.CachedTokens,
+		CompletionTokens: b.priced.Usage.CompletionTokens,
+		Reason:           b.reason(),
+		Samples:          Samples{Gaps: []Span{}},
+		Flags:            []string{},
+		Demo:             q.Demo,
+		basis:            b,
+	}
+	if b.sampled {
+		from, to := SampleRef(b.spend.From), SampleRef(b.spend.To)
+		c.Window.From, c.Window.To = &from.At, &to.At
+		c.Samples.From, c.Samples.To, c.Samples.Count = &from, &to, b.spend.Count
+		for _, g := range b.spend.Gaps {
+			c.Samples.Gaps = append(c.Samples.Gaps, Span(g))
+		}
+	}
+	if !c.Refused() {
+		net, gross := Decimal(b.spend.Net.String()), Decimal(b.spend.Gross.String())
+		c.Spend = Spend{Net: &net, Gross: &gross}
+		c.CostPerMillion = perMillion(b.spend.Net, c.CompletionTokens)
+	}
+	if c.Pending, err = b.pending(r); err != nil {
+		return c, err
+	}
+	c.Flags, err = b.flags(r, c.Reason)
+	return c, err
+}
+
+// gather asks the ledger. serve may write a sample between two of the questions,
+// so that everything hangs on the sample that Spent chose.
+func gather(r *ledger.Reader, q CostQuery) (basis, error) {
+	b := basis{query: q}
+	var err error
+	b.spend, err = r.Spent(q.Window.From, q.Window.To)
+	switch {
+	case err == nil:
+		b.sampled = true
+	case !errors.Is(err, ledger.ErrNoSamples):
+		return b, err
+	}
+	if b.sampled {
+		if b.priced, err = r.Totals(b.spend.From.At, b.spend.To.At); err != nil {
+			return b, err
+		}
+		_, earlier, err := r.SampleBefore(b.spend.From.At.Add(-time.Microsecond))
+		if err != nil {
+			return b, err
+		}
+		b.alone = b.spend.Count == 1 && !earlier
+	}
+	if b.asked, err = r.Totals(q.Window.From, q.Window.To); err != nil {
+		return b, err
+	}
+	if b.next, b.hasNext, err = r.SampleAfter(q.Window.To.Add(time.Microsecond)); err != nil {
+		return b, err
+	}
+	if b.newest, _, err = r.Newest(); err != nil {
+		return b, err
+	}
+	b.provider, err = r.Provider()
+	return b, err
+}
+
+// reason is why there is no price, "" where there is one.
+func (b basis) reason() string {
+	switch {
+	case b.provider == noProvider && !(b.sampled && b.spend.To.At.After(b.query.Window.From)):
+		return ReasonNoProvider
+	case !b.sampled:
+		return ReasonNoSamples
+	case b.billless():
+		return ReasonDark
+	case b.spend.Count == 1 && (b.alone || !b.dark()):
+		return ReasonOneSample
+	case b.spend.Count == 1, b.query.Explicit && b.dark():
+		return ReasonDark
+	case b.priced.Usage.CompletionTokens == 0:
+		return ReasonNoTokens
+	}
+	return ""
+}
+
+// dark tells whether the window's end lies where nobody has seen the bill: long
+// after the last sample, and before no other.
+func (b basis) dark() bool {
+	return !b.hasNext && b.query.Window.To.Sub(b.spend.To.At) > b.query.MaxSampleAge
+}
+
+// billless tells whether the samples came with rates only: their difference is
+// not zero, it is not known.
+func (b basis) billless() bool {
+	return len(b.spend.Resources) == 0 && slices.Contains(b.spend.Flags, ledger.FlagUnknownBill)
+}
+
+// pending sums what no sample covers yet.
+func (b basis) pending(r *ledger.Reader) (p Pending, err error) {
+	if b.provider != noProvider {
+		p.NextSampleAt = nextSample(b.newest, b.query.Now)
+	}
+	if b.hasNext {
+		return p, nil
+	}
+	t := b.asked
+	if b.sampled {
+		if t, err = r.Totals(b.spend.To.At, b.query.Window.To); err != nil {
+			return p, err
+		}
+	}
+	p.Requests, p.CompletionTokens = t.Requests(), t.Usage.CompletionTokens
+	return p, nil
+}
+
+// nextSample is when the sampler takes its next turn: on the next multiple of its
+// interval. nil where it has no interval, or let its turn pass.
+func nextSample(newest ledger.Sample, now time.Time) *time.Time {
+	if newest.Every <= 0 {
+		return nil
+	}
+	next := newest.At.Truncate(newest.Every).Add(newest.Every)
+	if now.Sub(next) > newest.Every {
+		return nil
+	}
+	return &next
+}
+
+// flags are the spend's own and ours, sorted.
+func (b basis) flags(r *ledger.Reader, reason string) ([]string, error) {
+	flags := append([]string{}, b.spend.Flags...)
+	add := func(f string, on bool) {
+		if on {
+			flags = append(flags, f)
+		}
+	}
+	frozen, err := b.frozen(r)
+	if err != nil {
+		return nil, err
+	}
+	add(FlagFrozen, frozen)
+	add(FlagLowerBound, b.priced.LowerBound > 0)
+	if reason != ReasonNoProvider && reason != ReasonDark {
+		add(FlagStale, b.sampled && b.dark())
+	}
+	add(FlagNoProvider, b.provider == noProvider && b.sampled && reason != ReasonNoProvider)
+	slices.Sort(flags)
+	return slices.Compact(flags), nil
+}
+
+// frozen tells whether the report ends on a bill that stands still to this day. A
+// bill that froze later than that does no harm to it.
+func (b basis) frozen(r *ledger.Reader) (bool, error) {
+	resource, _, frozen, err := r.Frozen()
+	if err != nil || !frozen || !b.sampled || b.spend.Count == 1 {
+		return false, err
+	}
+	since, err := r.Spent(b.spend.To.At, b.newest.At)
+	if err != nil {
+		return false, err
+	}
+	for _, s := range since.Resources {
+		if s.Resource == resource && (s.Net != 0 || s.Gross != 0) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// perMillion is net ÷ tokens × 1e6, nil without tokens. It is exact until the one
+// division, which rounds half away from zero to 9 decimals.
+func perMillion(net ledger.Nanos, tokens int64) *Decimal {
+	if tokens <= 0 {
+		return nil
+	}
+	n := new(big.Int).Mul(big.NewInt(int64(net)), big.NewInt(1_000_000))
+	q := new(big.Int).Mul(new(big.Int).Abs(n), big.NewInt(2))
+	q.Add(q, big.NewInt(tokens))
+	q.Quo(q, new(big.Int).Mul(big.NewInt(tokens), big.NewInt(2)))
+
+	whole, frac := new(big.Int).QuoRem(q, big.NewInt(1_000_000_000), new(big.Int))
+	s := whole.String()
+	if f := strings.TrimRight(fmt.Sprintf("%09d", frac), "0"); f != "" {
+		s += "." + f
+	}
+	if n.Sign() < 0 && q.Sign() != 0 {
+		s = "-" + s
+	}
+	d := Decimal(s)
+	return &d
+}
+
+// Write writes the report.
+func (c CostReport) Write(w io.Writer, f Format) error {
+	return write(w, f, c, c.text, c.cells)
+}
+
+// cells flattens the report. Gaps are from/to pairs and flags are words, both
+// with a space between.
+func (c CostReport) cells() []cell {
+	var gaps []string
+	for _, g := range c.Samples.Gaps {
+		gaps = append(gaps, stamp(g.From)+"/"+stamp(g.To))
+	}
+	fromID, fromAt := c.Samples.From.cells()
+	toID, toAt := c.Samples.To.cells()
+	return []cell{
+		{"window_from", stampOrEmpty(c.Window.From)},
+		{"window_to", stampOrEmpty(c.Window.To)},
+		{"window_asked_from", stamp(c.Window.AskedFrom)},
+		{"window_asked_to", stamp(c.Window.AskedTo)},
+		{"currency", c.Currency},
+		{"spend_net", decimalOrEmpty(c.Spend.Net)},
+		{"spend_gross", decimalOrEmpty(c.Spend.Gross)},
+		{"requests", integer(c.Requests)},
+		{"prompt_tokens", integer(c.PromptTokens)},
+		{"cached_tokens", integer(c.CachedTokens)},
+		{"completion_tokens", integer(c.CompletionTokens)},
+		{"cost_per_million_output_tokens", decimalOrEmpty(c.CostPerMillion)},
+		{"reason", c.Reason},
+		{"samples_from_id", fromID},
+		{"samples_from_at", fromAt},
+		{"samples_to_id", toID},
+		{"samples_to_at", toAt},
+		{"samples_count", strconv.Itoa(c.Samples.Count)},
+		{"samples_gaps", strings.Join(gaps, " ")},
+		{"pending_requests", integer(c.Pending.Requests)},
+		{"pending_completion_tokens", integer(c.Pending.CompletionTokens)},
+		{"pending_next_sample_at", stampOrEmpty(c.Pending.NextSampleAt)},
+		{"flags", strings.Join(c.Flags, " ")},
+		{"demo", strconv.FormatBool(c.Demo)},
+	}
+}
+
+func (s *SampleRef) cells() (id, at string) {
+	if s == nil {
+		return "", ""
+	}
+	return integer(s.ID), stamp(s.At)
+}

@@ -1,0 +1,110 @@
+// Package report holds the questions asked of a ledger, usage and cost, and
+// writes the answers as text, JSON or CSV. It knows the ledger only: no
+// provider, no engine, no flag of a command line. It sees no figure that the
+// ledger does not hold, estimates none, and makes a quotient only where both
+// its parts are known.
+//
+//	rep, err := report.Cost(reader, report.CostQuery{Window: w, Now: now, MaxSampleAge: 3 * time.Minute})
+//	err = rep.Write(os.Stdout, report.Text)
+//	if rep.Refused() { ... } // the ledger cannot tell, and rep.Reason says why
+package report
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+)
+
+// Error is a refusal that a person can act on: Msg says what is wrong, Hint what
+// to do about it.
+type Error struct {
+	Msg, Hint string
+}
+
+func (e *Error) Error() string { return e.Msg }
+
+// Format is how a report is written.
+type Format string
+
+const (
+	Text Format = "text" // for a person; may change between versions
+	JSON Format = "json" // one object, indented; field names are kept
+	CSV  Format = "csv"  // a header and one row, the JSON's fields flattened
+)
+
+// ParseFormat reads the name of a format.
+func ParseFormat(s string) (Format, error) {
+	switch f := Format(s); f {
+	case Text, JSON, CSV:
+		return f, nil
+	}
+	return "", &Error{Msg: fmt.Sprintf("format %q: not a format", s), Hint: "use text, json or csv"}
+}
+
+// Span is a window as reports show it: after From, up to and including To.
+type Span struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
+// Decimal is an exact decimal number, such as "12.3456". It is text wherever it
+// goes, so that no reader turns money into a float by accident.
+type Decimal string
+
+// cell is one column of a CSV report. An empty value is "not known" or "none".
+type cell struct{ name, value string }
+
+// write renders a report in one of its three forms. w gets it in one piece.
+func write(w io.Writer, f Format, rep any, text func() string, cells func() []cell) error {
+	var buf bytes.Buffer
+	switch f {
+	case Text:
+		buf.WriteString(text())
+	case JSON:
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(rep); err != nil {
+			return fmt.Errorf("encode report: %w", err)
+		}
+	case CSV:
+		var names, values []string
+		for _, c := range cells() {
+			names, values = append(names, c.name), append(values, c.value)
+		}
+		if err := csv.NewWriter(&buf).WriteAll([][]string{names, values}); err != nil {
+			return fmt.Errorf("encode report: %w", err)
+		}
+	default:
+		return fmt.Errorf("write report: format %q: not a format", f)
+	}
+	if _, err := w.Write(buf.Bytes()); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+func stamp(t time.Time) string { return t.Format(time.RFC3339Nano) }
+
+func stampOrEmpty(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return stamp(*t)
+}
+
+func decimalOrEmpty(d *Decimal) string {
+	if d == nil {
+		return ""
+	}
+	return string(*d)
+}
+
+func integer(n int64) string { return strconv.FormatInt(n, 10) }
+
+// utc is t as the ledger would keep it: in microseconds, rounded down.
+func utc(t time.Time) time.Time { return time.UnixMicro(t.UnixMicro()).UTC() }

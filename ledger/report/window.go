@@ -1,0 +1,69 @@
+package report
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// WindowHint is the hint of every error of ParseWindow.
+	WindowHint = "use a duration such as 24h or 7d"
+	// UntilHint is the hint of every error of ParseUntil.
+	UntilHint = "use now, a time such as 2026-10-17T11:00:00Z, or a date such as 2026-10-17"
+)
+
+// maxDays bounds a window well within what a time.Duration holds.
+const maxDays = 36500
+
+// ParseWindow reads the length of a window: a Go duration, whole days ("7d"), or
+// days and then a duration ("1d12h"). A day is 24 hours.
+func ParseWindow(s string) (time.Duration, error) {
+	fail := func(what string) (time.Duration, error) {
+		return 0, &Error{Msg: fmt.Sprintf("window %q: %s", s, what), Hint: WindowHint}
+	}
+	var sum time.Duration
+	days, rest, hasDays := strings.Cut(s, "d")
+	if hasDays {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil || n > maxDays || strings.HasPrefix(rest, "+") || strings.HasPrefix(rest, "-") {
+			return fail("not a duration")
+		}
+		sum = time.Duration(n) * 24 * time.Hour
+	} else {
+		rest = s
+	}
+	if rest != "" || !hasDays {
+		d, err := time.ParseDuration(rest)
+		if err != nil {
+			return fail("not a duration")
+		}
+		if sum += d; sum > maxDays*24*time.Hour || d > maxDays*24*time.Hour {
+			return fail("longer than 100 years")
+		}
+	}
+	if sum < time.Microsecond {
+		return fail("not a positive duration") // the ledger's clock ticks in microseconds
+	}
+	return sum, nil
+}
+
+// ParseUntil reads the end of a window: "" or "now" for now, else an RFC 3339
+// time, or a date, which is its midnight in UTC. explicit tells whether the
+// user named an instant: a report that ends now may end a little earlier where
+// the data does, one that was asked for up to an instant may not.
+func ParseUntil(s string, now time.Time) (t time.Time, explicit bool, err error) {
+	if s == "" || s == "now" {
+		return now, false, nil
+	}
+	if t, err = time.Parse(time.RFC3339, s); err != nil {
+		if t, err = time.Parse(time.DateOnly, s); err != nil {
+			return time.Time{}, false, &Error{Msg: fmt.Sprintf("until %q: not a time", s), Hint: UntilHint}
+		}
+	}
+	if t.After(now) {
+		return time.Time{}, false, &Error{Msg: fmt.Sprintf("until %q: in the future", s), Hint: UntilHint}
+	}
+	return t, true, nil
+}
