@@ -218,7 +218,7 @@ func (g *Gate) evaluate(now time.Time) *Refusal {
 		return dark(ReasonLedger, "%v", err)
 	}
 	if frozen {
-		return dark(ReasonFrozen, "the bill of %s has not moved since %s", resource, since.Format(time.RFC3339))
+		return dark(ReasonFrozen, "the bill of %s stands still, at least since %s", resource, since.Format(time.RFC3339))
 	}
 	if g.cfg.PerDay == nil {
 		return nil

@@ -176,7 +176,8 @@ func (r *Reader) Epoch(resource string) (epoch string, ok bool, err error) {
 
 // Frozen reports a running instance in the newest sample whose bill has not
 // moved for longer than the sample's lag: the replies come, and the figures in
-// them are dead. since is when the bill last moved, as far as is known.
+// them are dead. since is a sample from which on it stood still: the bill may
+// have moved last before that.
 func (r *Reader) Frozen() (resource string, since time.Time, frozen bool, err error) {
 	s, ok, err := r.Newest()
 	if err != nil || !ok {

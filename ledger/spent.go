@@ -154,17 +154,21 @@ func subtract(tx *sql.Tx, a, b int64) (Spend, error) {
 		if !resource.Valid {
 			continue // a sample without a line: nothing counts towards this box
 		}
-		if !bill.Valid {
-			sp.flag(FlagUnknownBill)
-			continue
-		}
 		k := key{resource.String, epoch.String}
 		s := all[k]
+		if !bill.Valid {
+			sp.flag(FlagUnknownBill)
+			if s != nil {
+				s.seen = sp.Count
+			}
+			continue
+		}
 		if s == nil {
 			s = &series{ResourceSpend: ResourceSpend{
 				Resource: k.resource, Epoch: k.epoch, Kind: Kind(knd.String), First: at, Last: at, Base: Nanos(bill.Int64), Bill: Nanos(bill.Int64)}}
 			all[k] = s
-			if err := sp.firstSight(s, current[k.resource], created); err != nil {
+			_, before := current[k.resource]
+			if err := sp.firstSight(s, before, created); err != nil {
 				return sp, err
 			}
 		} else if err := sp.grow(s, Nanos(bill.Int64)); err != nil {
@@ -208,10 +212,10 @@ func (sp *Spend) enter(next, prev SampleRef, every time.Duration) {
 }
 
 // firstSight decides what a series begins from.
-func (sp *Spend) firstSight(s *series, epochBefore string, created sql.NullInt64) error {
+func (sp *Spend) firstSight(s *series, hadEpoch bool, created sql.NullInt64) error {
 	switch {
 	case sp.Count == 1: // in the first sample: its bill there is the baseline
-	case epochBefore != "":
+	case hadEpoch:
 		sp.flag(FlagEpochChanged)
 	case created.Valid && created.Int64 > micros(sp.From.At):
 		// Born inside the window: all of its bill is.

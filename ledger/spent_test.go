@@ -89,6 +89,9 @@ func TestSpent(t *testing.T) {
 	f("a bill that is not known is not zero",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), unknown(bill("vm", 0))), sample(minute(2), bill("vm", 130))},
 		minute(0), minute(2), 30, 30, ledger.FlagUnknownBill)
+	f("a resource whose bill is not known is still there",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 130)), sample(minute(2), unknown(bill("vm", 0)))},
+		minute(0), minute(2), 30, 30, ledger.FlagUnknownBill)
 	f("hours without samples: the sum is known",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(500), bill("vm", 900))},
 		minute(0), minute(500), 800, 800, ledger.FlagGaps)
