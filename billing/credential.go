@@ -1,0 +1,91 @@
+package billing
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// A key shorter than this could not be cut out of a text without cutting a
+// number short as well; no provider hands out such keys.
+const minKey = 8
+
+// credential finds a key in the variable env, or in the file that fileEnv names.
+// The key itself is in no error.
+func credential(opts Options, env, fileEnv string) (string, error) {
+	key, path := opts.getenv(env), opts.getenv(fileEnv)
+	switch {
+	case key != "" && path != "":
+		return "", refuse("unset one of them", "both %s and %s are set", env, fileEnv)
+	case key == "" && path == "":
+		return "", refuse(fmt.Sprintf("set %s, or %s to a file that only you can read", env, fileEnv), "%s is not set", env)
+	case path != "":
+		var err error
+		if key, err = readKey(path); err != nil {
+			return "", err
+		}
+		env = fileEnv
+	}
+	key = strings.TrimSpace(key)
+	if len(key) < minKey || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", refuse("copy it again from the provider's console", "%s does not hold an API key", env)
+	}
+	return key, nil
+}
+
+// readKey checks the file that it opened, not the name, so that nobody can swap
+// it in between.
+func readKey(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read API key: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("read API key: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return "", refuse("name a plain file", "read API key: %s is not a plain file", path)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return "", refuse("chmod 600 "+path, "read API key: %s has mode %04o, so others may read it", path, mode)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return "", fmt.Errorf("read API key: %w", err)
+	}
+	return string(b), nil
+}
+
+// baseURL parses the base of an API, to which a key will be sent: TLS, or not off
+// this machine.
+func baseURL(text string) (*url.URL, error) {
+	const hint = "give an address such as https://api.example.com/v1"
+	u, err := url.Parse(text)
+	if err != nil {
+		// url.Error quotes what it could not read, which may hold a password.
+		return nil, refuse(hint, "provider URL cannot be read")
+	}
+	if u.User != nil {
+		return nil, refuse(hint+"; the key comes from the environment", "provider URL for %q holds a user name or a password", u.Host)
+	}
+	if u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, refuse(hint, "provider URL %q is not the base of an API", text)
+	}
+	if u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())) {
+		return nil, refuse("use https; http is for a server on this machine", "provider URL %q would send the key in the clear", text)
+	}
+	return u, nil
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}

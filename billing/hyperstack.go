@@ -1,0 +1,566 @@
+package billing
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// Hyperstack (NexGen Cloud, "Infrahub"): a cumulative bill per machine and per
+// volume, over a window that we choose.
+//
+// The calls and their fields are those of hyperstack-sdk-go, api/openapi.yaml.
+// What that file leaves open, and how it is taken here:
+//
+//   - start_date and end_date have no zone. UTC is sent, and both are always sent:
+//     without them the answer covers some "billing cycle".
+//   - A bill has no currency. Prices are published in USD.
+//   - billing_history is a list even for one id: the bill is the sum. An empty one
+//     is no data, not a zero.
+//   - status in a body proves nothing: the documentation shows a good answer with
+//     false. The code must be 200 and the object must be there.
+//   - usage_time is given in seconds, in hours, and below zero. It is not read.
+//   - The detail calls answer 500 now and then, so each is tried again.
+
+const (
+	hyperstackURL     = "https://infrahub-api.nexgencloud.com/v1"
+	hyperstackKey     = "HYPERSTACK_API_KEY"
+	hyperstackKeyFile = "HYPERSTACK_API_KEY_FILE"
+	hyperstackURLVar  = "HYPERSTACK_API_URL"
+	hyperstackTime    = "2006-01-02T15:04:05"
+	hyperstackPage    = 100
+
+	// Billing is per minute. How late a minute shows is documented nowhere; until
+	// it is measured on the account, five are allowed.
+	hyperstackStep = time.Minute
+	hyperstackLag  = 5 * time.Minute
+)
+
+type hyperstack struct {
+	api      *client
+	addrs    func() ([]netip.Addr, error)
+	hostname func() (string, error)
+	anchors  *anchors
+
+	vm     int64               // which box we are; 0 until it is found
+	births map[int64]time.Time // of volumes, whose id is in no other reply that we read
+	newest time.Time           // end of the newest window that was read
+}
+
+func newHyperstack(opts Options) (Provider, error) {
+	base := opts.URL
+	if base == "" {
+		base = opts.getenv(hyperstackURLVar)
+	}
+	if base == "" {
+		base = hyperstackURL
+	}
+	u, err := baseURL(base)
+	if err != nil {
+		return nil, err
+	}
+	key, err := credential(opts, hyperstackKey, hyperstackKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	h := &hyperstack{
+		api:      newClient(u, opts.Transport),
+		addrs:    opts.Addrs,
+		hostname: opts.Hostname,
+		anchors:  newAnchors(opts.Anchors),
+		births:   make(map[int64]time.Time),
+	}
+	h.api.authorize = func(header http.Header) { header.Set("api_key", key) }
+	h.api.secret = key
+	h.api.keyHint = "check " + hyperstackKey + ": it must be a key that may read this machine's bill"
+	if h.addrs == nil {
+		h.addrs = localAddrs
+	}
+	if h.hostname == nil {
+		h.hostname = os.Hostname
+	}
+	if opts.Instance != "" {
+		if h.vm, err = strconv.ParseInt(opts.Instance, 10, 64); err != nil || h.vm <= 0 {
+			return nil, refuse("the console shows it in the machine's address", "instance %q: not the number of a Hyperstack virtual machine", opts.Instance)
+		}
+	}
+	return h, nil
+}
+
+func (h *hyperstack) Name() string { return "hyperstack" }
+
+// A window ends on a whole second, and 500 requests a minute are allowed for all
+// that comes from this address; a sample takes two, and one more for each volume.
+func (h *hyperstack) MinInterval() time.Duration { return time.Second }
+
+// Sample implements Provider. Its At is the end of the window, a whole second.
+func (h *hyperstack) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
+	at := now.UTC().Truncate(time.Second)
+	if !at.After(h.newest) {
+		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", h.newest.Format(time.RFC3339))
+	}
+	s, f := h.read(ctx, at, now)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	h.newest = at
+	return s, nil
+}
+
+// SampleAt implements Boundary.
+func (h *hyperstack) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
+	at = at.UTC().Truncate(time.Second)
+	if at.After(now) {
+		return ledger.Sample{}, fail(Internal, "%s is not past", at.Format(time.RFC3339))
+	}
+	s, f := h.read(ctx, at, now)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	for i := range s.Lines {
+		s.Lines[i].Status, s.Lines[i].Running, s.Lines[i].Rate = "", false, nil
+	}
+	return s, nil
+}
+
+// read takes the whole sample or none of it. What came to this box after at is no
+// part of a sample of then.
+func (h *hyperstack) read(ctx context.Context, at, now time.Time) (ledger.Sample, *Failure) {
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	clk := startClock(now)
+	if h.vm == 0 {
+		id, f := h.identify(ctx, clk)
+		if f != nil {
+			return ledger.Sample{}, f
+		}
+		h.vm = id
+	}
+	vm, f := h.machine(ctx, clk)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	s := ledger.Sample{
+		At:       at,
+		Provider: h.Name(),
+		Currency: "USD",
+		Truth:    ledger.TruthResource,
+		Step:     hyperstackStep,
+		Lag:      hyperstackLag,
+	}
+	if vm.created.After(at) {
+		return ledger.Sample{}, fail(Incomplete, "virtual machine %d did not exist at %s", h.vm, at.Format(time.RFC3339))
+	}
+	line, account, f := h.line(ctx, clk, hyperstackVM, h.vm, vm.created, at)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	line.Status, line.Running = h.api.word(vm.status), hyperstackRuns(vm.status)
+	s.Account, s.Lines = account, append(s.Lines, line)
+
+	for _, v := range vm.volumes {
+		if v.attached.After(at) {
+			continue
+		}
+		born, f := h.birth(ctx, clk, v.id)
+		if f != nil {
+			return ledger.Sample{}, f
+		}
+		if born.After(at) {
+			continue
+		}
+		line, account, f := h.line(ctx, clk, hyperstackVolume, v.id, born, at)
+		if f != nil {
+			return ledger.Sample{}, f
+		}
+		if account != s.Account {
+			return ledger.Sample{}, fail(Malformed, "the bills of one machine name two organisations").at(hyperstackVolume.call)
+		}
+		line.Status, line.Running = h.api.word(v.status), true // a volume is billed while it exists
+		s.Lines = append(s.Lines, line)
+	}
+	return s, nil
+}
+
+// line reads the bill of one resource from its anchor to end.
+func (h *hyperstack) line(ctx context.Context, clk clock, r hyperstackResource, id int64, created, end time.Time) (ledger.Line, string, *Failure) {
+	resource := fmt.Sprintf("%s-%d", r.name, id)
+	anchor := h.anchors.of(resource, created, clk.now)
+	if anchor.After(end) {
+		return ledger.Line{}, "", fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, anchor.Format(time.RFC3339)).at(r.call)
+	}
+	body, f := h.api.get(ctx, clk, r.call, fmt.Sprintf(r.path, id), url.Values{
+		"start_date": {anchor.Format(hyperstackTime)},
+		"end_date":   {end.Format(hyperstackTime)},
+	})
+	if f != nil {
+		return ledger.Line{}, "", f
+	}
+	bill, f := decodeHyperstackBill(r, id, body)
+	if f != nil {
+		return ledger.Line{}, "", f.at(r.call)
+	}
+	return ledger.Line{
+		Resource: resource,
+		Kind:     r.kind,
+		Rate:     bill.rate,
+		Bill:     &bill.total,
+		Epoch:    Epoch(anchor),
+		Created:  created,
+		Raw:      h.api.keep(body),
+	}, bill.account, nil
+}
+
+// hyperstackResource is a kind of thing that has a bill.
+type hyperstackResource struct {
+	name     string
+	kind     ledger.Kind
+	call     string
+	path     string
+	envelope string
+}
+
+var (
+	hyperstackVM = hyperstackResource{
+		name: "vm", kind: ledger.Instance,
+		call:     "GET /billing/billing/history/virtual-machine/{id}",
+		path:     "billing/billing/history/virtual-machine/%d",
+		envelope: "billing_history_vm_details",
+	}
+	hyperstackVolume = hyperstackResource{
+		name: "volume", kind: ledger.Volume,
+		call:     "GET /billing/billing/history/volume/{id}",
+		path:     "billing/billing/history/volume/%d",
+		envelope: "billing_history_volume_details",
+	}
+)
+
+type hyperstackBill struct {
+	account string
+	total   ledger.Nanos
+	rate    *ledger.Nanos // nil where the entries do not agree on one
+}
+
+// decodeHyperstackBill reads a billing reply. It is pure, and takes bytes from
+// anywhere.
+func decodeHyperstackBill(r hyperstackResource, id int64, body []byte) (hyperstackBill, *Failure) {
+	type details struct {
+		OrgID   *int64  `json:"org_id"`
+		Count   *int64  `json:"total_count"`
+		Money   *string `json:"currency"` // not in the API today
+		History []struct {
+			Attributes struct {
+				ID *int64 `json:"infrahub_id"`
+			} `json:"attributes"`
+			Metrics struct {
+				Bill *amount `json:"incurred_bill"` // after discounts, as the invoice will have it
+				Rate *amount `json:"price_per_hour"`
+			} `json:"metrics"`
+		} `json:"billing_history"`
+	}
+	var reply struct {
+		VM     *details `json:"billing_history_vm_details"`
+		Volume *details `json:"billing_history_volume_details"`
+	}
+	none := hyperstackBill{}
+	if f := decode(body, &reply); f != nil {
+		return none, f
+	}
+	d := reply.VM
+	if r.kind == ledger.Volume {
+		d = reply.Volume
+	}
+	switch {
+	case d == nil:
+		return none, fail(Incomplete, "reply has no %s", r.envelope)
+	case d.Money != nil && !strings.EqualFold(*d.Money, "USD"):
+		return none, fail(Currency, "bill is not in USD")
+	case d.OrgID == nil:
+		return none, fail(Incomplete, "reply has no org_id")
+	case len(d.History) == 0:
+		return none, fail(Incomplete, "billing_history is empty: no data, which is not a zero bill")
+	case d.Count != nil && *d.Count != int64(len(d.History)):
+		return none, fail(Incomplete, "billing_history has %d of %d entries", len(d.History), *d.Count)
+	}
+	bill := hyperstackBill{account: strconv.FormatInt(*d.OrgID, 10)}
+	agree := true
+	for i, e := range d.History {
+		if e.Attributes.ID != nil && *e.Attributes.ID != id {
+			return none, fail(Malformed, "the bill is of %s %d, not of %d", r.name, *e.Attributes.ID, id)
+		}
+		part, rate := e.Metrics.Bill.nanos(), e.Metrics.Rate.nanos()
+		if part == nil {
+			return none, fail(Incomplete, "reply has no incurred_bill")
+		}
+		if *part < 0 || (rate != nil && *rate < 0) {
+			return none, fail(Malformed, "reply has an amount below zero")
+		}
+		var err error
+		if bill.total, err = bill.total.Add(*part); err != nil {
+			return none, fail(Malformed, "add up incurred_bill: out of range")
+		}
+		if i == 0 {
+			bill.rate = rate
+		}
+		agree = agree && rate != nil && bill.rate != nil && *rate == *bill.rate
+	}
+	if !agree {
+		bill.rate = nil
+	}
+	return bill, nil
+}
+
+type hyperstackMachine struct {
+	status  string
+	created time.Time
+	volumes []hyperstackAttachment
+}
+
+type hyperstackAttachment struct {
+	id       int64
+	status   string
+	attached time.Time // zero where the reply does not say
+}
+
+// machine reads what the box is and which volumes hang on it. The reply may hold
+// names, keys and labels of the user's: nothing of it is kept but these fields.
+func (h *hyperstack) machine(ctx context.Context, clk clock) (hyperstackMachine, *Failure) {
+	const call = "GET /core/virtual-machines/{id}"
+	body, f := h.api.get(ctx, clk, call, fmt.Sprintf("core/virtual-machines/%d", h.vm), nil)
+	if f != nil {
+		return hyperstackMachine{}, f
+	}
+	m, f := decodeHyperstackMachine(h.vm, body)
+	if f != nil {
+		return hyperstackMachine{}, f.at(call)
+	}
+	return m, nil
+}
+
+func decodeHyperstackMachine(id int64, body []byte) (hyperstackMachine, *Failure) {
+	var reply struct {
+		VM *struct {
+			ID       *int64          `json:"id"`
+			Status   *string         `json:"status"`
+			Created  *string         `json:"created_at"`
+			Contract json.RawMessage `json:"contract_id"`
+			Volumes  *[]struct {
+				Status  *string `json:"status"`
+				Created *string `json:"created_at"`
+				Volume  *struct {
+					ID *int64 `json:"id"`
+				} `json:"volume"`
+			} `json:"volume_attachments"`
+		} `json:"instance"`
+	}
+	none := hyperstackMachine{}
+	if f := decode(body, &reply); f != nil {
+		return none, f
+	}
+	vm := reply.VM
+	switch {
+	case vm == nil:
+		return none, fail(Incomplete, "reply has no instance")
+	case vm.ID == nil || vm.Status == nil || vm.Created == nil || vm.Volumes == nil:
+		return none, fail(Incomplete, "reply lacks one of id, status, created_at, volume_attachments")
+	case *vm.ID != id:
+		return none, fail(Malformed, "the reply is of virtual machine %d, not of %d", *vm.ID, id)
+	case len(vm.Contract) > 0 && string(vm.Contract) != "null":
+		f := fail(Incomplete, "virtual machine %d is under a contract: its cost is not in its own bill by the minute", id)
+		f.hint = "use a machine that is billed on demand, or --provider none"
+		return none, f
+	}
+	created, f := hyperstackInstant(*vm.Created)
+	if f != nil {
+		return none, f
+	}
+	m := hyperstackMachine{status: *vm.Status, created: created}
+	seen := make(map[int64]bool)
+	for _, a := range *vm.Volumes {
+		if a.Status == nil || a.Volume == nil || a.Volume.ID == nil {
+			return none, fail(Incomplete, "reply has a volume attachment without status or volume id")
+		}
+		v := hyperstackAttachment{id: *a.Volume.ID, status: *a.Status}
+		if !hyperstackAttached(v.status) || seen[v.id] {
+			continue
+		}
+		if a.Created != nil {
+			if v.attached, f = hyperstackInstant(*a.Created); f != nil {
+				return none, f
+			}
+		}
+		seen[v.id] = true
+		m.volumes = append(m.volumes, v)
+	}
+	return m, nil
+}
+
+// hyperstackRuns says whether a machine in this state is billed as running. SHUTOFF
+// is, at the full price. A word that nobody has seen is taken to be.
+func hyperstackRuns(status string) bool {
+	switch strings.ToUpper(status) {
+	case "CREATING", "BUILD", "STARTING", "STOPPING", "REBOOTING", "ERROR",
+		"HIBERNATING", "HIBERNATED", "RESTORING", "DELETING", "DELETED":
+		return false
+	}
+	return true
+}
+
+// hyperstackAttached takes an attachment to count unless its state says otherwise.
+func hyperstackAttached(status string) bool {
+	switch strings.ToUpper(status) {
+	case "ATTACHING", "DETACHING", "DETACHED", "CREATING", "AVAILABLE", "DELETING", "DELETED":
+		return false
+	}
+	return true
+}
+
+// hyperstackInstant reads a date-time, which may come without a zone: then it is UTC.
+func hyperstackInstant(text string) (time.Time, *Failure) {
+	for _, layout := range []string{time.RFC3339, hyperstackTime} { // both take a fraction of a second
+		if t, err := time.Parse(layout, text); err == nil {
+			return t.UTC(), nil
+		}
+	}
+	return time.Time{}, fail(Malformed, "reply has a date that cannot be read")
+}
+
+// birth asks when a volume was created, once in its life.
+func (h *hyperstack) birth(ctx context.Context, clk clock, id int64) (time.Time, *Failure) {
+	const call = "GET /core/volumes/{id}"
+	if t, ok := h.births[id]; ok {
+		return t, nil
+	}
+	body, f := h.api.get(ctx, clk, call, fmt.Sprintf("core/volumes/%d", id), nil)
+	if f != nil {
+		return time.Time{}, f
+	}
+	var reply struct {
+		Volume *struct {
+			ID      *int64  `json:"id"`
+			Created *string `json:"created_at"`
+		} `json:"volume"`
+	}
+	if f := decode(body, &reply); f != nil {
+		return time.Time{}, f.at(call)
+	}
+	v := reply.Volume
+	if v == nil || v.ID == nil || v.Created == nil {
+		return time.Time{}, fail(Incomplete, "reply lacks volume, its id or created_at").at(call)
+	}
+	if *v.ID != id {
+		return time.Time{}, fail(Malformed, "the reply is of volume %d, not of %d", *v.ID, id).at(call)
+	}
+	t, f := hyperstackInstant(*v.Created)
+	if f != nil {
+		return time.Time{}, f.at(call)
+	}
+	h.births[id] = t
+	return t, nil
+}
+
+// identify finds this box among the account's machines: by an address of ours that
+// is one's fixed_ip, else by our name. Fixed addresses are unique within one
+// environment only, so a tie is broken by name, and what is still tied is refused.
+func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) {
+	const call = "GET /core/virtual-machines"
+	type machine struct {
+		ID   int64  `json:"id"`
+		Name string `json:"name"`
+		IP   string `json:"fixed_ip"`
+	}
+	var all []machine
+	seen := make(map[int64]bool)
+	f := pages(func(page int) (int, int, int, *Failure) {
+		body, f := h.api.get(ctx, clk, call, "core/virtual-machines", pageQuery(page, hyperstackPage))
+		if f != nil {
+			return 0, 0, 0, f
+		}
+		var reply struct {
+			Count *int       `json:"count"`
+			Size  *int       `json:"page_size"`
+			VMs   *[]machine `json:"instances"`
+		}
+		if f := decode(body, &reply); f != nil {
+			return 0, 0, 0, f
+		}
+		if reply.Count == nil || reply.VMs == nil {
+			return 0, 0, 0, fail(Incomplete, "reply lacks count or instances")
+		}
+		for _, m := range *reply.VMs {
+			if m.ID <= 0 || seen[m.ID] {
+				return 0, 0, 0, fail(Incomplete, "listing names a machine twice or without an id")
+			}
+			seen[m.ID] = true
+			all = append(all, m)
+		}
+		size := hyperstackPage
+		if reply.Size != nil && *reply.Size > 0 {
+			size = *reply.Size
+		}
+		return len(*reply.VMs), size, *reply.Count, nil
+	})
+	if f != nil {
+		return 0, f.at(call)
+	}
+	addrs, aerr := h.addrs()
+	name, nerr := h.hostname()
+	if aerr != nil && nerr != nil {
+		return 0, fail(Internal, "read this machine's addresses and name: %w", errors.Join(aerr, nerr))
+	}
+	mine := make(map[netip.Addr]bool)
+	for _, a := range addrs {
+		mine[a.Unmap()] = true
+	}
+	var found []machine
+	for _, m := range all {
+		if a, err := netip.ParseAddr(m.IP); err == nil && mine[a.Unmap()] {
+			found = append(found, m)
+		}
+	}
+	if len(found) != 1 {
+		among := all
+		if len(found) > 1 {
+			among = found
+		}
+		found = nil
+		short, _, _ := strings.Cut(name, ".")
+		for _, m := range among {
+			if m.Name != "" && (strings.EqualFold(m.Name, name) || strings.EqualFold(m.Name, short)) {
+				found = append(found, m)
+			}
+		}
+	}
+	if len(found) != 1 {
+		f := fail(Unidentified, "%d of the account's %d machines have this machine's address or name", len(found), len(all))
+		f.hint = "name this machine's id with --instance"
+		return 0, f.at(call)
+	}
+	return found[0].ID, nil
+}
+
+// localAddrs lists the addresses of this machine that another can know.
+func localAddrs() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
+			addrs = append(addrs, p.Addr())
+		}
+	}
+	return addrs, nil
+}

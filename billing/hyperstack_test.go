@@ -1,0 +1,746 @@
+package billing_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/ledger"
+)
+
+const testKey = "hs-test-0f3b2a1c/secret+key=="
+
+// recorded is one case of testdata/hyperstack.json.
+type recorded struct {
+	Name    string
+	Request struct {
+		Path  string
+		Query map[string]string
+	}
+	Status  int
+	Headers map[string]string
+	Body    json.RawMessage
+	Text    string `json:"body_text"`
+}
+
+func (r recorded) serve(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	for k, v := range r.Headers {
+		w.Header().Set(k, v)
+	}
+	w.WriteHeader(r.Status)
+	w.Write(r.Body)
+	io.WriteString(w, r.Text)
+}
+
+func recordings(t testing.TB) map[string]recorded {
+	t.Helper()
+	b, err := os.ReadFile("testdata/hyperstack.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct{ Cases []recorded }
+	if err := json.Unmarshal(b, &file); err != nil {
+		t.Fatal(err)
+	}
+	cases := make(map[string]recorded)
+	for _, c := range file.Cases {
+		cases[c.Name] = c
+	}
+	return cases
+}
+
+// direct is the network between the client and a handler: none. Time in it can be
+// faked, and a hanging handler hangs.
+type direct struct{ http.Handler }
+
+func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
+	rec := httptest.NewRecorder()
+	done := make(chan struct{})
+	broken := false
+	go func() {
+		defer close(done)
+		defer func() { broken = recover() != nil }() // as net/http does with ErrAbortHandler
+		d.ServeHTTP(rec, r)
+	}()
+	select {
+	case <-r.Context().Done():
+		<-done // every handler here looks at the context
+		return nil, r.Context().Err()
+	case <-done:
+	}
+	if broken {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return rec.Result(), nil
+}
+
+// cloud answers as recorded. Each test says what differs.
+type cloud struct {
+	t     testing.TB
+	now   func() time.Time
+	cases map[string]recorded
+	reply map[string]http.HandlerFunc // by path, before the recordings
+	vm    string                      // recording of the machine's bill
+	vol   string                      // recording of the volume's bill
+	calls []*url.URL
+}
+
+func newCloud(t testing.TB) *cloud {
+	return &cloud{t: t, now: november(), cases: recordings(t), reply: make(map[string]http.HandlerFunc),
+		vm: "vm_billing_t0", vol: "volume_billing_t0"}
+}
+
+const (
+	vmPath      = "/v1/core/virtual-machines/701234"
+	volumePath  = "/v1/core/volumes/45678"
+	vmBillPath  = "/v1/billing/billing/history/virtual-machine/701234"
+	volBillPath = "/v1/billing/billing/history/volume/45678"
+)
+
+func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.calls = append(c.calls, r.URL)
+	w.Header().Set("Date", c.now().UTC().Format(http.TimeFormat))
+	if r.Header.Get("api_key") != testKey {
+		c.cases["err_401"].serve(w)
+		return
+	}
+	if h := c.reply[r.URL.Path]; h != nil {
+		h(w, r)
+		return
+	}
+	switch r.URL.Path {
+	case vmPath:
+		c.cases["instance"].serve(w)
+	case volumePath:
+		var list struct{ Volumes []json.RawMessage }
+		if err := json.Unmarshal(c.cases["volumes"].Body, &list); err != nil {
+			c.t.Error(err)
+		}
+		recorded{Status: 200, Body: fmt.Appendf(nil, `{"status":true,"volume":%s}`, list.Volumes[0])}.serve(w)
+	case vmBillPath:
+		c.cases[c.vm].serve(w)
+	case volBillPath:
+		c.cases[c.vol].serve(w)
+	default:
+		c.t.Errorf("unexpected call of %s", r.URL.Path)
+		c.cases["err_404"].serve(w)
+	}
+}
+
+// body answers 200 with a recording in which old is replaced by new.
+func (c *cloud) body(name, old, new string) http.HandlerFunc {
+	b := string(c.cases[name].Body)
+	// The file is indented; what it is compared with is not.
+	var flat bytes.Buffer
+	if err := json.Compact(&flat, []byte(b)); err != nil {
+		c.t.Fatal(err)
+	}
+	if b = flat.String(); !strings.Contains(b, old) {
+		c.t.Fatalf("recording %s does not contain %q", name, old)
+	}
+	b = strings.ReplaceAll(b, old, new)
+	return func(w http.ResponseWriter, r *http.Request) { recorded{Status: 200, Body: []byte(b)}.serve(w) }
+}
+
+func getenv(vars map[string]string) func(string) string {
+	return func(name string) string { return vars[name] }
+}
+
+type fixedAnchor time.Time
+
+func (f fixedAnchor) Anchor(string) (time.Time, bool) { return time.Time(f), true }
+
+func (c *cloud) provider(change func(*billing.Options)) billing.Provider {
+	c.t.Helper()
+	opts := billing.Options{
+		URL:       "https://cloud.test/v1",
+		Instance:  "701234",
+		Getenv:    getenv(map[string]string{"HYPERSTACK_API_KEY": testKey}),
+		Transport: direct{c},
+	}
+	if change != nil {
+		change(&opts)
+	}
+	p, err := billing.New("hyperstack", opts)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return p
+}
+
+func when(t testing.TB, text string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// november carries the time of the recordings on by the (often faked) clock.
+func november() func() time.Time {
+	start := time.Now()
+	return func() time.Time {
+		return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC).Add(time.Since(start))
+	}
+}
+
+func TestHyperstackSample(t *testing.T) {
+	noon := when(t, "2026-11-23T12:00:00Z")
+	f := func(name, vm, volume string, at, anchor time.Time, wantVM ledger.Nanos, wantRate ledger.Nanos, wantVolume ledger.Nanos) {
+		t.Helper()
+		c := newCloud(t)
+		c.now = func() time.Time { return at }
+		c.vm, c.vol = vm, volume
+		p := c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(anchor) })
+		s, err := p.Sample(t.Context(), at.Add(300*time.Millisecond))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
+		if !s.At.Equal(at) || s.At.Location() != time.UTC {
+			t.Errorf("%s: At = %v, want %v", name, s.At, at)
+		}
+		if s.Provider != "hyperstack" || s.Account != "1234" || s.Currency != "USD" || s.Truth != ledger.TruthResource ||
+			s.Step != time.Minute || s.Lag != 5*time.Minute || s.Calibrated {
+			t.Errorf("%s: sample = %+v", name, s)
+		}
+		if len(s.Lines) != 2 {
+			t.Fatalf("%s: %d lines, want 2", name, len(s.Lines))
+		}
+		vmLine, volLine := s.Lines[0], s.Lines[1]
+		if vmLine.Resource != "vm-701234" || vmLine.Kind != ledger.Instance || vmLine.Status != "ACTIVE" || !vmLine.Running ||
+			!vmLine.Created.Equal(when(t, "2026-11-22T10:58:31Z")) || vmLine.Epoch != billing.Epoch(anchor) {
+			t.Errorf("%s: machine = %+v", name, vmLine)
+		}
+		if volLine.Resource != "volume-45678" || volLine.Kind != ledger.Volume || volLine.Status != "ATTACHED" || !volLine.Running ||
+			!volLine.Created.Equal(when(t, "2026-11-22T10:50:00Z")) || volLine.Epoch != billing.Epoch(anchor) {
+			t.Errorf("%s: volume = %+v", name, volLine)
+		}
+		if *vmLine.Bill != wantVM || *vmLine.Rate != wantRate || *volLine.Bill != wantVolume {
+			t.Errorf("%s: bills %s, %s at %s; want %s, %s at %s", name, *vmLine.Bill, *volLine.Bill, *vmLine.Rate, wantVM, wantVolume, wantRate)
+		}
+		if *volLine.Rate != 19_354_800 {
+			t.Errorf("%s: volume rate %s", name, *volLine.Rate)
+		}
+		if !bytes.Equal(vmLine.Raw, c.cases[vm].Body) || !bytes.Equal(volLine.Raw, c.cases[volume].Body) {
+			t.Errorf("%s: the raw replies are not those that came", name)
+		}
+		// Both ends of the window are sent, as the recording has them.
+		for _, u := range c.calls {
+			if u.Path != vmBillPath && u.Path != volBillPath {
+				continue
+			}
+			q := u.Query()
+			if q.Get("start_date") != anchor.Format("2006-01-02T15:04:05") || q.Get("end_date") != at.Format("2006-01-02T15:04:05") || len(q) != 2 {
+				t.Errorf("%s: asked %s", name, u)
+			}
+		}
+	}
+	start := when(t, "2026-11-22T11:00:00Z")
+	f("t0", "vm_billing_t0", "volume_billing_t0", noon, start, 62_500_000_000, 2_500_000_000, 483_870_000)
+	f("t1", "vm_billing_t1_one_minute_later", "volume_billing_t1", noon.Add(time.Minute), start, 62_541_666_667, 2_500_000_000, 484_192_580)
+	f("frozen", "vm_billing_frozen", "volume_billing_t1", noon.Add(20*time.Minute), start, 62_541_666_667, 2_500_000_000, 484_192_580)
+	f("hibernated", "vm_billing_after_8h_hibernated", "volume_billing_t1", noon.Add(8*time.Hour+time.Minute), start, 62_619_085_867, 9_677_400, 484_192_580)
+	// Parts of usage_time below zero are no business of ours.
+	f("noise", "vm_billing_noise", "volume_billing_t0", noon, noon.Add(-3*time.Minute), 15_774_194, 348_387_100, 483_870_000)
+	f("two entries", "vm_billing_two_entries", "volume_billing_t1", noon.Add(time.Minute), start, 62_541_666_667, 2_500_000_000, 484_192_580)
+}
+
+// Every reply that is not a good bill is a failure of its class, and no number.
+func TestHyperstackRefuses(t *testing.T) {
+	const bill = `"incurred_bill":62.5`
+	f := func(name, path string, h func(c *cloud) http.HandlerFunc, class billing.Class, call string) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			c := newCloud(t)
+			c.reply[path] = h(c)
+			p := c.provider(nil)
+			s, err := p.Sample(t.Context(), c.now())
+			var f *billing.Failure
+			if !errors.As(err, &f) {
+				t.Fatalf("%s: err = %v, want a failure", name, err)
+			}
+			if f.Class != class || f.Call != call {
+				t.Errorf("%s: %q in %q (%v), want %q in %q", name, f.Class, f.Call, err, class, call)
+			}
+			if s.Lines != nil || !s.At.IsZero() {
+				t.Errorf("%s: a failed sample holds something: %+v", name, s)
+			}
+			if strings.Contains(err.Error(), testKey) {
+				t.Errorf("%s: the key is in %q", name, err)
+			}
+		})
+	}
+	const (
+		getVM      = "GET /core/virtual-machines/{id}"
+		getVolume  = "GET /core/volumes/{id}"
+		getVMBill  = "GET /billing/billing/history/virtual-machine/{id}"
+		getVolBill = "GET /billing/billing/history/volume/{id}"
+	)
+	vmBill := func(name string, old, new string, class billing.Class) {
+		t.Helper()
+		f(name, vmBillPath, func(c *cloud) http.HandlerFunc { return c.body("vm_billing_t0", old, new) }, class, getVMBill)
+	}
+	machine := func(name string, old, new string, class billing.Class) {
+		t.Helper()
+		f(name, vmPath, func(c *cloud) http.HandlerFunc { return c.body("instance", old, new) }, class, getVM)
+	}
+	as := func(r recorded) func(*cloud) http.HandlerFunc {
+		return func(*cloud) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { r.serve(w) } }
+	}
+	replay := func(name string) func(*cloud) http.HandlerFunc {
+		return func(c *cloud) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) { c.cases[name].serve(w) }
+		}
+	}
+
+	// As recorded.
+	f("401", vmBillPath, replay("err_401"), billing.HTTP401, getVMBill)
+	f("404", vmBillPath, replay("err_404"), billing.HTTP4xx, getVMBill)
+	f("validation", vmBillPath, replay("err_validation"), billing.HTTP4xx, getVMBill)
+	f("429", vmBillPath, replay("err_429"), billing.HTTP429, getVMBill)
+	f("500", vmBillPath, replay("err_500_legacy"), billing.HTTP5xx, getVMBill)
+	f("502", vmBillPath, replay("err_502_html"), billing.HTTP5xx, getVMBill)
+	f("status false", vmBillPath, replay("ok_code_false_status"), billing.Incomplete, getVMBill)
+	f("status false", vmPath, replay("ok_code_false_status"), billing.Incomplete, getVM)
+	f("status false", volumePath, replay("ok_code_false_status"), billing.Incomplete, getVolume)
+	f("empty", volBillPath, replay("volume_billing_empty"), billing.Incomplete, getVolBill)
+	f("403", vmPath, as(recorded{Status: 403, Body: []byte(`{"error_reason":"forbidden"}`)}), billing.HTTP403, getVM)
+
+	// The envelope of another call is not this bill, however much it looks like it.
+	f("list for detail", vmBillPath, replay("vm_list_page1"), billing.Incomplete, getVMBill)
+	f("total for detail", vmBillPath, replay("org_total"), billing.Incomplete, getVMBill)
+	f("machine for volume", volBillPath, replay("vm_billing_t0"), billing.Incomplete, getVolBill)
+
+	// Numbers that are none.
+	vmBill("missing bill", bill+",", "", billing.Incomplete)
+	vmBill("null bill", bill, `"incurred_bill":null`, billing.Incomplete)
+	vmBill("NaN", bill, `"incurred_bill":NaN`, billing.Malformed)
+	vmBill("NaN in a string", bill, `"incurred_bill":"NaN"`, billing.Malformed)
+	vmBill("infinity", bill, `"incurred_bill":"Inf"`, billing.Malformed)
+	vmBill("1e400", bill, `"incurred_bill":1e400`, billing.Malformed)
+	vmBill("1e400 in a string", bill, `"incurred_bill":"1e400"`, billing.Malformed)
+	vmBill("out of range", bill, `"incurred_bill":9300000000`, billing.Malformed)
+	vmBill("negative", bill, `"incurred_bill":-0.5`, billing.Malformed)
+	vmBill("words", bill, `"incurred_bill":"a lot"`, billing.Malformed)
+	vmBill("empty string", bill, `"incurred_bill":""`, billing.Malformed)
+	vmBill("hex", bill, `"incurred_bill":"0x10"`, billing.Malformed)
+	vmBill("fraction", bill, `"incurred_bill":"1/2"`, billing.Malformed)
+	vmBill("two numbers", bill, `"incurred_bill":"1 2"`, billing.Malformed)
+	vmBill("object", bill, `"incurred_bill":{"usd":62.5}`, billing.Malformed)
+	vmBill("list", bill, `"incurred_bill":[62.5]`, billing.Malformed)
+	vmBill("true", bill, `"incurred_bill":true`, billing.Malformed)
+	vmBill("negative rate", `"price_per_hour":2.5`, `"price_per_hour":-2.5`, billing.Malformed)
+	vmBill("rate in words", `"price_per_hour":2.5`, `"price_per_hour":"on request"`, billing.Malformed)
+
+	// Bills of something else, or of a part.
+	vmBill("another machine", `"infrahub_id":701234`, `"infrahub_id":701111`, billing.Malformed)
+	vmBill("one of two entries", `"total_count":1`, `"total_count":2`, billing.Incomplete)
+	vmBill("null history", `"billing_history":[`, `"billing_history":null,"other":[`, billing.Incomplete)
+	vmBill("empty entry", `"billing_history":[`, `"billing_history":[null,`, billing.Incomplete)
+	vmBill("no organisation", `"org_id":1234,`, "", billing.Incomplete)
+	vmBill("other currency", `"org_id":1234,`, `"org_id":1234,"currency":"EUR",`, billing.Currency)
+	f("other organisation", volBillPath, func(c *cloud) http.HandlerFunc {
+		return c.body("volume_billing_t0", `"org_id":1234`, `"org_id":99`)
+	}, billing.Malformed, getVolBill)
+
+	// No JSON, or not all of it.
+	vmBill("truncated", `}]}}`, ``, billing.Malformed)
+	vmBill("more after it", `}]}}`, `}]}}{}`, billing.Malformed)
+	f("nothing", vmBillPath, as(recorded{Status: 200}), billing.Malformed, getVMBill)
+	f("a list", vmBillPath, as(recorded{Status: 200, Body: []byte(`[]`)}), billing.Malformed, getVMBill)
+	f("null", vmBillPath, as(recorded{Status: 200, Body: []byte(`null`)}), billing.Incomplete, getVMBill)
+	f("HTML", vmBillPath, as(recorded{Status: 200, Headers: map[string]string{"Content-Type": "text/html"}, Text: "<html>"}), billing.Malformed, getVMBill)
+	f("HTML that says JSON", vmBillPath, as(recorded{Status: 200, Text: "<html>"}), billing.Malformed, getVMBill)
+	f("no content type", vmBillPath, as(recorded{Status: 200, Headers: map[string]string{"Content-Type": ""}, Text: "{}"}), billing.Malformed, getVMBill)
+	f("no content", vmBillPath, as(recorded{Status: 204}), billing.Malformed, getVMBill)
+	f("redirect", vmBillPath, as(recorded{Status: 302, Headers: map[string]string{"Location": "https://elsewhere.test/"}}), billing.Redirect, getVMBill)
+	f("not modified", vmBillPath, as(recorded{Status: 304}), billing.Redirect, getVMBill)
+	f("huge", vmBillPath, as(recorded{Status: 200, Text: "{" + strings.Repeat(" ", 5<<20) + "}"}), billing.TooLarge, getVMBill)
+	f("hang", vmBillPath, func(*cloud) http.HandlerFunc {
+		return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	}, billing.Timeout, getVMBill)
+	f("broken off", vmBillPath, func(*cloud) http.HandlerFunc {
+		return func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	}, billing.Network, getVMBill)
+
+	// Clocks that disagree.
+	dated := func(d time.Duration) func(*cloud) http.HandlerFunc {
+		return func(c *cloud) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Date", c.now().Add(d).UTC().Format(http.TimeFormat))
+				c.cases["vm_billing_t0"].serve(w)
+			}
+		}
+	}
+	f("fast clock", vmBillPath, dated(2*time.Minute), billing.ClockSkew, getVMBill)
+	f("slow clock", vmBillPath, dated(-2*time.Minute), billing.ClockSkew, getVMBill)
+
+	// A machine that cannot be read, or whose bill is not in its bill.
+	machine("contract", `"contract_id":null`, `"contract_id":77`, billing.Incomplete)
+	machine("no status", `"status":"ACTIVE",`, "", billing.Incomplete)
+	machine("no birth", `"created_at":"2026-11-22T10:58:31",`, "", billing.Incomplete)
+	machine("unreadable birth", `"created_at":"2026-11-22T10:58:31"`, `"created_at":"yesterday"`, billing.Malformed)
+	machine("another machine", `"id":701234`, `"id":701111`, billing.Malformed)
+	machine("no attachments", `"volume_attachments":[`, `"security":[`, billing.Incomplete)
+	machine("null attachments", `"volume_attachments":[`, `"volume_attachments":null,"other":[`, billing.Incomplete)
+	machine("attachment without volume", `"volume":{"id":45678,`, `"other":{"id":45678,`, billing.Incomplete)
+	machine("attachment without status", `"status":"ATTACHED","device"`, `"device"`, billing.Incomplete)
+}
+
+// What is odd and still a good bill.
+func TestHyperstackAccepts(t *testing.T) {
+	f := func(name, path, from, old, new string, check func(*testing.T, ledger.Sample)) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			c := newCloud(t)
+			c.reply[path] = c.body(from, old, new)
+			s, err := c.provider(nil).Sample(t.Context(), c.now())
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			check(t, s)
+		})
+	}
+	bill := func(want ledger.Nanos) func(*testing.T, ledger.Sample) {
+		return func(t *testing.T, s ledger.Sample) {
+			t.Helper()
+			if got := *s.Lines[0].Bill; got != want {
+				t.Errorf("bill %s, want %s", got, want)
+			}
+		}
+	}
+	running := func(want bool) func(*testing.T, ledger.Sample) {
+		return func(t *testing.T, s ledger.Sample) {
+			t.Helper()
+			if s.Lines[0].Running != want {
+				t.Errorf("%s counts as running = %v", s.Lines[0].Status, s.Lines[0].Running)
+			}
+		}
+	}
+	lines := func(want int) func(*testing.T, ledger.Sample) {
+		return func(t *testing.T, s ledger.Sample) {
+			t.Helper()
+			if len(s.Lines) != want {
+				t.Errorf("%d lines, want %d", len(s.Lines), want)
+			}
+		}
+	}
+	const amount = `"incurred_bill":62.5`
+	f("numeric string", vmBillPath, "vm_billing_t0", amount, `"incurred_bill":"62.5"`, bill(62_500_000_000))
+	f("exponent", vmBillPath, "vm_billing_t0", amount, `"incurred_bill":6.25e1`, bill(62_500_000_000))
+	f("noise below a nano", vmBillPath, "vm_billing_t0", amount, `"incurred_bill":-1.2e-11`, bill(0))
+	f("zero that is said", vmBillPath, "vm_billing_t0", amount, `"incurred_bill":0`, bill(0))
+	f("beyond a float", vmBillPath, "vm_billing_t0", amount, `"incurred_bill":9007199254.740993001`, bill(9_007_199_254_740_993_001))
+	f("good answer with status false", vmBillPath, "vm_billing_t0", `"status":true`, `"status":false`, bill(62_500_000_000))
+	f("currency", vmBillPath, "vm_billing_t0", `"org_id":1234`, `"org_id":1234,"currency":"usd"`, bill(62_500_000_000))
+	f("no rate", vmBillPath, "vm_billing_t0", `"price_per_hour":2.5,"non`, `"non`, func(t *testing.T, s ledger.Sample) {
+		if s.Lines[0].Rate != nil {
+			t.Errorf("rate %s, want unknown", *s.Lines[0].Rate)
+		}
+	})
+	f("two rates", vmBillPath, "vm_billing_two_entries", `1.4799118041992184e-11,"price_per_hour":2.5`, `1.4799118041992184e-11,"price_per_hour":2.6`, func(t *testing.T, s ledger.Sample) {
+		if s.Lines[0].Rate != nil {
+			t.Errorf("rate %s, want unknown", *s.Lines[0].Rate)
+		}
+	})
+	f("lower case", vmPath, "instance", `"status":"ACTIVE"`, `"status":"active"`, running(true))
+	f("off, at the full price", vmPath, "instance", `"status":"ACTIVE"`, `"status":"SHUTOFF"`, running(true))
+	f("unknown word", vmPath, "instance", `"status":"ACTIVE"`, `"status":"RESCUED"`, running(true))
+	f("hibernated", vmPath, "instance", `"status":"ACTIVE"`, `"status":"Hibernated"`, running(false))
+	f("detached", vmPath, "instance", `"status":"ATTACHED"`, `"status":"detached"`, lines(1))
+	f("unknown attachment", vmPath, "instance", `"status":"ATTACHED"`, `"status":"IN-USE"`, lines(2))
+	f("zone in a date", vmPath, "instance", `"created_at":"2026-11-22T10:58:31"`, `"created_at":"1999-12-31T23:30:00.5+01:00"`, func(t *testing.T, s ledger.Sample) {
+		if got := s.Lines[0].Created; !got.Equal(when(t, "1999-12-31T22:30:00.5Z")) || got.Location() != time.UTC {
+			t.Errorf("created %v", got)
+		}
+	})
+}
+
+func TestHyperstackRetries(t *testing.T) {
+	// flaky answers with code, so often, then well.
+	flaky := func(c *cloud, times int, code int, header map[string]string) (http.HandlerFunc, *[]time.Time) {
+		var at []time.Time
+		return func(w http.ResponseWriter, _ *http.Request) {
+			if at = append(at, time.Now()); len(at) <= times {
+				recorded{Status: code, Headers: header, Body: []byte(`{"message":"no"}`)}.serve(w)
+				return
+			}
+			c.cases["vm_billing_t0"].serve(w)
+		}, &at
+	}
+	f := func(name string, times, code int, retryAfter string, limit time.Duration, wantTries int, wantClass billing.Class, check func(*testing.T, []time.Time, *billing.Failure)) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			c := newCloud(t)
+			header := map[string]string{}
+			if retryAfter != "" {
+				header["Retry-After"] = retryAfter
+			}
+			h, at := flaky(c, times, code, header)
+			c.reply[vmBillPath] = h
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			_, err := c.provider(nil).Sample(ctx, c.now())
+			var failure *billing.Failure
+			errors.As(err, &failure)
+			if len(*at) != wantTries {
+				t.Errorf("%s: %d tries, want %d", name, len(*at), wantTries)
+			}
+			if (wantClass == "") != (err == nil) || (failure != nil && failure.Class != wantClass) {
+				t.Errorf("%s: %v, want %q", name, err, wantClass)
+			}
+			if check != nil {
+				check(t, *at, failure)
+			}
+		})
+	}
+	between := func(t *testing.T, at []time.Time, i int, low, high time.Duration) {
+		t.Helper()
+		if d := at[i].Sub(at[i-1]); d < low || d > high {
+			t.Errorf("try %d after %s, want %s to %s", i+1, d, low, high)
+		}
+	}
+	f("twice 500, then good", 2, 500, "", 40*time.Second, 3, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
+		between(t, at, 1, time.Second, 1500*time.Millisecond)
+		between(t, at, 2, 2*time.Second, 3*time.Second)
+	})
+	f("500 for good", 9, 500, "", 40*time.Second, 3, billing.HTTP5xx, nil)
+	f("401 is not asked again", 9, 401, "", 40*time.Second, 1, billing.HTTP401, nil)
+	f("403 is not asked again", 9, 403, "", 40*time.Second, 1, billing.HTTP403, nil)
+	f("404 is not asked again", 9, 404, "", 40*time.Second, 1, billing.HTTP4xx, nil)
+	f("Retry-After within the time", 1, 429, "12", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
+		between(t, at, 1, 12*time.Second, 12*time.Second)
+	})
+	f("Retry-After beyond the time", 1, 429, "50", 40*time.Second, 1, billing.HTTP429, func(t *testing.T, _ []time.Time, f *billing.Failure) {
+		if f.RetryAfter != 50*time.Second {
+			t.Errorf("RetryAfter = %s", f.RetryAfter)
+		}
+	})
+	f("Retry-After as a date", 1, 503, "Mon, 23 Nov 2026 12:00:09 GMT", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
+		between(t, at, 1, 9*time.Second, 9*time.Second)
+	})
+	f("Retry-After of a century", 1, 429, "2147483647", 40*time.Second, 1, billing.HTTP429, func(t *testing.T, _ []time.Time, f *billing.Failure) {
+		if f.RetryAfter != time.Hour {
+			t.Errorf("RetryAfter = %s", f.RetryAfter)
+		}
+	})
+	f("Retry-After that cannot be read", 1, 429, "soon", 40*time.Second, 2, "", nil)
+	f("no time for a second try", 1, 500, "", 900*time.Millisecond, 1, billing.HTTP5xx, nil)
+}
+
+// A sample is over in its time, whatever the caller allows and however many calls
+// hang.
+func TestHyperstackHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		c.reply[vmBillPath] = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+		start := time.Now()
+		_, err := c.provider(nil).Sample(t.Context(), c.now())
+		if took := time.Since(start); took > 45*time.Second || err == nil {
+			t.Errorf("took %s: %v", took, err)
+		}
+	})
+}
+
+func TestHyperstackClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		p := c.provider(nil)
+		now := c.now()
+		if _, err := p.Sample(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		var f *billing.Failure
+		if _, err := p.Sample(t.Context(), now.Add(400*time.Millisecond)); !errors.As(err, &f) || f.Class != billing.ClockSkew {
+			t.Errorf("second sample of one second: %v", err)
+		}
+		if _, err := p.Sample(t.Context(), now.Add(-30*time.Second)); !errors.As(err, &f) || f.Class != billing.ClockSkew {
+			t.Errorf("sample with the clock set back: %v", err)
+		}
+		if _, err := p.Sample(t.Context(), now.Add(time.Second)); err != nil {
+			t.Errorf("sample a second later: %v", err)
+		}
+	})
+}
+
+func TestHyperstackBoundary(t *testing.T) {
+	c := newCloud(t)
+	now := when(t, "2026-11-23T12:00:00Z")
+	c.now = func() time.Time { return now }
+	b, ok := c.provider(nil).(billing.Boundary)
+	if !ok {
+		t.Fatal("hyperstack can be asked for the past")
+	}
+	midnight := when(t, "2026-11-23T00:00:00Z")
+	s, err := b.SampleAt(t.Context(), midnight, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.At.Equal(midnight) || len(s.Lines) != 2 {
+		t.Errorf("sample = %+v", s)
+	}
+	for _, l := range s.Lines {
+		if l.Rate != nil || l.Status != "" || l.Running || l.Bill == nil {
+			t.Errorf("%s knows of then what is known of now: %+v", l.Resource, l)
+		}
+	}
+	for _, u := range c.calls {
+		if u.Path == vmBillPath && u.Query().Get("end_date") != "2026-11-23T00:00:00" {
+			t.Errorf("asked %s", u)
+		}
+	}
+	// Attached at 11:00:40 on the day before; the machine is from 10:58:31.
+	if s, err := b.SampleAt(t.Context(), when(t, "2026-11-22T10:59:00Z"), now); err != nil || len(s.Lines) != 1 {
+		t.Errorf("before the volume came: %v, %d lines", err, len(s.Lines))
+	}
+	if _, err := b.SampleAt(t.Context(), when(t, "2026-11-22T10:00:00Z"), now); err == nil {
+		t.Error("a bill from before the machine's birth")
+	}
+	if _, err := b.SampleAt(t.Context(), now.Add(time.Hour), now); err == nil {
+		t.Error("a bill from the future")
+	}
+}
+
+func TestHyperstackAnchor(t *testing.T) {
+	f := func(name, born, now string, stored billing.Anchors, want string) {
+		t.Helper()
+		c := newCloud(t)
+		at := when(t, now)
+		c.now = func() time.Time { return at }
+		c.reply[vmPath] = c.body("instance", "2026-11-22T10:58:31", born)
+		p := c.provider(func(o *billing.Options) { o.Anchors = stored })
+		s, err := p.Sample(t.Context(), at)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
+		if got := s.Lines[0].Epoch; got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+		// It does not move with the month.
+		at = at.AddDate(0, 2, 0)
+		if s, err = p.Sample(t.Context(), at); err != nil || s.Lines[0].Epoch != want {
+			t.Errorf("%s: two months later %s (%v)", name, s.Lines[0].Epoch, err)
+		}
+	}
+	f("young", "2026-11-22T10:58:31", "2026-11-23T12:00:00Z", nil, "anchor:2026-11-22T00:00:00Z")
+	f("young over the month", "2026-11-22T10:58:31", "2026-12-02T12:00:00Z", nil, "anchor:2026-11-22T00:00:00Z")
+	f("old", "2026-03-22T10:58:31", "2026-11-23T12:00:00Z", nil, "anchor:2026-11-01T00:00:00Z")
+	f("stored", "2026-03-22T10:58:31", "2026-11-23T12:00:00Z", fixedAnchor(when(t, "2026-06-01T00:00:00Z")), "anchor:2026-06-01T00:00:00Z")
+
+	c := newCloud(t)
+	now := when(t, "2026-11-23T12:00:00Z")
+	c.now = func() time.Time { return now }
+	var failure *billing.Failure
+	p := c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(now.Add(time.Hour)) })
+	if _, err := p.Sample(t.Context(), now); !errors.As(err, &failure) || failure.Class != billing.ClockSkew {
+		t.Errorf("anchor to come: %v", err)
+	}
+}
+
+func TestEpoch(t *testing.T) {
+	at := when(t, "2026-11-22T01:00:00+01:00")
+	epoch := billing.Epoch(at)
+	if epoch != "anchor:2026-11-22T00:00:00Z" {
+		t.Errorf("Epoch = %q", epoch)
+	}
+	if got, err := billing.ParseEpoch(epoch); err != nil || !got.Equal(at) {
+		t.Errorf("ParseEpoch = %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "anchor:", "period:2026-11", "2026-11-22T00:00:00Z", "anchor:2026-11-22T00:00:00.5Z", "anchor:2026-11-22"} {
+		if _, err := billing.ParseEpoch(bad); err == nil {
+			t.Errorf("ParseEpoch(%q) is accepted", bad)
+		}
+	}
+}
+
+func TestHyperstackIdentify(t *testing.T) {
+	type vm struct {
+		id       int
+		name, ip string
+	}
+	mine := []netip.Addr{netip.MustParseAddr("172.17.0.1"), netip.MustParseAddr("10.0.0.113")}
+	f := func(name string, vms []vm, count, size int, addrs []netip.Addr, host string, want string) {
+		t.Helper()
+		c := newCloud(t)
+		now := when(t, "2026-11-23T12:00:00Z")
+		c.now = func() time.Time { return now }
+		c.reply["/v1/core/virtual-machines"] = func(w http.ResponseWriter, r *http.Request) {
+			var page int
+			fmt.Sscan(r.FormValue("page"), &page)
+			from := min((page-1)*size, len(vms))
+			list := []map[string]any{}
+			for _, v := range vms[from:min(from+size, len(vms))] {
+				list = append(list, map[string]any{"id": v.id, "name": v.name, "fixed_ip": v.ip})
+			}
+			b, _ := json.Marshal(map[string]any{"status": true, "page": page, "page_size": size, "count": count, "instances": list})
+			recorded{Status: 200, Body: b}.serve(w)
+		}
+		p := c.provider(func(o *billing.Options) {
+			o.Instance = ""
+			o.Addrs = func() ([]netip.Addr, error) { return addrs, nil }
+			o.Hostname = func() (string, error) { return host, nil }
+		})
+		s, err := p.Sample(t.Context(), now)
+		var failure *billing.Failure
+		switch {
+		case want == "ok":
+			if err != nil || s.Lines[0].Resource != "vm-701234" {
+				t.Errorf("%s: %v, %+v", name, err, s.Lines)
+			}
+		case !errors.As(err, &failure) || string(failure.Class) != want || failure.Call != "GET /core/virtual-machines":
+			t.Errorf("%s: %v, want %s", name, err, want)
+		case want == string(billing.Unidentified) && failure.Hint() == "":
+			t.Errorf("%s: no hint", name)
+		}
+	}
+	us, other, twin := vm{701234, "spot-h100-a", "10.0.0.113"}, vm{5, "b", "10.0.0.5"}, vm{6, "c", "10.0.0.113"}
+	f("by address", []vm{other, us}, 2, 100, mine, "whatever", "ok")
+	f("by address on the third page", []vm{other, {7, "", ""}, {8, "", ""}, {9, "", ""}, us}, 5, 2, mine, "whatever", "ok")
+	f("by name", []vm{other, us}, 2, 100, nil, "spot-h100-a", "ok")
+	f("by name with a domain", []vm{other, us}, 2, 100, nil, "Spot-H100-A.internal", "ok")
+	f("tie of addresses broken by name", []vm{twin, us}, 2, 100, mine, "spot-h100-a", "ok")
+	f("name outside the tie", []vm{twin, us, {8, "d", "10.9.9.9"}}, 3, 100, mine, "d", "unidentified")
+	f("neither", []vm{other, us}, 2, 100, nil, "laptop", "unidentified")
+	f("two of the name", []vm{us, {7, "spot-h100-a", "10.1.1.1"}}, 2, 100, nil, "spot-h100-a", "unidentified")
+	f("no machines", nil, 0, 100, mine, "spot-h100-a", "unidentified")
+	f("machines without a name", []vm{{7, "", ""}}, 1, 100, nil, "", "unidentified")
+	f("listing cut short", []vm{other, us}, 3, 100, mine, "", "incomplete")
+	f("listing with too many", []vm{other, us}, 1, 100, mine, "", "incomplete")
+	f("the same machine twice", []vm{us, us}, 2, 1, mine, "", "incomplete")
+}
+
+// The machine is found once, the volume's birth is asked once: a sample is three
+// calls from then on.
+func TestHyperstackCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		p := c.provider(nil)
+		for range 3 {
+			if _, err := p.Sample(t.Context(), c.now()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got := len(c.calls); got != 1+3*3 {
+			t.Errorf("%d calls, want 10: %v", got, c.calls)
+		}
+	})
+}

@@ -1,0 +1,347 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// Store is where samples go: the ledger. It may refuse a sample for what is in it,
+// with ledger.ErrRefused.
+type Store interface {
+	AddSample(context.Context, ledger.Sample) (int64, error)
+	AddSampleFailure(context.Context, ledger.SampleFailure) error
+}
+
+// SamplerConfig is what a Sampler needs.
+type SamplerConfig struct {
+	Provider Provider
+	Store    Store
+
+	// Every is the time between samples, in whole seconds; a minute if zero.
+	Every time.Duration
+
+	// Timeout bounds one sample with all its retries; if zero, two thirds of
+	// Every, and 45 seconds at most. It may be no more than that: a poll must be
+	// over before the next is due.
+	Timeout time.Duration
+
+	Now func() time.Time // wall clock; time.Now if nil
+	Log *slog.Logger     // nowhere if nil
+
+	// OnSample is called after each sample that was stored, by the goroutine that
+	// took it. May be nil.
+	OnSample func()
+}
+
+// Sampler takes the samples. One poll runs at a time, whoever asks for it.
+type Sampler struct {
+	cfg  SamplerConfig
+	turn chan struct{} // holds one token; who has it may poll
+
+	stored time.Time // At of the newest sample stored; owned by the holder of the turn
+
+	// Owned by Run: what its log last said.
+	dark   string // why polls fail
+	failed int    // polls in a row that did
+
+	mu      sync.Mutex // guards what is below
+	next    time.Time  // when the next sample is due
+	free    time.Time  // when the rate limit allows the next poll
+	holdOff time.Time  // the provider asked for peace until then
+}
+
+// storeTimeout bounds a write that must not be lost because the poll's time is up.
+const storeTimeout = 10 * time.Second
+
+// NewSampler checks cfg and starts nothing.
+func NewSampler(cfg SamplerConfig) (*Sampler, error) {
+	if cfg.Provider == nil || cfg.Store == nil {
+		return nil, errors.New("sampler: provider and store are required")
+	}
+	if cfg.Every == 0 {
+		cfg.Every = time.Minute
+	}
+	if cfg.Every < time.Second || cfg.Every%time.Second != 0 {
+		return nil, refuse("give whole seconds", "sample interval %s", cfg.Every)
+	}
+	if least := cfg.Provider.MinInterval(); cfg.Every < least {
+		return nil, refuse(fmt.Sprintf("give %s or more", least), "sample interval %s: too often for %s", cfg.Every, cfg.Provider.Name())
+	}
+	most := min(cfg.Every*2/3, sampleTimeout)
+	if cfg.Timeout == 0 {
+		cfg.Timeout = most
+	}
+	if cfg.Timeout < 0 || cfg.Timeout > most {
+		return nil, refuse(fmt.Sprintf("give %s or less", most), "sample timeout %s: a poll could run into the next", cfg.Timeout)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnSample == nil {
+		cfg.OnSample = func() {}
+	}
+	s := &Sampler{cfg: cfg, turn: make(chan struct{}, 1), next: cfg.Now()}
+	s.turn <- struct{}{}
+	return s, nil
+}
+
+// Run takes a sample at once and then on each multiple of Every of the wall clock,
+// until ctx ends. A poll that fails is a row in the ledger and a line in the log,
+// and no reason to stop.
+func (s *Sampler) Run(ctx context.Context) error {
+	for {
+		if err := s.locked(ctx, s.poll); err == nil || !errors.Is(err, ctx.Err()) {
+			s.report(err)
+		}
+		if !s.sleep(ctx, s.schedule()) {
+			return nil
+		}
+	}
+}
+
+// Last takes one more sample: what the engine did in its last seconds is billed
+// too. It is for the way out, after Run, and reports what went wrong instead of
+// logging it.
+func (s *Sampler) Last(ctx context.Context) error {
+	return s.locked(ctx, func(ctx context.Context) error {
+		now := s.cfg.Now()
+		if s.stored.Equal(now.UTC().Truncate(time.Second)) {
+			return nil // nothing can have been added to it
+		}
+		s.mu.Lock()
+		until := s.barred(now)
+		asked := until.Equal(s.holdOff)
+		s.mu.Unlock()
+		if asked {
+			return fmt.Errorf("last sample: %s asked for no call before %s", s.cfg.Provider.Name(), until.UTC().Format(time.RFC3339))
+		}
+		if !s.sleep(ctx, until) {
+			return fmt.Errorf("last sample: %w", ctx.Err())
+		}
+		if err := s.poll(ctx); err != nil {
+			return fmt.Errorf("last sample: %w", err)
+		}
+		return nil
+	})
+}
+
+// ReadAt takes a sample as of a past instant, where the provider can be asked for
+// one, and returns ErrNoBoundary where it cannot. A ledger that goes forward only
+// wants it before the first sample after that instant.
+func (s *Sampler) ReadAt(ctx context.Context, at time.Time) error {
+	b, ok := s.cfg.Provider.(Boundary)
+	if !ok {
+		return ErrNoBoundary
+	}
+	return s.locked(ctx, func(ctx context.Context) error {
+		now := s.cfg.Now()
+		poll, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+		defer cancel()
+		sample, err := b.SampleAt(poll, at, now)
+		if err == nil {
+			err = complete(sample)
+		}
+		if err == nil {
+			err = s.store(ctx, sample)
+		}
+		if err != nil {
+			return fmt.Errorf("read bill of %s: %w", at.UTC().Format(time.RFC3339), err)
+		}
+		return nil
+	})
+}
+
+// ErrNoBoundary means that the provider tells only what the bill is now.
+var ErrNoBoundary = errors.New("this provider cannot be asked for a past bill")
+
+// Next is when the next sample is due.
+func (s *Sampler) Next() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next
+}
+
+// locked runs f when its turn has come.
+func (s *Sampler) locked(ctx context.Context, f func(context.Context) error) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.turn:
+	}
+	defer func() { s.turn <- struct{}{} }()
+	return f(ctx)
+}
+
+// poll takes one sample and stores it, or stores that there is none and returns the
+// *Failure. Any other error means that the ledger does not know.
+func (s *Sampler) poll(ctx context.Context) error {
+	now := s.cfg.Now()
+	s.mu.Lock()
+	s.free = now.Truncate(time.Second).Add(s.cfg.Provider.MinInterval())
+	s.mu.Unlock()
+	timed, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	sample, err := s.cfg.Provider.Sample(timed, now)
+	if err == nil {
+		err = complete(sample)
+	}
+	if err == nil {
+		err = s.store(ctx, sample)
+		if err == nil {
+			s.stored = sample.At
+			return nil
+		}
+		if !errors.Is(err, ledger.ErrRefused) {
+			return err
+		}
+		err = &Failure{Class: Refused, Err: err} // the minute is dark all the same
+	} else if ctx.Err() != nil {
+		return ctx.Err() // we left, which is no failure of the provider's
+	}
+	f := failureOf(err, timed)
+	if f.RetryAfter > 0 {
+		s.mu.Lock()
+		s.holdOff = s.cfg.Now().Add(f.RetryAfter)
+		s.mu.Unlock()
+	}
+	if err := s.save(ctx, func(ctx context.Context) error {
+		return s.cfg.Store.AddSampleFailure(ctx, ledger.SampleFailure{At: now, Call: f.Call, Class: string(f.Class)})
+	}); err != nil {
+		return errors.Join(f, fmt.Errorf("store failed sample: %w", err))
+	}
+	return f
+}
+
+func (s *Sampler) store(ctx context.Context, sample ledger.Sample) error {
+	sample.Every = s.cfg.Every
+	if err := s.save(ctx, func(ctx context.Context) error {
+		_, err := s.cfg.Store.AddSample(ctx, sample)
+		return err
+	}); err != nil {
+		return fmt.Errorf("store sample: %w", err)
+	}
+	s.cfg.OnSample()
+	return nil
+}
+
+// save writes even while we are being stopped: what was read is known.
+func (s *Sampler) save(ctx context.Context, write func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	return write(ctx)
+}
+
+// report logs how a poll went: the first failure, each change of its kind, and the
+// recovery. Repetitions are in the ledger and, for who looks, at debug level.
+func (s *Sampler) report(err error) {
+	log := s.cfg.Log.With("provider", s.cfg.Provider.Name())
+	if err == nil {
+		if s.failed > 0 {
+			log.Info("billing sample is back", "failed", s.failed)
+		}
+		s.dark, s.failed = "", 0
+		return
+	}
+	args, why := []any{"err", err}, "store"
+	if f := new(Failure); errors.As(err, &f) {
+		if err == error(f) { // and not joined with trouble of the store's
+			why = string(f.Class) + " " + f.Call
+		}
+		args = append(args, "class", string(f.Class))
+		if f.hint != "" {
+			args = append(args, "hint", f.hint)
+		}
+	}
+	level := slog.LevelDebug
+	if s.failed == 0 || s.dark != why {
+		level = slog.LevelWarn
+	}
+	s.dark, s.failed = why, s.failed+1
+	log.Log(context.Background(), level, "no billing sample", args...)
+}
+
+// failureOf gives every error its class.
+func failureOf(err error, ctx context.Context) *Failure {
+	var f *Failure
+	switch {
+	case errors.As(err, &f):
+		return f
+	case errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil:
+		return &Failure{Class: Timeout, Err: err}
+	default:
+		return &Failure{Class: Internal, Err: err}
+	}
+}
+
+// complete refuses what no adapter may return.
+func complete(s ledger.Sample) error {
+	switch {
+	case s.At.IsZero() || s.Provider == "" || s.Currency == "":
+		return fail(Internal, "sample without its time, provider or currency")
+	case len(s.Lines) == 0:
+		return fail(Incomplete, "sample without a line")
+	}
+	if s.Truth != ledger.TruthResource {
+		return nil
+	}
+	for _, l := range s.Lines {
+		if l.Bill == nil || l.Epoch == "" {
+			return fail(Incomplete, "no bill for %s", l.Resource)
+		}
+	}
+	return nil
+}
+
+// schedule decides when the next sample is due and returns it.
+func (s *Sampler) schedule() time.Time {
+	now := s.cfg.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = now.Truncate(s.cfg.Every).Add(s.cfg.Every)
+	for s.next.Before(s.barred(now)) {
+		s.next = s.next.Add(s.cfg.Every)
+	}
+	return s.next
+}
+
+// barred is the time before which no call may be made. A clock that was set back
+// leaves times behind that are too far ahead to mean anything. Called with mu held.
+func (s *Sampler) barred(now time.Time) time.Time {
+	until := now
+	if s.free.Sub(now) <= s.cfg.Provider.MinInterval() && s.free.After(until) {
+		until = s.free
+	}
+	if s.holdOff.Sub(now) <= maxRetryAfter && s.holdOff.After(until) {
+		until = s.holdOff
+	}
+	return until
+}
+
+// sleep waits until due by the wall clock, and reports whether ctx let it. The
+// timer runs on another clock than the wall's: if that fired a moment early, the
+// rest is waited for; if the wall clock was set back, it is not, for that would be
+// an hour of darkness.
+func (s *Sampler) sleep(ctx context.Context, due time.Time) bool {
+	for d := due.Sub(s.cfg.Now()); d > 0; {
+		t := time.NewTimer(d)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return false
+		case <-t.C:
+		}
+		if d = due.Sub(s.cfg.Now()); d > time.Second {
+			break
+		}
+	}
+	return ctx.Err() == nil
+}

@@ -1,0 +1,305 @@
+package sim
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// zoneless is how the API writes an instant: UTC, without saying so.
+const zoneless = "2006-01-02T15:04:05"
+
+type object = map[string]any
+
+func (s *Sim) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	api := func(path string, h func(*http.Request) (int, object)) {
+		mux.HandleFunc("GET /v1"+path, func(w http.ResponseWriter, r *http.Request) {
+			code, body := h(r)
+			reply(w, code, body)
+		})
+	}
+	api("/core/virtual-machines", s.listVMs)
+	api("/core/virtual-machines/{id}", s.getVM)
+	api("/core/volumes", s.listVolumes)
+	api("/core/volumes/{id}", s.getVolume)
+	api("/billing/billing/history/virtual-machine/{id}", func(r *http.Request) (int, object) {
+		return s.bill(r, "vm", "billing_history_vm_details", "virtual machine")
+	})
+	api("/billing/billing/history/volume/{id}", func(r *http.Request) (int, object) {
+		return s.bill(r, "volume", "billing_history_volume_details", "volume")
+	})
+	api("/billing/billing/usage", s.usage)
+	api("/billing/user-credit/credit", s.credit)
+	api("/billing/alive", func(*http.Request) (int, object) { return ok(object{}) })
+
+	mux.HandleFunc("GET /sim/books", s.getBooks)
+	mux.HandleFunc("GET /sim/answers", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, s.Answers()) })
+	mux.HandleFunc("GET /sim/fault", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, s.Fault()) })
+	mux.HandleFunc("POST /sim/fault", s.postFault)
+	mux.HandleFunc("POST /sim/status", func(w http.ResponseWriter, r *http.Request) {
+		s.SetStatus(r.FormValue("status"))
+		reply(w, 200, object{"status": true})
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		code, body := refusal(404, "Not found", "not_found")
+		reply(w, code, body)
+	})
+	return mux
+}
+
+func reply(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(body) // to a client that may have left
+}
+
+func ok(body object) (int, object) {
+	body["status"], body["message"] = true, "ok"
+	return 200, body
+}
+
+func refusal(code int, message, reason string) (int, object) {
+	return code, object{"status": false, "message": message, "error_reason": reason}
+}
+
+func pathID(r *http.Request) int64 {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return id
+}
+
+// page cuts a listing as the core API does.
+func page(r *http.Request, name string, all []object) (int, object) {
+	number := func(key string, fallback int) int {
+		if n, err := strconv.Atoi(r.FormValue(key)); err == nil && n > 0 {
+			return n
+		}
+		return fallback
+	}
+	n, size := number("page", 1), number("pageSize", 100)
+	from := min((n-1)*size, len(all))
+	return ok(object{"page": n, "page_size": size, "count": len(all), name: all[from:min(from+size, len(all))]})
+}
+
+func (s *Sim) listVMs(r *http.Request) (int, object) {
+	return page(r, "instances", []object{s.describeVM()})
+}
+
+func (s *Sim) getVM(r *http.Request) (int, object) {
+	if pathID(r) != s.cfg.VM.ID {
+		return refusal(404, "Virtual machine not found", "not_found")
+	}
+	return ok(object{"instance": s.describeVM()})
+}
+
+func (s *Sim) describeVM() object {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	vm := s.cfg.VM
+	attached := []object{}
+	for i, v := range s.cfg.Volumes {
+		if s.fault.Mode == MissingVolume {
+			break
+		}
+		attached = append(attached, object{
+			"id": i + 1, "status": "ATTACHED", "device": "/dev/vd" + string(rune('c'+i)), "protected": false,
+			"created_at": later(v.Born, vm.Born).UTC().Format(zoneless),
+			"volume": object{"id": v.ID, "name": v.Name, "size": v.SizeGB, "volume_type": "Cloud-SSD",
+				"bootable": false, "description": ""},
+		})
+	}
+	var contract any
+	if vm.Contract != 0 {
+		contract = vm.Contract
+	}
+	status := s.vm.last().status
+	return object{
+		"id": vm.ID, "name": vm.Name, "status": status, "vm_state": "active", "power_state": "RUNNING",
+		"created_at": vm.Born.UTC().Format(zoneless), "contract_id": contract,
+		"environment": object{"id": 55, "name": "env-sim", "region": "SIMULATED-1", "org_id": s.cfg.Org,
+			"features": object{"green_status": "GREEN", "network_optimised": false}},
+		"flavor": object{"id": 97, "name": "n3-H100x1", "cpu": 28, "ram": 180, "disk": 100, "ephemeral": 750,
+			"gpu": "H100-80G-PCIe", "gpu_count": 1, "labels": []any{}, "features": object{"no_hibernation": false}},
+		"fixed_ip": vm.FixedIP, "floating_ip": nil, "floating_ip_status": nil,
+		"image": object{"name": "Ubuntu Server 22.04 LTS"}, "keypair": object{"name": "sim"}, "labels": []any{},
+		"locked": false, "os": "Ubuntu", "volume_attachments": attached, "security_rules": []any{}, "callback_url": nil,
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func (s *Sim) describeVolume(i int) object {
+	v := s.cfg.Volumes[i]
+	return object{
+		"id": v.ID, "name": v.Name, "size": v.SizeGB, "status": "in-use", "volume_type": "Cloud-SSD", "bootable": false,
+		"created_at": v.Born.UTC().Format(zoneless), "updated_at": v.Born.UTC().Format(zoneless),
+		"attachments": []object{{"id": i + 1, "instance_id": s.cfg.VM.ID, "device": "/dev/vd" + string(rune('c'+i)),
+			"status": "ATTACHED", "protected": false}},
+		"environment": object{"name": "env-sim"},
+	}
+}
+
+func (s *Sim) listVolumes(r *http.Request) (int, object) {
+	all := []object{}
+	for i := range s.cfg.Volumes {
+		all = append(all, s.describeVolume(i))
+	}
+	return page(r, "volumes", all)
+}
+
+func (s *Sim) getVolume(r *http.Request) (int, object) {
+	for i, v := range s.cfg.Volumes {
+		if v.ID == pathID(r) {
+			return ok(object{"volume": s.describeVolume(i)})
+		}
+	}
+	return refusal(404, "Volume not found", "not_found")
+}
+
+// bill answers what a resource cost inside a window, and writes the answer down.
+// Without a window the API means its current cycle, here the month so far.
+func (s *Sim) bill(r *http.Request, kind, envelope, noun string) (int, object) {
+	now := s.cfg.Now().UTC()
+	start, end := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC), now.Truncate(time.Second)
+	for _, p := range []struct {
+		name string
+		to   *time.Time
+	}{{"start_date", &start}, {"end_date", &end}} {
+		if text := r.FormValue(p.name); text != "" {
+			t, err := time.Parse(zoneless, text)
+			if err != nil {
+				return 400, object{"status": false, "errors": object{p.name: []string{"Not a valid datetime."}}}
+			}
+			*p.to = t
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	res := s.find(kind, pathID(r))
+	if res == nil || (kind == "volume" && s.fault.Mode == MissingVolume) {
+		return refusal(404, noun+" not found", "not_found")
+	}
+	from, to := start.Unix(), min(end.Unix(), s.shown())
+	nanos := res.billed(from, to)
+	if len(s.answers) == keptAnswers {
+		s.answers = append(s.answers[:0], s.answers[keptAnswers/2:]...)
+	}
+	s.answers = append(s.answers, Answer{At: now, Resource: res.key(), Start: start, End: end, Nanos: nanos})
+
+	perHour := json.RawMessage(decimal(res.last().rate * 3600))
+	metrics := object{
+		"incurred_bill": json.RawMessage(decimal(nanos)), "non_discounted_bill": json.RawMessage(decimal(nanos)),
+		"price_per_hour": perHour, "non_discounted_price_per_hour": perHour,
+		"usage_time": res.seconds(from, to, ""),
+	}
+	attributes := object{"id": fmt.Sprintf("00000000-0000-4000-8000-%012d", res.id), "infrahub_id": res.id,
+		"resource_name": s.nameOf(res)}
+	if kind == "vm" {
+		for _, state := range []string{"ACTIVE", "SHUTOFF", "HIBERNATED"} {
+			metrics["usage_time_"+state] = res.seconds(from, to, state)
+		}
+	} else {
+		attributes["subresource_amount"], attributes["subresource_type"] = s.sizeOf(res), "Cloud-SSD"
+	}
+	history := []object{{"attributes": attributes, "metrics": metrics}}
+	if s.fault.Mode == Empty && strings.Contains(r.URL.Path, s.fault.Only) {
+		history = []object{}
+	}
+	return ok(object{envelope: object{"org_id": s.cfg.Org, "total_count": len(history), "billing_history": history}})
+}
+
+// shown is the second up to which bills are shown. Called with mu held.
+func (s *Sim) shown() int64 {
+	if s.fault.Mode == Frozen {
+		return s.frozenAt
+	}
+	return s.cfg.Now().Unix()
+}
+
+// find is called with mu held.
+func (s *Sim) find(kind string, id int64) *resource {
+	for _, r := range append([]*resource{s.vm}, s.volumes...) {
+		if r.kind == kind && r.id == id {
+			return r
+		}
+	}
+	return nil
+}
+
+func (s *Sim) nameOf(r *resource) string {
+	for _, v := range s.cfg.Volumes {
+		if r.kind == "volume" && v.ID == r.id {
+			return v.Name
+		}
+	}
+	return s.cfg.VM.Name
+}
+
+func (s *Sim) sizeOf(r *resource) int64 {
+	for _, v := range s.cfg.Volumes {
+		if v.ID == r.id {
+			return v.SizeGB
+		}
+	}
+	return 0
+}
+
+func (s *Sim) usage(r *http.Request) (int, object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows := []object{}
+	for _, res := range append([]*resource{s.vm}, s.volumes...) {
+		if r.FormValue("deleted") == "true" {
+			break
+		}
+		kind := "virtual_machine"
+		if res.kind == "volume" {
+			kind = "volume"
+		}
+		born := res.spans[0].from
+		rows = append(rows, object{
+			"active": true, "bill_per_minute": json.RawMessage(decimal(res.last().rate * 60)),
+			"create_time": time.Unix(born, 0).UTC().Format(zoneless), "exclude_billing": false, "name": s.nameOf(res),
+			"organization_id": s.cfg.Org, "resource_id": res.id, "resource_type": kind, "terminate_time": nil,
+			"total_bill": json.RawMessage(decimal(res.billed(born, s.shown()))), "total_up_time": res.seconds(born, s.shown(), ""),
+		})
+	}
+	return ok(object{"data": rows})
+}
+
+func (s *Sim) credit(*http.Request) (int, object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := s.cfg.Credit
+	for _, r := range append([]*resource{s.vm}, s.volumes...) {
+		left -= r.billed(r.spans[0].from, s.shown())
+	}
+	return ok(object{"data": object{"credit": json.RawMessage(decimal(left)), "threshold": 0, "can_create_instance": left > 0}})
+}
+
+func (s *Sim) getBooks(w http.ResponseWriter, r *http.Request) {
+	from, err := time.Parse(time.RFC3339, r.FormValue("from"))
+	if err != nil {
+		reply(w, 400, object{"error": "from is not an RFC 3339 time"})
+		return
+	}
+	to := s.cfg.Now()
+	if text := r.FormValue("to"); text != "" {
+		if to, err = time.Parse(time.RFC3339, text); err != nil {
+			reply(w, 400, object{"error": "to is not an RFC 3339 time"})
+			return
+		}
+	}
+	reply(w, 200, s.Books(from, to))
+}

@@ -1,0 +1,310 @@
+package billing_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+	"spotinference/ledger"
+)
+
+// spent is what the ledger will make of two samples: one subtraction a line.
+func spent(t *testing.T, a, b ledger.Sample) ledger.Nanos {
+	t.Helper()
+	var total ledger.Nanos
+	for i, l := range b.Lines {
+		if from := a.Lines[i]; from.Resource != l.Resource || from.Epoch != l.Epoch {
+			t.Fatalf("%s %s is not the series %s %s", l.Resource, l.Epoch, from.Resource, from.Epoch)
+		}
+		d, err := l.Bill.Sub(*a.Lines[i].Bill)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += d
+	}
+	return total
+}
+
+func simulated(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
+	t.Helper()
+	cfg.Key = testKey
+	cloud, err := sim.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := billing.New("hyperstack", billing.Options{
+		URL: "https://sim.test/v1", Instance: "701234", Transport: direct{cloud.Handler()},
+		Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY": testKey}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cloud, p
+}
+
+// Two hours of everything that can happen to the bill: what the samples say was
+// spent is what the simulator's own books say, to the nano-unit, between any two.
+func TestSamplesEqualTheBooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(10*time.Hour + 123*time.Millisecond)
+		cloud, p := simulated(t, sim.Config{
+			Volumes: []sim.Volume{
+				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
+				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(-1, 0, 0)},
+			},
+		})
+		st := &memory{}
+		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: st})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		fault := func(f sim.Fault) {
+			t.Helper()
+			if err := cloud.SetFault(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(17*time.Minute + 400*time.Millisecond)
+		fault(sim.Fault{Mode: sim.ServerError, Times: 2})
+		time.Sleep(9 * time.Minute)
+		cloud.SetStatus("HIBERNATED")
+		time.Sleep(21*time.Minute + 7*time.Second)
+		cloud.SetStatus("ACTIVE")
+		fault(sim.Fault{Mode: sim.Refund, Nanos: 50_000_000})
+		time.Sleep(8 * time.Minute)
+		fault(sim.Fault{Mode: sim.Dark})
+		time.Sleep(10 * time.Minute)
+		froze := time.Now()
+		fault(sim.Fault{Mode: sim.Frozen})
+		time.Sleep(10 * time.Minute)
+		thawed := time.Now()
+		fault(sim.Fault{})
+		time.Sleep(40 * time.Minute)
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1400 * time.Millisecond)
+		if err := s.Last(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		// The tenth dark minute's poll was answered when the fault changed.
+		if n := len(st.failures); n != 9 {
+			t.Errorf("%d failed polls, want 9: %+v", n, st.failures)
+		}
+		shown := 0
+		for i, b := range st.samples {
+			if b.At.After(froze) && !b.At.After(thawed) {
+				// Good replies, and none of them true.
+				if prev := st.samples[i-1]; prev.At.After(froze) && spent(t, prev, b) != 0 {
+					t.Errorf("the frozen bill moved at %v", b.At)
+				}
+				shown++
+				continue
+			}
+			for _, a := range st.samples[:i] {
+				if a.At.After(froze) && !a.At.After(thawed) {
+					continue
+				}
+				if want := cloud.Books(a.At, b.At); spent(t, a, b) != ledger.Nanos(want.Nanos) {
+					t.Fatalf("spent %s between %v and %v, the books say %s", spent(t, a, b), a.At, b.At, want.Spend)
+				}
+			}
+		}
+		if shown != 10 {
+			t.Errorf("%d frozen samples", shown)
+		}
+		first, last := st.samples[0], st.samples[len(st.samples)-1]
+		books := cloud.Books(first.At, last.At)
+		if got := spent(t, first, last); got != ledger.Nanos(books.Nanos) || got.String() != books.Spend {
+			t.Errorf("spent %s, the books say %s", got, books.Spend)
+		}
+		if books.Refunds != 50_000_000 {
+			t.Errorf("refunds %d", books.Refunds)
+		}
+		t.Logf("%s in %s, %d samples", books.Spend, last.At.Sub(first.At), len(st.samples))
+	})
+}
+
+// Each way of the simulator to misbehave is a failure of its class, and is over
+// when the fault is.
+func TestSimulatedFaults(t *testing.T) {
+	f := func(fault sim.Fault, want billing.Class) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			cloud, p := simulated(t, sim.Config{})
+			read := func() (ledger.Sample, error) {
+				time.Sleep(time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+				defer cancel()
+				return p.Sample(ctx, time.Now())
+			}
+			if _, err := read(); err != nil {
+				t.Fatal(err)
+			}
+			if err := cloud.SetFault(fault); err != nil {
+				t.Fatal(err)
+			}
+			s, err := read()
+			var failure *billing.Failure
+			if !errors.As(err, &failure) || failure.Class != want {
+				t.Errorf("%s: %v, want %q", fault.Mode, err, want)
+			}
+			if s.Lines != nil {
+				t.Errorf("%s: lines in a failed sample", fault.Mode)
+			}
+			if err := cloud.SetFault(sim.Fault{}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := read(); err != nil {
+				t.Errorf("after %s: %v", fault.Mode, err)
+			}
+		})
+	}
+	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)
+	f(sim.Fault{Mode: sim.Slow, Delay: 14 * time.Second}, billing.Timeout)
+	f(sim.Fault{Mode: sim.ServerError}, billing.HTTP5xx)
+	f(sim.Fault{Mode: sim.TooMany, RetryAfter: 120}, billing.HTTP429)
+	f(sim.Fault{Mode: sim.Unauthorized}, billing.HTTP401)
+	f(sim.Fault{Mode: sim.HTML}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Truncated}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Truncated, Only: "volume"}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Cut}, billing.Network)
+	f(sim.Fault{Mode: sim.NaN}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Empty}, billing.Incomplete)
+	f(sim.Fault{Mode: sim.StatusFalse}, billing.Incomplete)
+	f(sim.Fault{Mode: sim.Elsewhere, To: "https://elsewhere.test/"}, billing.Redirect)
+	f(sim.Fault{Mode: sim.Huge}, billing.TooLarge)
+	f(sim.Fault{Mode: sim.Skew}, billing.ClockSkew)
+}
+
+func TestSimulatedOddities(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud, p := simulated(t, sim.Config{VM: sim.VM{Born: time.Now().Add(-time.Hour)}})
+		read := func(fault sim.Fault) ledger.Sample {
+			t.Helper()
+			if err := cloud.SetFault(fault); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			s, err := p.Sample(t.Context(), time.Now())
+			if err != nil {
+				t.Fatalf("%s: %v", fault.Mode, err)
+			}
+			return s
+		}
+		a := read(sim.Fault{})
+		if n := spent(t, a, read(sim.Fault{Mode: sim.Refund, Nanos: 500_000_000})); n != 60*706_000-500_000_000 {
+			t.Errorf("refund: %s", n)
+		}
+		if len(read(sim.Fault{Mode: sim.MissingVolume}).Lines) != 1 {
+			t.Error("the missing volume is there")
+		}
+		b := read(sim.Fault{Mode: sim.Frozen})
+		if c := read(sim.Fault{Mode: sim.ServerError, Times: 2}); spent(t, b, c) != 120*706_000 {
+			t.Errorf("after the frost: %s", spent(t, b, c)) // two minutes at once
+		}
+		if got := cloud.Fault().Mode; got != sim.None {
+			t.Errorf("the fault for two calls is still %q", got)
+		}
+	})
+}
+
+// A contract machine is refused, with a hint.
+func TestSimulatedContract(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, p := simulated(t, sim.Config{VM: sim.VM{Contract: 9}})
+		time.Sleep(time.Minute)
+		_, err := p.Sample(t.Context(), time.Now())
+		var f *billing.Failure
+		if !errors.As(err, &f) || f.Class != billing.Incomplete || f.Hint() == "" || !strings.Contains(err.Error(), "contract") {
+			t.Errorf("err = %v", err)
+		}
+	})
+}
+
+// Over sockets, with the simulator found by its address, as the demo runs it.
+func TestSimulatorOverHTTP(t *testing.T) {
+	born := time.Now().Add(-90 * time.Minute)
+	cloud, err := sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: born}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cloud.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- cloud.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	p, err := billing.New("hyperstack", billing.Options{
+		URL: cloud.URL(), Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY": testKey}),
+		Hostname: func() (string, error) { return "demo-h100", nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := p.Sample(t.Context(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1100 * time.Millisecond) // the bill that is waited for is the server's
+	b, err := p.Sample(t.Context(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	own := strings.TrimSuffix(cloud.URL(), "/v1")
+	resp, err := http.Get(own + "/sim/books?" + url.Values{
+		"from": {a.At.Format(time.RFC3339)}, "to": {b.At.Format(time.RFC3339)},
+	}.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var books sim.Books
+	if err := json.NewDecoder(resp.Body).Decode(&books); err != nil {
+		t.Fatal(err)
+	}
+	if got := spent(t, a, b); got == 0 || int64(got) != books.Nanos || got.String() != books.Spend || books.Currency != "USD" {
+		t.Errorf("spent %s, books %+v", got, books)
+	}
+	if resp.Header.Get("Server") != "spotinference-sim" {
+		t.Errorf("the simulator calls itself %q", resp.Header.Get("Server"))
+	}
+
+	resp, err = http.Post(own+"/sim/fault?mode=401&times=1", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	time.Sleep(time.Until(b.At.Add(time.Second)))
+	_, err = p.Sample(t.Context(), time.Now())
+	wantClass(t, err, billing.HTTP401)
+	var f *billing.Failure
+	if errors.As(err, &f) && !strings.Contains(f.Hint(), "HYPERSTACK_API_KEY") {
+		t.Errorf("hint = %q", f.Hint())
+	}
+	if n := len(cloud.Answers()); n != 4 {
+		t.Errorf("%d answers in the books, want 4", n)
+	}
+}
