@@ -1,0 +1,108 @@
+package meter
+
+import (
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
+// Ask is what a request asked for.
+type Ask struct {
+	Model   string // "" where the body names none
+	Stream  bool
+	N       int // choices for each prompt; at least 1
+	Prompts int // prompts in the request; at least 1
+
+	// What Prepare asked for in the client's place, so that the client must not
+	// see it. A zero Ask hides nothing.
+	hideUsage      bool // a chunk that holds nothing but usage
+	hideChunkUsage bool // usage beside a choice
+	hideTimings    bool
+}
+
+// Prepare checks a request body and returns what it asks for and the body to
+// send to the engine. A streamed request gets the members that make the engine
+// count as it goes; every other byte stays as it is, and where nothing is to
+// be added the same slice comes back. Of members named twice the last counts,
+// as it does to the engines. An error's text is for the client.
+func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
+	if !utf8.Valid(body) {
+		return Ask{}, nil, errors.New("request body is not valid UTF-8")
+	}
+	ask := Ask{N: 1, Prompts: 1}
+	r := rewrite{body: body}
+	c := cursor{b: body}
+	c.space()
+	if c.peek() != '{' {
+		return Ask{}, nil, errors.New("request body must be a JSON object")
+	}
+	c.open('{')
+	var n, nCmpl count
+	var room name
+	for first := true; c.more('}', first); first = false {
+		key, m := c.key(&room), member{at: c.at, from: c.i}
+		switch string(key) {
+		case "model":
+			ask.Model = unquote(c.text())
+		case "stream":
+			ask.Stream = string(c.value()) == "true"
+		case "n":
+			n = c.tokens()
+		case "n_cmpl": // llama-server's own word, which beats n
+			nCmpl = c.tokens()
+		case "prompt":
+			ask.Prompts = c.prompts()
+		case "stream_options":
+			m.to = c.past()
+			r.found(&r.options, m)
+		case "timings_per_token":
+			m.to = c.past()
+			r.found(&r.timings, m)
+		default:
+			c.skip()
+		}
+	}
+	if !c.end() {
+		if c.depth == maxDepth {
+			return Ask{}, nil, fmt.Errorf("request body is nested deeper than %d levels", maxDepth)
+		}
+		return Ask{}, nil, fmt.Errorf("request body is not valid JSON at byte %d", c.i)
+	}
+	if e == LlamaServer && nCmpl.ok {
+		n = nCmpl
+	}
+	if n.n > 1 && n.n <= maxChoices && (d == Chat || d == Completions) {
+		ask.N = int(n.n)
+	}
+	if d != Completions {
+		ask.Prompts = 1
+	}
+	if !ask.Stream {
+		return ask, body, nil
+	}
+	ask, body = r.apply(d, e, ask)
+	return ask, body, nil
+}
+
+// prompts counts the prompts of a completion: a list is several, unless it
+// holds numbers, which are the tokens of one.
+func (c *cursor) prompts() int {
+	if !c.enter('[') {
+		return 1
+	}
+	n, numbers := 0, false
+	for ; c.more(']', n == 0); n++ {
+		numbers = numbers || c.peek() == '-' || c.peek()-'0' <= 9
+		c.skip()
+	}
+	if numbers {
+		return 1
+	}
+	return max(n, 1)
+}
+
+// past passes a value and returns where it ends.
+func (c *cursor) past() int {
+	c.skip()
+	return c.i
+}

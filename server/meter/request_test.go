@@ -1,0 +1,160 @@
+package meter_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"spotinference/server/meter"
+)
+
+func TestPrepareInjects(t *testing.T) {
+	f := func(d meter.Dialect, e meter.Engine, body, want string) {
+		t.Helper()
+		raw := []byte(body)
+		_, got, err := meter.Prepare(d, e, raw)
+		if err != nil || string(got) != want {
+			t.Errorf("Prepare(%s %d, %s)\n got %s, %v\nwant %s", d, e, body, got, err, want)
+		} else if want == body && &got[0] != &raw[0] {
+			t.Errorf("Prepare(%s %d, %s) copied what it did not change", d, e, body)
+		}
+	}
+	llama, vllm := meter.LlamaServer, meter.VLLM
+
+	const usageOnly = `"stream_options":{"include_usage":true}`
+	const usageBoth = `"stream_options":{"include_usage":true,"continuous_usage_stats":true}`
+	f(meter.Chat, llama, `{"stream":true}`, `{`+usageOnly+`,"timings_per_token":true,"stream":true}`)
+	f(meter.Chat, vllm, `{"stream":true}`, `{`+usageBoth+`,"stream":true}`)
+	f(meter.Completions, llama, `{"stream":true}`, `{`+usageOnly+`,"timings_per_token":true,"stream":true}`)
+	f(meter.Completions, vllm, ` { "stream" : true } `, ` {`+usageBoth+`, "stream" : true } `)
+	f(meter.Responses, llama, `{"stream":true}`, `{"timings_per_token":true,"stream":true}`)
+
+	// Merged with what is there, in its place.
+	f(meter.Chat, llama, `{"stream":true,"stream_options":{},"timings_per_token":true}`,
+		`{"stream":true,`+usageOnly+`,"timings_per_token":true}`)
+	f(meter.Chat, vllm, `{"stream":true,"stream_options":{ },"a":1}`,
+		`{"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true },"a":1}`)
+	f(meter.Chat, llama, `{"stream":true,"stream_options":null,"timings_per_token":false}`,
+		`{"stream":true,`+usageOnly+`,"timings_per_token":true}`)
+	f(meter.Chat, llama, `{"timings_per_token":null,"stream_options":{"x":[1],"include_usage":false},"stream":true}`,
+		`{"timings_per_token":true,"stream_options":{"x":[1],"include_usage":true},"stream":true}`)
+	f(meter.Chat, vllm, `{"stream_options":{"include_usage":true},"stream":true}`,
+		`{"stream_options":{"continuous_usage_stats":true,"include_usage":true},"stream":true}`)
+	f(meter.Chat, vllm, `{"stream_options":{"continuous_usage_stats":true},"stream":true}`,
+		`{"stream_options":{"include_usage":true,"continuous_usage_stats":true},"stream":true}`)
+
+	// Every other byte stays: numbers, escapes, order, spaces.
+	f(meter.Chat, llama, "{\n \"seed\": 1.0e400, \"a\\u0062\": \"\\ud83d\\ude00é\",\t\"stream\": true,\"z\":-0}",
+		"{"+usageOnly+`,"timings_per_token":true,`+"\n \"seed\": 1.0e400, \"a\\u0062\": \"\\ud83d\\ude00é\",\t\"stream\": true,\"z\":-0}")
+
+	// Named twice: the last counts, and is the only one left of what we set.
+	f(meter.Chat, llama, `{"stream":false,"stream":true,"timings_per_token":true,"timings_per_token":false}`,
+		`{`+usageOnly+`,"stream":false,"stream":true,"timings_per_token":true}`)
+	f(meter.Chat, vllm, `{"stream_options":{"include_usage":true}, "stream":true, "stream_options":null , "a":1}`,
+		`{"stream":true, `+usageBoth+` , "a":1}`)
+	f(meter.Chat, vllm, `{"stream":true,"stream_options":{"include_usage":true,"include_usage":false}}`,
+		`{"stream":true,"stream_options":{"continuous_usage_stats":true,"include_usage":true}}`)
+	f(meter.Chat, vllm, `{"stream":true,"stream_options":null,"stream\u005foptions":{"include_usage":false}}`,
+		`{"stream":true,"stream\u005foptions":{"continuous_usage_stats":true,"include_usage":true}}`)
+
+	for _, same := range []struct {
+		d    meter.Dialect
+		e    meter.Engine
+		body string
+	}{
+		// Not a stream.
+		{meter.Chat, vllm, `{}`},
+		{meter.Chat, vllm, `{"stream":false,"stream_options":{}}`},
+		{meter.Chat, llama, `{"stream":"true"}`},
+		{meter.Chat, llama, `{"stream":1}`},
+		{meter.Chat, llama, `{"stream":true,"stream":null}`},
+		{meter.Chat, llama, `{"messages":[{"stream":true}]}`},
+		// Nothing to ask for.
+		{meter.Responses, vllm, `{"stream":true}`},
+		{meter.Messages, llama, `{"stream":true}`},
+		{meter.Messages, vllm, `{"stream":true}`},
+		{meter.Embeddings, llama, `{"stream":true}`},
+		{meter.Rerank, vllm, `{"stream":true}`},
+		{meter.Chat, vllm, `{"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}}`},
+		{meter.Chat, vllm, `{"stream":true,"stream_options":1,"stream_options":{"include_usage":true,"continuous_usage_stats":true}}`},
+		{meter.Chat, llama, `{"stream":true,"stream_options":{"include_usage":true},"timings_per_token":true}`},
+		{meter.Responses, llama, `{"stream":true,"timings_per_token":true}`},
+		// For the engine to refuse.
+		{meter.Chat, llama, `{"stream":true,"stream_options":"yes"}`},
+		{meter.Chat, vllm, `{"stream":true,"stream_options":[]}`},
+		{meter.Chat, vllm, `{"stream":true,"stream_options":{"include_usage":"yes"}}`},
+		{meter.Chat, vllm, `{"stream":true,"stream_options":{"continuous_usage_stats":1}}`},
+		{meter.Chat, llama, `{"stream":true,"timings_per_token":"yes"}`},
+	} {
+		f(same.d, same.e, same.body, same.body)
+	}
+}
+
+// What a body's owner has left to the engine to refuse is also not hidden,
+// should the engine be more lenient.
+func TestPrepareLeavesAlone(t *testing.T) {
+	ask := prepare(t, meter.Chat, meter.VLLM, `{"stream":true,"stream_options":{"include_usage":"yes"}}`)
+	src := vllmChat + vllmFinal + done
+	got := everySplit(t, copyStream, meter.Chat, meter.VLLM, ask, []byte(src))
+	if got.Now+got.Tail != src || got.Usage != usage(12, 8, 3) {
+		t.Errorf("forwarded\n%s\n%+v", got.Now+got.Tail, got.Usage)
+	}
+}
+
+func TestPrepareAsk(t *testing.T) {
+	f := func(d meter.Dialect, e meter.Engine, body string, want meter.Ask) {
+		t.Helper()
+		got := prepare(t, d, e, body)
+		got = meter.Ask{Model: got.Model, Stream: got.Stream, N: got.N, Prompts: got.Prompts}
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", body, got, want)
+		}
+	}
+	llama, vllm := meter.LlamaServer, meter.VLLM
+	f(meter.Chat, llama, `{"model":"qw\u0065n \"3\"","n":3,"stream":true}`, meter.Ask{Model: `qwen "3"`, N: 3, Prompts: 1, Stream: true})
+	f(meter.Chat, llama, `{"model":7,"n":null,"prompt":["a","b"]}`, meter.Ask{N: 1, Prompts: 1})
+	f(meter.Chat, llama, `{"model":"a","model":"b","n":-1}`, meter.Ask{Model: "b", N: 1, Prompts: 1})
+	f(meter.Chat, llama, `{"n":99999}`, meter.Ask{N: 1, Prompts: 1})
+	f(meter.Messages, llama, `{"n":3}`, meter.Ask{N: 1, Prompts: 1})
+	f(meter.Completions, llama, `{"n_cmpl":2,"n":3}`, meter.Ask{N: 2, Prompts: 1})
+	f(meter.Completions, vllm, `{"n_cmpl":2,"n":3}`, meter.Ask{N: 3, Prompts: 1})
+	f(meter.Completions, vllm, `{"prompt":["a","b","c"]}`, meter.Ask{N: 1, Prompts: 3})
+	f(meter.Completions, vllm, `{"prompt":[[1,2],[3]]}`, meter.Ask{N: 1, Prompts: 2})
+	f(meter.Completions, vllm, `{"prompt":[1,2,3]}`, meter.Ask{N: 1, Prompts: 1})
+	f(meter.Completions, llama, `{"prompt":[1,"a",3]}`, meter.Ask{N: 1, Prompts: 1})
+	f(meter.Completions, llama, `{"prompt":[]}`, meter.Ask{N: 1, Prompts: 1})
+	f(meter.Completions, llama, `{"prompt":"a"}`, meter.Ask{N: 1, Prompts: 1})
+}
+
+func TestPrepareRefuses(t *testing.T) {
+	f := func(body, want string) {
+		t.Helper()
+		_, got, err := meter.Prepare(meter.Chat, meter.LlamaServer, []byte(body))
+		if err == nil || err.Error() != want || got != nil {
+			t.Errorf("Prepare(%.40q) = %q, %v, want error %q", body, got, err, want)
+		}
+	}
+	f("", "request body must be a JSON object")
+	f("[]", "request body must be a JSON object")
+	f("null", "request body must be a JSON object")
+	f("\xef\xbb\xbf{}", "request body must be a JSON object")
+	f(`{bad}`, "request body is not valid JSON at byte 1")
+	f(`{"a":1,}`, "request body is not valid JSON at byte 7")
+	f(`{"a":1} {}`, "request body is not valid JSON at byte 8")
+	f(`{"a":nul}`, "request body is not valid JSON at byte 5")
+	f("{\"a\":\"\xff\"}", "request body is not valid UTF-8")
+	f(`{"a":`+strings.Repeat("[", 2000)+strings.Repeat("]", 2000)+`}`, "request body is nested deeper than 1000 levels")
+}
+
+// A prepared body asks for nothing more when it is prepared again.
+func TestPrepareTwice(t *testing.T) {
+	for _, e := range []meter.Engine{meter.LlamaServer, meter.VLLM} {
+		_, once, err := meter.Prepare(meter.Chat, e, []byte(`{"stream":true,"messages":[]}`))
+		if err != nil || !json.Valid(once) {
+			t.Fatalf("once = %s, %v", once, err)
+		}
+		if _, twice, err := meter.Prepare(meter.Chat, e, once); err != nil || &twice[0] != &once[0] {
+			t.Errorf("twice = %s, %v", twice, err)
+		}
+	}
+}

@@ -1,0 +1,204 @@
+package meter
+
+import "bytes"
+
+// maxEvent is the largest event that is read, and the most that is kept of an
+// unfinished one. A longer one goes through as it came, unread.
+const maxEvent = 16 << 20
+
+// stream is the reader of server-sent events: it finds where each event ends,
+// whatever the pieces it arrives in.
+type stream struct {
+	limit   int
+	partial []byte // the unfinished event, all of it searched
+	line    int    // bytes seen of its last line
+	cr      bool   // the first of these is a carriage return
+	passing bool   // the event is over the limit
+	joined  []byte // payload of an event that has several data lines
+	held    []byte // what may leave only after the count is recorded
+}
+
+// event is one event taken apart. Its payload lies in it from at on, unless it
+// was joined from several lines.
+type event struct {
+	name    kind
+	payload []byte
+	at      int
+	joined  bool
+}
+
+// Stream reads the next piece of a streamed answer and appends to dst what may
+// go to the client now: every complete event, byte for byte less what Prepare
+// had added to it. From the terminal event on nothing more is appended; see
+// Tail.
+func (m *Meter) Stream(dst, src []byte) []byte {
+	s := &m.stream
+	for len(src) > 0 {
+		n, whole := s.find(src)
+		part := src[:n]
+		src = src[n:]
+		switch {
+		case s.passing:
+			dst = m.emit(dst, part)
+			s.passing = !whole
+		case len(s.partial)+n > s.limit:
+			dst = m.emit(dst, s.partial)
+			dst = m.emit(dst, part)
+			s.partial = s.partial[:0]
+			s.passing = !whole
+		case whole && len(s.partial) == 0:
+			dst = m.forward(dst, part, true)
+		default:
+			s.partial = append(s.partial, part...)
+			if whole {
+				dst = m.forward(dst, s.partial, true)
+				s.partial = s.partial[:0]
+			}
+		}
+	}
+	return dst
+}
+
+// Close ends the stream and appends to dst what is left of it. An event that
+// lacks only its blank line is still read; half a one is forwarded as it is.
+func (m *Meter) Close(dst []byte) []byte {
+	s := &m.stream
+	if len(s.partial) > 0 {
+		dst = m.forward(dst, s.partial, false)
+		s.partial = s.partial[:0]
+	}
+	return dst
+}
+
+// Tail is what the client must still be sent once the count is recorded: the
+// terminal event and all that followed it. It is valid until the next call of
+// Stream or Close, and empty where no terminal event was seen.
+func (m *Meter) Tail() []byte { return m.stream.held }
+
+// find returns how many bytes of src belong to the event being read, and
+// whether they complete it.
+func (s *stream) find(src []byte) (n int, whole bool) {
+	for n < len(src) {
+		end := bytes.IndexByte(src[n:], '\n')
+		if end < 0 {
+			s.seen(src[n:])
+			return len(src), false
+		}
+		s.seen(src[n : n+end])
+		n += end + 1
+		blank := s.line == 0 || s.line == 1 && s.cr
+		s.line = 0
+		if blank {
+			return n, true
+		}
+	}
+	return n, false
+}
+
+// seen notes more of the current line.
+func (s *stream) seen(p []byte) {
+	if s.line == 0 && len(p) > 0 {
+		s.cr = p[0] == '\r'
+	}
+	s.line += len(p)
+}
+
+// emit appends p to what leaves now, or to what is held once the answer is
+// done. After its end an engine sends next to nothing: beyond a second event's
+// worth, it is dropped.
+func (m *Meter) emit(dst, p []byte) []byte {
+	if !m.done {
+		return append(dst, p...)
+	}
+	s := &m.stream
+	s.held = append(s.held, p[:min(len(p), 2*s.limit-len(s.held))]...)
+	return dst
+}
+
+// forward reads an event and emits it. whole is false for one that the end of
+// the stream cut off: it counts only where its payload is complete.
+func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
+	e := m.stream.parse(ev)
+	if string(bytes.TrimSpace(e.payload)) == "[DONE]" {
+		m.marker = m.marker || !m.done
+		m.done = true
+		return m.emit(dst, ev)
+	}
+	var ch chunk
+	read := ch.read(e.payload)
+	if !read {
+		ch = chunk{}
+	}
+	k := max(e.name, ch.kind)
+	if read || whole {
+		m.finish(k, ch.error, e.payload)
+	}
+	if !read {
+		return m.emit(dst, ev)
+	}
+	m.sawModel(ch.model)
+	m.count(&ch, k)
+	switch {
+	case m.hides(&ch):
+		return m.emitComments(dst, ev)
+	case ch.ncuts == 0 || e.joined:
+		return m.emit(dst, ev)
+	}
+	return m.emitCut(dst, ev, e.at, &ch)
+}
+
+// finish notes that the answer is done, if this event says so.
+func (m *Meter) finish(k kind, err, payload []byte) {
+	if err == nil && !k.terminal() {
+		return
+	}
+	m.done = true
+	switch {
+	case err != nil:
+		m.setFault(readError(0, err))
+	case k == kindFailed || k == kindError:
+		m.setFault(OpenAIError(0, payload))
+	}
+}
+
+// parse takes an event apart.
+func (s *stream) parse(ev []byte) event {
+	var e event
+	lines := 0
+	for at := 0; at < len(ev); {
+		line := ev[at:]
+		next := len(ev)
+		if end := bytes.IndexByte(line, '\n'); end >= 0 {
+			line, next = line[:end], at+end+1
+		}
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		if value, ok := lineValue(line, "data:"); ok {
+			lines++
+			if lines == 1 {
+				e.payload, e.at = value, at+len(line)-len(value)
+			} else {
+				if lines == 2 {
+					s.joined = append(s.joined[:0], e.payload...)
+				}
+				s.joined = append(append(s.joined, '\n'), value...)
+				e.payload, e.joined = s.joined, true
+			}
+		} else if value, ok := lineValue(line, "event:"); ok {
+			e.name = kindOf(value)
+		}
+		at = next
+	}
+	return e
+}
+
+// lineValue returns what follows the field and one space.
+func lineValue(line []byte, field string) ([]byte, bool) {
+	if len(line) < len(field) || string(line[:len(field)]) != field {
+		return nil, false
+	}
+	line = line[len(field):]
+	if len(line) > 0 && line[0] == ' ' {
+		line = line[1:]
+	}
+	return line, true
+}

@@ -1,0 +1,68 @@
+package meter
+
+import "bytes"
+
+// hides reports whether the whole event is there only because Prepare asked
+// for it.
+func (m *Meter) hides(ch *chunk) bool {
+	return m.ask.hideUsage && ch.hasUsage && ch.choices && ch.empty && ch.error == nil
+}
+
+// strips reports whether Prepare asked for the member. llama-server puts
+// timings beside a final usage by itself, so there they stay.
+func (m *Meter) strips(ch *chunk, what injection) bool {
+	switch what {
+	case injectedUsage:
+		return m.ask.hideChunkUsage && ch.choices && !ch.empty
+	case injectedTimings:
+		return m.ask.hideTimings && !ch.hasUsage
+	}
+	return false
+}
+
+// emitComments emits an event that is hidden: its comments, if it has any.
+func (m *Meter) emitComments(dst, ev []byte) []byte {
+	any := false
+	for line := range bytes.Lines(ev) {
+		if line[0] == ':' {
+			any = true
+			dst = m.emit(dst, line)
+		}
+	}
+	if any {
+		dst = m.emit(dst, []byte("\n"))
+	}
+	return dst
+}
+
+// emitCut emits an event whose payload begins at off, without the members that
+// are stripped, each with the comma that it leaves over.
+func (m *Meter) emitCut(dst, ev []byte, off int, ch *chunk) []byte {
+	done := 0
+	first := off + bytes.IndexByte(ev[off:], '{') + 1
+	for _, c := range ch.cuts[:ch.ncuts] {
+		if !m.strips(ch, c.what) {
+			continue
+		}
+		from, to := off+c.at, off+c.to
+		// With no member left before it, a member takes the comma after it.
+		if skipSpace(ev, first) == from {
+			if next := skipSpace(ev, to); ev[next] == ',' {
+				to = next + 1
+			}
+			first = to
+		} else {
+			for from--; ev[from] != ','; from-- {
+			}
+		}
+		dst = m.emit(dst, ev[done:from])
+		done = to
+	}
+	return m.emit(dst, ev[done:])
+}
+
+func skipSpace(b []byte, i int) int {
+	c := cursor{b: b, i: i}
+	c.space()
+	return c.i
+}
