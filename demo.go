@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/billing/sim"
+	"spotinference/server/engine"
+)
+
+const (
+	// demoSampleEvery shows a figure within half a minute.
+	demoSampleEvery = 5 * time.Second
+	demoKey         = "demo-key-0000"
+	demoInstance    = 701234
+)
+
+// startDemo starts the simulated provider and points o at it, and at the
+// simulated engine. What runs from there on is what always runs. stop ends the
+// provider; it is called last.
+func startDemo(o *options, log *slog.Logger) (stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("demo: find our own binary: %w", err)
+	}
+	o.command = []string{self, "sim-engine", "--flavour", "llama", "--alias", "demo", "--load", "1s", "--delay", "15ms", "--embeddings", "--reranking"}
+	o.kind = engine.Llama
+
+	cloud, err := sim.New(sim.Config{Key: demoKey, VM: sim.VM{ID: demoInstance}})
+	if err != nil {
+		return nil, fmt.Errorf("demo: %w", err)
+	}
+	if err := cloud.Listen("127.0.0.1:0"); err != nil {
+		return nil, fmt.Errorf("demo: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := cloud.Run(ctx); err != nil {
+			log.Error("simulated provider", "err", err)
+		}
+	}()
+	o.provider = "hyperstack"
+	o.billing.URL = cloud.URL()
+	o.billing.Instance = strconv.Itoa(demoInstance)
+	o.billing.Getenv = func(name string) string {
+		if name == "HYPERSTACK_API_KEY" {
+			return demoKey
+		}
+		return ""
+	}
+	log.Info("demo: simulated engine, simulated provider: no figure is real", "provider", cloud.URL(), "books", strings.TrimSuffix(cloud.URL(), "/v1")+"/sim/books")
+	return func() { cancel(); <-done }, nil
+}

@@ -1,0 +1,288 @@
+// Command spotinference serves an open-weights model from a rented GPU box and
+// knows what that costs: it supervises a llama.cpp or vLLM server, speaks the
+// OpenAI API in front of it, counts every token, samples the provider's bill,
+// and stops serving when the day's budget is spent or the bill cannot be seen.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spotinference/ledger"
+	"spotinference/ledger/report"
+	"spotinference/server/engine"
+	"spotinference/server/engine/sim"
+)
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+	exitRefused = 3 // a report that would have to guess
+)
+
+// usageError is a command line or a setting that cannot be used.
+type usageError struct {
+	error
+	hint string
+}
+
+func (e *usageError) Unwrap() error { return e.error }
+func (e *usageError) Hint() string  { return e.hint }
+
+func usagef(hint, format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...), hint}
+}
+
+// errRefused is a report that was printed and is a refusal.
+type errRefused struct{ reason string }
+
+func (e errRefused) Error() string { return e.reason }
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main with its surroundings named. Rules of the terminal: results go to
+// stdout; everything else to stderr, as lower-case lines with our name before
+// them; one line says what is wrong, one what to do about it.
+func run(args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(context.Background())
+	var code exitCode
+	if err == nil {
+		return 0
+	} else if errors.As(err, &code) {
+		return int(code)
+	}
+	fmt.Fprintf(stderr, "spotinference: error: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(stderr, "spotinference: hint: %s\n", hint)
+	}
+	var usage *usageError
+	var refused errRefused
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &refused):
+		return exitRefused
+	}
+	return exitFailure
+}
+
+// exitCode is the exit of a hidden command that has said all there is to say.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit %d", int(c)) }
+
+// hintFor finds what to do about err, "" where nothing can be said.
+func hintFor(err error) string {
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		return hinted.Hint()
+	}
+	var refused *engine.Error
+	if errors.As(err, &refused) {
+		return refused.Hint
+	}
+	var question *report.Error
+	if errors.As(err, &question) {
+		return question.Hint
+	}
+	switch {
+	case errors.Is(err, ledger.ErrInUse):
+		return "stop the other serve, or give this one its own --ledger"
+	case errors.Is(err, ledger.ErrNewer):
+		return "use the newer binary, or another --ledger"
+	case errors.Is(err, ledger.ErrMissing):
+		return "start spotinference serve first, or name the ledger with --ledger"
+	case errors.Is(err, ledger.ErrForeign):
+		return "give --ledger a path of its own"
+	case errors.Is(err, ledger.ErrDemo):
+		return "--demo reads and writes the demo's ledger only, and no other command does"
+	case errors.Is(err, ledger.ErrLocks):
+		return "put the ledger on a volume whose file system keeps locks"
+	}
+	return ""
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "spotinference",
+		Short:         "Serve a model from a rented GPU box, and know what a token costs",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("see "+cmd.CommandPath()+" --help", "%w", err)
+	})
+	global := root.PersistentFlags()
+	global.String("config", "", "settings file in TOML; else ./spotinference.toml, else $XDG_CONFIG_HOME/spotinference/config.toml")
+	global.String("ledger", "", "the ledger's file (default $XDG_STATE_HOME/spotinference/ledger.db); put it on a volume that survives the machine")
+	global.Bool("demo", false, "simulated engine, simulated provider, and a ledger of their own")
+
+	root.AddCommand(
+		newServe(),
+		parent("report", "What the ledger says", newReportUsage(), newReportCost()),
+		hidden("guard", func(args []string) int { return engine.Guard(args) }),
+		hidden("sim-engine", func(args []string) int { return sim.Main(args) }),
+	)
+	// A word that is no command is the user's to mend.
+	for _, c := range append(root.Commands(), root) {
+		if args := c.Args; c.HasSubCommands() {
+			c.Args = func(cmd *cobra.Command, words []string) error {
+				if len(words) > 0 {
+					return usagef("see "+cmd.CommandPath()+" --help", "%s: no such command: %q", cmd.CommandPath(), words[0])
+				}
+				_ = args
+				return nil
+			}
+		}
+	}
+	return root
+}
+
+func parent(use, short string, children ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	c.AddCommand(children...)
+	return c
+}
+
+// hidden is a command that only we start. Its arguments are its own to parse.
+func hidden(use string, main func(args []string) int) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Hidden: true, DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if code := main(args); code != 0 {
+				return exitCode(code)
+			}
+			return nil
+		},
+	}
+}
+
+// addWindow adds the flags that every report has.
+func addWindow(c *cobra.Command) {
+	c.Args = noWords
+	f := c.Flags()
+	f.String("window", "24h", "how far back to look: a duration such as 90m or 24h, or days such as 7d")
+	f.String("until", "now", "where the window ends: now, or a time such as 2026-11-23T12:00:00Z")
+	f.String("output", "text", "text, json or csv")
+}
+
+func noWords(cmd *cobra.Command, words []string) error {
+	if len(words) > 0 {
+		return usagef("see "+cmd.CommandPath()+" --help", "%s: unexpected %q", cmd.CommandPath(), words[0])
+	}
+	return nil
+}
+
+// question is what a report is asked.
+type question struct {
+	window   ledger.Window
+	explicit bool
+	now      time.Time
+	format   report.Format
+	demo     bool
+	ledger   *ledger.Reader
+}
+
+func ask(cmd *cobra.Command, now time.Time) (q question, err error) {
+	s, err := loadSettings(cmd)
+	if err != nil {
+		return q, err
+	}
+	span, err := report.ParseWindow(s.text("window"))
+	if err != nil {
+		return q, usagef(hintFor(err), "%w", err)
+	}
+	until, explicit, err := report.ParseUntil(s.text("until"), now)
+	if err != nil {
+		return q, usagef(hintFor(err), "%w", err)
+	}
+	format, err := report.ParseFormat(s.text("output"))
+	if err != nil {
+		return q, usagef(hintFor(err), "%w", err)
+	}
+	path, err := ledgerPath(s)
+	if err != nil {
+		return q, err
+	}
+	r, err := ledger.OpenReader(path, s.on("demo"))
+	if err != nil {
+		return q, err
+	}
+	return question{
+		window: ledger.Window{From: until.Add(-span), To: until}, explicit: explicit, now: now,
+		format: format, demo: s.on("demo"), ledger: r,
+	}, nil
+}
+
+func newReportUsage() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "usage",
+		Short: "Requests and tokens that were served",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q, err := ask(cmd, time.Now())
+			if err != nil {
+				return err
+			}
+			defer q.ledger.Close()
+			u, err := report.Usage(q.ledger, q.window, q.demo)
+			if err != nil {
+				return err
+			}
+			return u.Write(cmd.OutOrStdout(), q.format)
+		},
+	}
+	addWindow(c)
+	return c
+}
+
+func newReportCost() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "cost",
+		Short: "What was spent, by the provider's own bill, and what a million output tokens cost",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q, err := ask(cmd, time.Now())
+			if err != nil {
+				return err
+			}
+			defer q.ledger.Close()
+			age, err := cmd.Flags().GetDuration("max-sample-age")
+			if err != nil {
+				return err
+			}
+			cost, err := report.Cost(q.ledger, report.CostQuery{
+				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: age, Demo: q.demo,
+			})
+			if err != nil {
+				return err
+			}
+			if err := cost.Write(cmd.OutOrStdout(), q.format); err != nil {
+				return err
+			}
+			if cost.Refused() {
+				return errRefused{"report cost: no figure: " + cost.Reason}
+			}
+			return nil
+		},
+	}
+	addWindow(c)
+	c.Flags().Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen")
+	return c
+}
+
+const defaultMaxSampleAge = 3 * time.Minute

@@ -1,0 +1,191 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"spotinference/budget"
+	"spotinference/server/meter"
+)
+
+// apiError is an error as a client gets it, before it has a dialect. message
+// holds no path, no SQL and nothing of a provider's.
+type apiError struct {
+	status     int
+	typ        string // OpenAI's type
+	code       string // "" is null
+	param      string // "" is null
+	message    string
+	retryAfter time.Duration // 0: not said
+	// hopeless tells an SDK not to try again although the status invites it.
+	hopeless bool
+}
+
+var (
+	errKey      = &apiError{status: 401, typ: "invalid_request_error", code: "invalid_api_key", message: "Incorrect API key provided. Send it as Authorization: Bearer, or as x-api-key.", hopeless: true}
+	errPath     = &apiError{status: 404, typ: "invalid_request_error", message: "Unknown path. This gateway serves /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank and /v1/models.", hopeless: true}
+	errNotReady = &apiError{status: 503, typ: "server_error", code: "engine_not_ready", message: "The engine is not ready yet. Try again in a moment.", retryAfter: 5 * time.Second}
+	errEngine   = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete."}
+	errLedger   = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent."}
+	errShutdown = &apiError{status: 503, typ: "server_error", code: "shutting_down", message: "The gateway is shutting down.", retryAfter: 10 * time.Second}
+	errInternal = &apiError{status: 500, typ: "server_error", message: "Internal error."}
+)
+
+func errMethod(want string) *apiError {
+	return &apiError{status: 405, typ: "invalid_request_error", message: "Wrong method for this path: use " + want + "."}
+}
+
+func errBody(message string) *apiError {
+	return &apiError{status: 400, typ: "invalid_request_error", message: message}
+}
+
+func errTooLarge(limit int) *apiError {
+	return &apiError{status: 413, typ: "invalid_request_error", message: "The request body is over " + strconv.Itoa(limit>>20) + " MiB."}
+}
+
+// fromGate says in a client's words why the gate is closed.
+func fromGate(err error) *apiError {
+	e := &apiError{status: 503, typ: "server_error", code: "billing_unobservable", hopeless: true, retryAfter: time.Minute}
+	var r *budget.Refusal
+	if errors.As(err, &r) {
+		e.retryAfter = r.RetryAfter
+	}
+	if errors.Is(err, budget.ErrExhausted) {
+		e.status, e.typ, e.code = 429, "insufficient_quota", "insufficient_quota"
+		e.message = "Today's budget for this machine is spent. Serving starts again at the next midnight of the budget's time zone; the machine itself still costs money until it is stopped."
+		return e
+	}
+	e.message = "The provider's bill cannot be seen, so nothing is served that could spend unseen. The machine itself still costs money until it is stopped."
+	if r != nil {
+		e.message += " (" + r.Reason + ")"
+	}
+	return e
+}
+
+// fromEngine turns an engine's error into ours.
+func fromEngine(status int, f meter.Fault) *apiError {
+	e := &apiError{status: status, typ: f.Type, code: f.Code, param: f.Param, message: f.Message}
+	switch {
+	case status == 401 || status == 403:
+		// The engine refused our own key: not the client's doing.
+		*e = *errEngine
+	case status == 503 || status == 429:
+		e.retryAfter = 5 * time.Second
+	case status < 400:
+		e.status = 502
+	}
+	return e
+}
+
+// body writes e in the route's dialect.
+func (e *apiError) body(d meter.Dialect, id string) []byte {
+	type null = *string
+	orNull := func(s string) null {
+		if s == "" {
+			return nil
+		}
+		return &s
+	}
+	var v any
+	if d == meter.Messages {
+		type inner struct {
+			Type    string `json:"type"`
+			Message string `json:"message"`
+		}
+		v = struct {
+			Type      string `json:"type"`
+			Error     inner  `json:"error"`
+			RequestID string `json:"request_id"`
+		}{"error", inner{e.anthropicType(), e.message}, id}
+	} else {
+		type inner struct {
+			Message string `json:"message"`
+			Type    string `json:"type"`
+			Param   null   `json:"param"`
+			Code    null   `json:"code"`
+		}
+		v = struct {
+			Error inner `json:"error"`
+		}{inner{e.message, e.typ, orNull(e.param), orNull(e.code)}}
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("BUG: an error that is not JSON: " + err.Error())
+	}
+	return b
+}
+
+func (e *apiError) anthropicType() string {
+	switch e.status {
+	case 401:
+		return "authentication_error"
+	case 403:
+		return "permission_error"
+	case 404:
+		return "not_found_error"
+	case 413:
+		return "request_too_large"
+	case 429:
+		return "rate_limit_error"
+	case 503:
+		return "overloaded_error"
+	}
+	if e.status >= 400 && e.status < 500 {
+		return "invalid_request_error"
+	}
+	return "api_error"
+}
+
+// event writes e as the end of a stream whose status has left already: an
+// error event in the dialect, and [DONE] where naive clients wait for one.
+func (e *apiError) event(d meter.Dialect, id string) []byte {
+	switch d {
+	case meter.Messages:
+		return append(append([]byte("event: error\ndata: "), e.body(d, id)...), "\n\n"...)
+	case meter.Responses:
+		b, err := json.Marshal(struct {
+			Type    string  `json:"type"`
+			Code    string  `json:"code"`
+			Message string  `json:"message"`
+			Param   *string `json:"param"`
+		}{"error", e.typ, e.message, nil})
+		if err != nil {
+			panic("BUG: an error that is not JSON: " + err.Error())
+		}
+		return append(append([]byte("event: error\ndata: "), b...), "\n\n"...)
+	}
+	return append(append([]byte("data: "), e.body(d, id)...), "\n\ndata: [DONE]\n\n"...)
+}
+
+// write makes e the response.
+func (e *apiError) write(ctx *fasthttp.RequestCtx, d meter.Dialect, id string) {
+	r := &ctx.Response
+	r.Reset()
+	r.SetStatusCode(e.status)
+	r.Header.Set("X-Request-Id", id)
+	r.Header.SetContentType("application/json")
+	if e.retryAfter > 0 {
+		r.Header.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+	}
+	if e.hopeless {
+		r.Header.Set("X-Should-Retry", "false")
+	}
+	r.SetBodyRaw(e.body(d, id))
+}
+
+// gateWord is the gate's state in one word.
+func gateWord(err error) string {
+	if err == nil {
+		return "open"
+	}
+	var r *budget.Refusal
+	if errors.As(err, &r) {
+		return r.Reason
+	}
+	return "closed"
+}

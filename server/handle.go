@@ -1,0 +1,361 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"runtime/debug"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"spotinference/ledger"
+	"spotinference/server/engine"
+	"spotinference/server/meter"
+)
+
+// route is one path that is served. Everything else of the engine is out of
+// reach: this list is the allow-list.
+type route struct {
+	method  string
+	dialect meter.Dialect
+	serve   func(*Server, *fasthttp.RequestCtx, route, string)
+	public  bool // needs no key
+}
+
+// routes is the API. The engine is asked for the same paths.
+func routes(path string) (route, bool) {
+	infer := func(d meter.Dialect) (route, bool) {
+		return route{method: fasthttp.MethodPost, dialect: d, serve: (*Server).infer}, true
+	}
+	switch path {
+	case "/v1/chat/completions":
+		return infer(meter.Chat)
+	case "/v1/completions":
+		return infer(meter.Completions)
+	case "/v1/responses":
+		return infer(meter.Responses)
+	case "/v1/messages":
+		return infer(meter.Messages)
+	case "/v1/embeddings":
+		return infer(meter.Embeddings)
+	case "/v1/rerank":
+		return infer(meter.Rerank)
+	case "/v1/messages/count_tokens":
+		return route{method: fasthttp.MethodPost, dialect: meter.Messages, serve: (*Server).pass}, true
+	case "/v1/models":
+		return route{method: fasthttp.MethodGet, serve: (*Server).pass}, true
+	case "/healthz":
+		return route{method: fasthttp.MethodGet, serve: (*Server).healthz, public: true}, true
+	case "/readyz":
+		return route{method: fasthttp.MethodGet, serve: (*Server).readyz, public: true}, true
+	case "/metrics":
+		return route{method: fasthttp.MethodGet, serve: (*Server).metrics}, true
+	}
+	return route{}, false
+}
+
+// handle is the outermost handler: nothing that happens inside takes the
+// process down, or leaves a client without an answer in its dialect.
+func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	id := newID(s.cfg.Now())
+	rt, known := routes(string(ctx.Path()))
+	defer func() {
+		if p := recover(); p != nil {
+			s.cfg.Metrics.panics.Inc()
+			s.cfg.Log.Error("BUG: panic in a handler", "request", id, "panic", p, "stack", string(debug.Stack()))
+			errInternal.write(ctx, rt.dialect, id)
+		}
+	}()
+	switch {
+	case !known:
+		s.refuse(ctx, rt, id, errPath)
+	case string(ctx.Method()) != rt.method && !(rt.method == fasthttp.MethodGet && ctx.IsHead()):
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, rt.method)
+		s.refuse(ctx, rt, id, errMethod(rt.method))
+	case !rt.public && !(string(ctx.Path()) == "/metrics" && s.loopback) && !s.key.ok(&ctx.Request.Header):
+		s.refuse(ctx, rt, id, errKey)
+	default:
+		ctx.Response.Header.Set("X-Request-Id", id)
+		rt.serve(s, ctx, rt, id)
+	}
+}
+
+// refuse answers a request that never reached the engine.
+func (s *Server) refuse(ctx *fasthttp.RequestCtx, rt route, id string, e *apiError) {
+	s.cfg.Metrics.refused(e)
+	allow := string(ctx.Response.Header.Peek(fasthttp.HeaderAllow))
+	e.write(ctx, rt.dialect, id)
+	if allow != "" {
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, allow)
+	}
+}
+
+// refuseConn answers what fasthttp could not read as a request.
+func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
+	e := errBody("The request could not be read as HTTP.")
+	var small *fasthttp.ErrSmallBuffer
+	switch {
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		e = errTooLarge(s.cfg.MaxBody)
+	case errors.As(err, &small):
+		e = &apiError{status: 431, typ: "invalid_request_error", message: "The request's headers are over 32 KiB."}
+	case errors.Is(err, fasthttp.ErrTimeout):
+		e = &apiError{status: 408, typ: "invalid_request_error", message: "The request was not sent in time."}
+	}
+	rt, _ := routes(string(ctx.Path()))
+	s.refuse(ctx, rt, newID(s.cfg.Now()), e)
+	ctx.SetConnectionClose()
+}
+
+// forwarded are the request headers that an engine may see. X-Conversation-Id
+// is not among them: llama-server would go on generating for a client that left.
+var forwarded = [...]string{
+	fasthttp.HeaderAccept, "Anthropic-Version", "Anthropic-Beta", "Traceparent", "Tracestate",
+}
+
+// toEngine makes the request that the engine gets.
+func toEngine(ctx *fasthttp.RequestCtx, body []byte) *fasthttp.Request {
+	req := fasthttp.AcquireRequest()
+	req.Header.SetMethodBytes(ctx.Method())
+	req.SetRequestURI(string(ctx.Path()))
+	for _, name := range forwarded {
+		if v := ctx.Request.Header.Peek(name); len(v) > 0 {
+			req.Header.SetBytesV(name, v)
+		}
+	}
+	if body != nil {
+		req.Header.SetContentType("application/json")
+		req.SetBodyRaw(body)
+	}
+	return req
+}
+
+func (s *Server) dialectOf() meter.Engine {
+	if s.cfg.Engine.Kind() == engine.VLLM {
+		return meter.VLLM
+	}
+	return meter.LlamaServer
+}
+
+// admit says whether a request may go to the engine.
+func (s *Server) admit() *apiError {
+	select {
+	case <-s.stopping:
+		return errShutdown
+	default:
+	}
+	if err := s.cfg.Gate.Allow(); err != nil {
+		return fromGate(err)
+	}
+	if s.cfg.Engine.Status().State != engine.Ready {
+		return errNotReady
+	}
+	return nil
+}
+
+// pass forwards a request that makes no tokens.
+func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
+	if s.cfg.Engine.Status().State != engine.Ready {
+		s.refuse(ctx, rt, id, errNotReady)
+		return
+	}
+	var body []byte
+	if rt.method == fasthttp.MethodPost {
+		body = ctx.Request.Body()
+		if !json.Valid(body) {
+			s.refuse(ctx, rt, id, errBody("The request body is not valid JSON."))
+			return
+		}
+	}
+	c := s.newCall(ctx, rt, id, meter.Ask{})
+	c.uncounted = true
+	s.calls.add(c)
+	defer s.calls.remove(c)
+	req := toEngine(ctx, body)
+	defer fasthttp.ReleaseRequest(req)
+	x, err := s.upstream.do(c, req, s.cfg.Now())
+	if err != nil {
+		s.refuse(ctx, rt, id, s.fault(c, err))
+		return
+	}
+	answer, err := io.ReadAll(io.LimitReader(x.resp.BodyStream(), maxHeld))
+	status, kind := x.resp.StatusCode(), string(x.resp.Header.ContentType())
+	s.upstream.end(c, x, err == nil && len(answer) < maxHeld, s.cfg.Now())
+	switch {
+	case err != nil:
+		s.refuse(ctx, rt, id, s.fault(c, err))
+	case status != fasthttp.StatusOK:
+		s.refuse(ctx, rt, id, fromEngine(status, meter.OpenAIError(status, answer)))
+	default:
+		ctx.Response.Header.SetContentType(kind)
+		ctx.Response.SetBodyRaw(answer)
+	}
+}
+
+func (s *Server) newCall(ctx *fasthttp.RequestCtx, rt route, id string, ask meter.Ask) *call {
+	return &call{id: id, dialect: rt.dialect, ask: ask, started: s.cfg.Now(), client: ctx.Conn()}
+}
+
+// fault is what a client is told when the engine could not be talked to.
+func (s *Server) fault(c *call, err error) *apiError {
+	if cause := c.why(); cause != nil {
+		return cause
+	}
+	s.cfg.Log.Warn("talk to the engine", "request", c.id, "err", err)
+	return errEngine
+}
+
+// infer serves a request that makes tokens.
+func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
+	ask, body, err := meter.Prepare(rt.dialect, s.dialectOf(), ctx.Request.Body())
+	if err != nil {
+		s.refuse(ctx, rt, id, errBody(err.Error()))
+		return
+	}
+	if e := s.admit(); e != nil {
+		s.refuse(ctx, rt, id, e)
+		return
+	}
+	c := s.newCall(ctx, rt, id, ask)
+	m := meter.New(rt.dialect, s.dialectOf(), ask)
+	s.calls.add(c)
+	req := toEngine(ctx, body)
+	x, err := s.upstream.do(c, req, c.started)
+	fasthttp.ReleaseRequest(req)
+	if err != nil {
+		e := s.fault(c, err)
+		if recorded := s.record(c, m, statusFor(e), e.status, time.Time{}); recorded != nil {
+			e = errLedger
+		}
+		e.write(ctx, rt.dialect, id)
+		return
+	}
+	if mediaType(x.resp.Header.ContentType()) == "text/event-stream" {
+		s.stream(ctx, c, m, x)
+	} else {
+		s.whole(ctx, c, m, x)
+	}
+}
+
+// statusFor is how a call that ended with e stands in the ledger.
+func statusFor(e *apiError) ledger.Status {
+	if e == errGone {
+		return ledger.Aborted
+	}
+	return ledger.Failed
+}
+
+// record writes the row of a call and forgets the call. Only after a nil error
+// may the answer's last bytes leave.
+func (s *Server) record(c *call, m *meter.Meter, status ledger.Status, http int, first time.Time) error {
+	defer s.calls.remove(c)
+	r := ledger.Request{
+		ID: c.id, Endpoint: c.dialect.String(), Model: m.Model(), Stream: c.ask.Stream,
+		Status: status, HTTP: http, Started: c.started, First: first, Finished: s.cfg.Now(),
+		Usage: m.Usage(),
+		// A request that the engine refused made nothing: that is exact.
+		LowerBound: !m.Exact() && !(status == ledger.Failed && http >= 400 && http < 500),
+	}
+	if r.Model == "" {
+		r.Model = c.ask.Model
+	}
+	err := s.cfg.Ledger.AddRequest(r)
+	if err != nil {
+		s.ledgerFailed(err)
+		return err
+	}
+	s.cfg.Metrics.finished(r)
+	return nil
+}
+
+// maxHeld is the largest answer that is held whole until its row is on disk,
+// so that its status can still say that it was not recorded. A larger one
+// streams, and is cut before its end where the row cannot be written.
+const maxHeld = 1 << 20
+
+// whole serves an answer that is one JSON body, or an engine's error.
+func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
+	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), json: true, status: x.resp.StatusCode()}
+	kind, length := string(x.resp.Header.ContentType()), x.resp.Header.ContentLength()
+	var e *apiError
+	if err := b.hold(maxHeld); err != nil {
+		e = s.fault(c, err)
+	} else if _, failed := m.Failed(); b.status != fasthttp.StatusOK {
+		e = fromEngine(b.status, meter.OpenAIError(b.status, b.held))
+	} else if failed {
+		e = fromEngine(fasthttp.StatusBadGateway, m.Fault())
+	} else if b.eof && !m.Done() {
+		e = s.fault(c, errors.New("the answer is not a JSON body"))
+	}
+	if e == nil && !b.eof {
+		b.release()
+		ctx.Response.Header.SetContentType(kind)
+		ctx.Response.SetBodyStream(b, length)
+		return
+	}
+	defer b.letGo()
+	status := ledger.OK
+	if e != nil {
+		status, b.status = statusFor(e), e.status
+	}
+	if b.record(status) != nil {
+		e = errLedger
+	}
+	if e != nil {
+		e.write(ctx, c.dialect, c.id)
+		return
+	}
+	ctx.Response.Header.SetContentType(kind)
+	ctx.Response.SetBodyRaw(b.held)
+}
+
+// stream serves an answer that is a stream of events.
+func (s *Server) stream(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
+	h := &ctx.Response.Header
+	h.SetContentType("text/event-stream")
+	h.Set(fasthttp.HeaderCacheControl, "no-cache")
+	h.Set("X-Accel-Buffering", "no")
+	ctx.Response.ImmediateHeaderFlush = true
+	ctx.Response.SetBodyStream(&body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: fasthttp.StatusOK}, -1)
+}
+
+// mediaType is the type without its parameters.
+func mediaType(contentType []byte) string {
+	for i, b := range contentType {
+		if b == ';' || b == ' ' {
+			return string(contentType[:i])
+		}
+	}
+	return string(contentType)
+}
+
+func (s *Server) healthz(ctx *fasthttp.RequestCtx, _ route, _ string) {
+	ctx.Response.Header.SetContentType("application/json")
+	ctx.Response.SetBodyString(`{"status":"ok"}` + "\n")
+}
+
+// readyz says whether a request would be served now, and if not, why.
+func (s *Server) readyz(ctx *fasthttp.RequestCtx, _ route, _ string) {
+	v := struct {
+		Ready  bool   `json:"ready"`
+		Engine string `json:"engine"`
+		Gate   string `json:"gate"` // "open", or the reason for which it is closed
+	}{Engine: string(s.cfg.Engine.Status().State), Gate: gateWord(s.cfg.Gate.Allow())}
+	e := s.admit()
+	v.Ready = e == nil
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("BUG: readyz: " + err.Error())
+	}
+	if e != nil {
+		ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+	}
+	ctx.Response.Header.SetContentType("application/json")
+	ctx.Response.SetBodyRaw(append(b, '\n'))
+}
+
+func (s *Server) metrics(ctx *fasthttp.RequestCtx, _ route, _ string) {
+	ctx.Response.Header.SetContentType("text/plain; version=0.0.4; charset=utf-8")
+	s.cfg.Metrics.Write(ctx.Response.BodyWriter())
+}

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"spotinference/ledger"
+	"spotinference/server/engine"
+)
+
+// Metrics are what GET /metrics tells. One set a process: main makes it and
+// gives it to whoever counts.
+type Metrics struct {
+	set          *metrics.Set
+	panics       *metrics.Counter
+	ledgerErrors *metrics.Counter
+}
+
+// NewMetrics makes the set. newest tells when the bill was seen last, false
+// where it was not.
+func NewMetrics(newest func() (time.Time, bool)) *Metrics {
+	set := metrics.NewSet()
+	m := &Metrics{
+		set:          set,
+		panics:       set.NewCounter("spotinference_panics_total"),
+		ledgerErrors: set.NewCounter("spotinference_ledger_errors_total"),
+	}
+	set.NewGauge("spotinference_sample_timestamp_seconds", func() float64 {
+		at, ok := newest()
+		if !ok {
+			return 0
+		}
+		return float64(at.UnixMilli()) / 1000
+	})
+	return m
+}
+
+// watch adds what the server knows at the time it is asked.
+func (m *Metrics) watch(s *Server) {
+	m.set.NewGauge("spotinference_requests_running", func() float64 { return float64(s.calls.len()) })
+	m.set.NewGauge("spotinference_gate_open", func() float64 { return asFloat(s.cfg.Gate.Allow() == nil) })
+	m.set.NewGauge("spotinference_engine_restarts", func() float64 { return float64(s.cfg.Engine.Status().Restarts) })
+	for _, state := range []engine.State{engine.Stopped, engine.Starting, engine.Ready, engine.Crashed} {
+		m.set.NewGauge(fmt.Sprintf("spotinference_engine_state{state=%q}", state), func() float64 {
+			return asFloat(s.cfg.Engine.Status().State == state)
+		})
+	}
+}
+
+func asFloat(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// finished counts a request whose row is on disk, so that these counters never
+// run ahead of the ledger.
+func (m *Metrics) finished(r ledger.Request) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_requests_total{endpoint=%q,status=%q}", r.Endpoint, r.Status)).Inc()
+	m.tokens("prompt", r.Usage.PromptTokens)
+	m.tokens("cached", r.Usage.CachedTokens)
+	m.tokens("completion", r.Usage.CompletionTokens)
+	m.set.GetOrCreatePrometheusHistogram(fmt.Sprintf("spotinference_request_duration_seconds{endpoint=%q}", r.Endpoint)).
+		Update(r.Finished.Sub(r.Started).Seconds())
+	if !r.First.IsZero() {
+		m.set.GetOrCreatePrometheusHistogram(fmt.Sprintf("spotinference_ttft_seconds{endpoint=%q}", r.Endpoint)).
+			Update(r.First.Sub(r.Started).Seconds())
+	}
+}
+
+func (m *Metrics) tokens(kind string, n int64) {
+	m.set.GetOrCreateCounter("spotinference_" + kind + "_tokens_total").AddInt64(n)
+}
+
+// refused counts an answer of ours that never reached the engine.
+func (m *Metrics) refused(e *apiError) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_refusals_total{code=%q,status=\"%d\"}", e.code, e.status)).Inc()
+}
+
+// SampleFailed counts a dark minute by its class.
+func (m *Metrics) SampleFailed(class string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_sample_failures_total{class=%q}", class)).Inc()
+}
+
+// Write writes the metrics in Prometheus' text format.
+func (m *Metrics) Write(w io.Writer) {
+	m.set.WritePrometheus(w)
+}

@@ -1,0 +1,163 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// Both engines close a connection that was idle for five seconds, and
+// llama-server one that has had a hundred requests. We let go of it before
+// they do: a request sent into a closing connection cannot be told from one
+// that was served, so it may not be sent again.
+const (
+	maxIdle     = 4 * time.Second
+	maxUses     = 90
+	dialTimeout = 5 * time.Second
+	readBuffer  = 16 << 10
+)
+
+// upstream keeps the connections to the engine. The parsing is fasthttp's; the
+// connections are ours, because only who holds the connection can cut a request
+// whose client has left.
+type upstream struct {
+	engine Engine
+
+	mu   sync.Mutex
+	idle []*conn // the last used is the last; guarded by mu
+	down bool    // guarded by mu
+}
+
+// conn is one connection to the engine.
+type conn struct {
+	net.Conn
+	br   *bufio.Reader
+	bw   *bufio.Writer
+	used time.Time // when it was last let go of
+	uses int
+}
+
+func newUpstream(e Engine) *upstream { return &upstream{engine: e} }
+
+// get returns a connection that the engine has not closed.
+func (u *upstream) get(now time.Time) (*conn, error) {
+	for {
+		c := u.pop()
+		if c == nil {
+			break
+		}
+		if now.Sub(c.used) < maxIdle && c.uses < maxUses && !gone(c.Conn) {
+			c.uses++
+			return c, nil
+		}
+		c.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	nc, err := u.engine.Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dial engine: %w", err)
+	}
+	return &conn{Conn: nc, br: bufio.NewReaderSize(nc, readBuffer), bw: bufio.NewWriterSize(nc, 4<<10), uses: 1}, nil
+}
+
+func (u *upstream) pop() *conn {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.idle) == 0 {
+		return nil
+	}
+	c := u.idle[len(u.idle)-1]
+	u.idle = u.idle[:len(u.idle)-1]
+	return c
+}
+
+// put gives back a connection whose answer was read to its end.
+func (u *upstream) put(c *conn, now time.Time) {
+	c.used = now
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.down || c.br.Buffered() > 0 {
+		c.Close()
+		return
+	}
+	u.idle = append(u.idle, c)
+	// The oldest are first: they are let go of here, not by a goroutine.
+	for len(u.idle) > 0 && now.Sub(u.idle[0].used) >= maxIdle {
+		u.idle[0].Close()
+		u.idle = u.idle[1:]
+	}
+}
+
+func (u *upstream) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.down = true
+	for _, c := range u.idle {
+		c.Close()
+	}
+	u.idle = nil
+}
+
+// exchange is one request to the engine and its answer.
+type exchange struct {
+	conn *conn
+	resp *fasthttp.Response // its body is a stream; released by end
+}
+
+var errUnsent = errors.New("not sent")
+
+// do sends req and reads the head of the answer; the body is left to be read.
+// It can be cut through c while it waits, which may be long: a queued request
+// sees no byte.
+func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange, error) {
+	cn, err := u.get(now)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnsent, err)
+	}
+	if !c.attach(cn) {
+		cn.Close()
+		return nil, errUnsent
+	}
+	req.Header.Set(fasthttp.HeaderAuthorization, "Bearer "+u.engine.Key())
+	req.Header.SetHost("engine")
+	if err = req.Write(cn.bw); err == nil {
+		err = cn.bw.Flush()
+	}
+	if err != nil {
+		c.detach()
+		cn.Close()
+		return nil, fmt.Errorf("write to engine: %w", err)
+	}
+	x := &exchange{conn: cn, resp: fasthttp.AcquireResponse()}
+	x.resp.StreamBody = true
+	if err := x.resp.Read(cn.br); err != nil {
+		c.detach()
+		cn.Close()
+		fasthttp.ReleaseResponse(x.resp)
+		return nil, fmt.Errorf("read from engine: %w", err)
+	}
+	return x, nil
+}
+
+// end lets go of the exchange. whole says that the body was read to its end, so
+// that the connection can serve again; else it is closed, and the engine stops.
+func (u *upstream) end(c *call, x *exchange, whole bool, now time.Time) {
+	reuse := whole && !x.resp.ConnectionClose()
+	cn := c.detach()
+	if cn == nil || !reuse {
+		x.conn.Close()
+		cn = nil
+	}
+	_ = x.resp.CloseBodyStream()
+	fasthttp.ReleaseResponse(x.resp)
+	if cn != nil {
+		u.put(cn, now)
+	}
+}
