@@ -1,0 +1,80 @@
+package engine
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+const (
+	socketName = "engine.sock" // llama-server knows a socket by its .sock
+	sunPathMax = 107           // sockaddr_un.sun_path less its final zero
+)
+
+// randomHex returns n random bytes in hexadecimal: a comma in a key would make
+// llama-server read two.
+func randomHex(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// defaultDir is a name that nobody has, in the place for sockets.
+func defaultDir() string {
+	base := os.Getenv("XDG_RUNTIME_DIR")
+	if st, err := os.Stat(base); !filepath.IsAbs(base) || err != nil || !st.IsDir() {
+		base = os.TempDir()
+	}
+	return filepath.Join(base, "spotinference-"+randomHex(4))
+}
+
+func checkSocketPath(path string) error {
+	if len(path) > sunPathMax {
+		return &Error{
+			Msg:  fmt.Sprintf("socket path %q has %d bytes, more than the %d that the kernel takes", path, len(path), sunPathMax),
+			Hint: "set XDG_RUNTIME_DIR to a shorter directory",
+		}
+	}
+	return nil
+}
+
+// makeDir makes sure that dir is a directory that only we can enter: whoever can
+// reach the socket can ask the engine for its key's worth of work.
+func makeDir(dir string) (made bool, err error) {
+	err = os.Mkdir(dir, 0o700)
+	if err == nil {
+		return true, nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return false, fmt.Errorf("make the run directory: %w", err)
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return false, fmt.Errorf("read the run directory: %w", err)
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !st.IsDir() || st.Mode().Perm()&0o077 != 0 || !ok || int(sys.Uid) != os.Geteuid() {
+		return false, &Error{
+			Msg:  fmt.Sprintf("run directory %q is open to others", dir),
+			Hint: "chmod 700 it, or let spotinference make one",
+		}
+	}
+	return false, nil
+}
+
+// freePort finds a loopback port that is free now. Another process may take it
+// before the engine does; then the engine fails to bind and is started again.
+func freePort() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer ln.Close()
+	return ln.Addr().String(), nil
+}

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	defaultStartTimeout = 30 * time.Minute // a download of the weights included
+	defaultStopGrace    = 15 * time.Second
+	defaultBackoff      = time.Second
+)
+
+// Config says which engine to run and how. Only Command is required.
+type Config struct {
+	Command []string // as the user wrote it after --
+	Kind    Kind     // KindOf(Command) by default
+
+	// Dir is the run directory that engine.sock lies in. It must be ours alone and is
+	// made if missing. By default it is made under $XDG_RUNTIME_DIR, else the
+	// temporary directory, and removed when Run returns.
+	Dir string
+	// TCP makes the engine listen on a loopback port, where it cannot on a Unix socket.
+	TCP bool
+
+	// Env is what the engine's environment is made from, os.Environ() by default. It
+	// is scrubbed of our own variables and the providers' credentials.
+	Env []string
+	// Guard is the command that runs Guard; our own executable by default.
+	Guard []string
+
+	StartTimeout time.Duration // until it must be ready; 30 minutes by default
+	StopGrace    time.Duration // between SIGTERM and SIGKILL; by default 15 s more than vLLM's --shutdown-timeout
+	Backoff      time.Duration // before the first restart, then doubled up to a minute; 1 s by default
+
+	// OnTransition is called by Run for every change of state, in order. It must not
+	// block for long: nobody watches the engine meanwhile.
+	OnTransition func(Transition)
+
+	Log *slog.Logger // none by default
+	// Stderr gets the engine's last lines when it ends unexpectedly; os.Stderr by default.
+	Stderr io.Writer
+}
+
+// Engine is one supervised engine. Its methods may be called from any goroutine.
+type Engine struct {
+	cfg      Config
+	kind     Kind
+	key      string
+	command  []string // Command with its path resolved
+	env      []string // scrubbed
+	ownedDir bool     // Dir is ours to remove
+	ran      atomic.Bool
+	status   atomic.Pointer[Status]   // written by Run
+	at       atomic.Pointer[endpoint] // where the engine listens; nil while no process runs; written by Run
+}
+
+// New checks cfg and refuses, as *Error, a command that contradicts what we need
+// from the engine. It starts nothing and makes nothing.
+func New(cfg Config) (*Engine, error) {
+	kind := cfg.Kind
+	if kind == "" {
+		var err error
+		if kind, err = KindOf(cfg.Command); err != nil {
+			return nil, err
+		}
+	}
+	if len(cfg.Command) == 0 || cfg.Command[0] == "" {
+		_, err := KindOf(nil)
+		return nil, err
+	}
+	path, err := exec.LookPath(cfg.Command[0])
+	if err != nil {
+		var notFound *exec.Error
+		if errors.As(err, &notFound) {
+			err = notFound.Err
+		}
+		return nil, &Error{
+			Msg:  fmt.Sprintf("engine command %q: %v", cfg.Command[0], err),
+			Hint: "give its full path, or put it on PATH",
+		}
+	}
+	if cfg.Env == nil {
+		cfg.Env = os.Environ()
+	}
+	if len(cfg.Guard) == 0 {
+		cfg.Guard = []string{"/proc/self/exe", "guard"} // also when our file was replaced meanwhile
+	}
+	if cfg.StartTimeout == 0 {
+		cfg.StartTimeout = defaultStartTimeout
+	}
+	if cfg.StopGrace == 0 {
+		cfg.StopGrace = defaultStopGrace + kind.drainTime(cfg.Command)
+	}
+	if cfg.Backoff == 0 {
+		cfg.Backoff = defaultBackoff
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Stderr == nil {
+		cfg.Stderr = os.Stderr
+	}
+	e := &Engine{kind: kind, key: randomHex(32), ownedDir: cfg.Dir == ""}
+	if e.ownedDir {
+		cfg.Dir = defaultDir()
+	}
+	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("find the run directory: %w", err)
+	}
+	e.cfg = cfg
+	e.command = append([]string{path}, cfg.Command[1:]...)
+	e.env, _ = dropEnv(cfg.Env, secretNames)
+	if !cfg.TCP {
+		if err := checkSocketPath(e.socket()); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := kind.plan(e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
+		return nil, err
+	}
+	e.status.Store(&Status{State: Stopped, Since: time.Now()})
+	return e, nil
+}
+
+// Kind says which engine it is.
+func (e *Engine) Kind() Kind { return e.kind }
+
+// Key is what the engine asks for as Authorization: Bearer. It is made in New and
+// known to the engine and us alone.
+func (e *Engine) Key() string { return e.key }
+
+// Status is the newest snapshot. It takes no lock, so a wedged engine cannot delay it.
+func (e *Engine) Status() Status { return *e.status.Load() }
+
+// ErrNotRunning is Dial's answer while no engine process runs.
+var ErrNotRunning = errors.New("engine is not running")
+
+// Dial connects to the engine. It does not wait for it to be ready.
+func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
+	at := e.at.Load()
+	if at == nil {
+		return nil, ErrNotRunning
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, at.network, at.addr)
+}
+
+func (e *Engine) socket() string { return filepath.Join(e.cfg.Dir, socketName) }

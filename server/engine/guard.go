@@ -1,0 +1,234 @@
+package engine
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The guard's two pipes, as Config.Guard's process inherits them, and what is said
+// on them. Orders are single bytes; a report is a line. The end of the control pipe
+// is the order that counts: it comes from the kernel when the gateway dies.
+const (
+	controlFD = 3
+	statusFD  = 4
+
+	orderTerm = 't' // SIGTERM to the leader
+	orderKill = 'k' // SIGKILL to the whole tree
+
+	reportStarted  = "started"  // the leader's pid
+	reportFailed   = "failed"   // why it could not be executed; nothing follows
+	reportExited   = "exited"   // the leader's exit status; the whole tree is gone
+	reportSignaled = "signaled" // the leader's signal; the whole tree is gone
+	reportStuck    = "stuck"    // how many processes outlive SIGKILL; the guard leaves them
+)
+
+const (
+	killEvery = 10 * time.Millisecond // between two rounds over the tree
+	killBound = 8 * time.Second       // then what is left hangs in the kernel, and no signal helps
+)
+
+// Guard is the main function of the hidden guard command, args the engine's command
+// line. It is the engine's parent and the subreaper of all that the engine starts,
+// and nobody else's: it must run in a process of its own, started by Engine.Run.
+//
+// It ignores the signals that a terminal or an init system sends to everybody, since
+// its one duty is to be there until the tree is gone. If it is killed itself, the
+// leader dies with it (Pdeathsig) and Engine.Run sweeps up the rest.
+func Guard(args []string) int {
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	control := os.NewFile(controlFD, "control")
+	status := os.NewFile(statusFD, "status")
+	if len(args) == 0 || !isPipe(control) || !isPipe(status) {
+		fmt.Fprintln(os.Stderr, "guard: is started by spotinference serve, not by hand")
+		return 2
+	}
+	// Everything above stderr is ours alone, also what an outer process left open.
+	if err := closeOnExec(); err != nil {
+		fmt.Fprintf(status, "%s guard: %v\n", reportFailed, err)
+		return 1
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Fprintf(status, "%s guard: become subreaper: %v\n", reportFailed, err)
+		return 1
+	}
+	// Caught and dropped. Ignoring them would make the engine inherit that, and
+	// SIGTERM would not stop it.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTSTP)
+
+	// Pdeathsig fires when the thread that forked ends, so this one must stay.
+	runtime.LockOSThread()
+	leader, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{0, 1, 2},
+		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL},
+	})
+	if err != nil {
+		fmt.Fprintf(status, "%s %v\n", reportFailed, err)
+		return 1
+	}
+	fmt.Fprintf(status, "%s %d\n", reportStarted, leader)
+	t := &tree{leader: leader, exited: make(chan unix.WaitStatus, 1), gone: make(chan struct{})}
+	return t.watch(readOrders(control), status)
+}
+
+func isPipe(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeNamedPipe != 0
+}
+
+// closeOnExec marks every descriptor above stderr.
+func closeOnExec() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// readOrders passes the control pipe's bytes on; the channel closes with the pipe.
+func readOrders(control *os.File) <-chan byte {
+	orders := make(chan byte)
+	go func() {
+		defer close(orders)
+		r := bufio.NewReader(control)
+		for {
+			order, err := r.ReadByte()
+			if err != nil {
+				return
+			}
+			orders <- order
+		}
+	}()
+	return orders
+}
+
+// tree is the guard's view of everything below it.
+type tree struct {
+	leader int
+	exited chan unix.WaitStatus // the leader's status, once
+	gone   chan struct{}        // closed when no process is left
+
+	// mu is held to reap and to signal: a child that is not reaped keeps its pid.
+	mu     sync.Mutex
+	reaped bool // the leader; guarded by mu
+}
+
+// watch carries out orders until nothing is left of the tree, reports and returns
+// the exit status of the guard.
+func (t *tree) watch(orders <-chan byte, status *os.File) int {
+	go t.reap()
+	var (
+		end     unix.WaitStatus
+		round   <-chan time.Time // the next round of killing; nil until the first
+		giveUp  <-chan time.Time
+		killAll = func() {
+			if giveUp == nil {
+				giveUp = time.After(killBound)
+			}
+			t.kill()
+			round = time.After(killEvery)
+		}
+	)
+	for {
+		select {
+		case order, ok := <-orders:
+			switch {
+			case !ok:
+				orders = nil // the gateway is gone, and so is the reason for the engine
+				killAll()
+			case order == orderTerm:
+				t.terminate()
+			case order == orderKill:
+				killAll()
+			}
+		case end = <-t.exited:
+			killAll() // vLLM's workers keep the GPU when their parent dies
+		case <-round:
+			killAll()
+		case <-t.gone:
+			select {
+			case end = <-t.exited:
+			default: // taken above
+			}
+			reportEnd(status, end)
+			return 0
+		case <-giveUp:
+			all, _ := processes()
+			fmt.Fprintf(status, "%s %d\n", reportStuck, len(descendants(all, os.Getpid())))
+			return 1
+		}
+	}
+}
+
+func reportEnd(status *os.File, end unix.WaitStatus) {
+	if end.Signaled() {
+		fmt.Fprintf(status, "%s %d\n", reportSignaled, end.Signal())
+		return
+	}
+	fmt.Fprintf(status, "%s %d\n", reportExited, end.ExitStatus())
+}
+
+// reap collects every child, orphans of the engine included, until there is none.
+func (t *tree) reap() {
+	defer close(t.gone)
+	for {
+		// Waits without reaping; the reaping is done under mu.
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return // ECHILD: no child, so no grandchild either
+		}
+		t.mu.Lock()
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
+		if err == nil && pid == t.leader {
+			t.reaped = true
+			t.exited <- ws
+		}
+		t.mu.Unlock()
+	}
+}
+
+func (t *tree) terminate() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.reaped {
+		unix.Kill(t.leader, unix.SIGTERM)
+	}
+}
+
+// kill is one round of SIGKILL over the tree. Whoever forks faster than we read
+// /proc is met in the next round: by then it is our child, for its parent is dead.
+func (t *tree) kill() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.reaped {
+		unix.Kill(-t.leader, unix.SIGKILL) // the group at one stroke
+	}
+	all, err := processes()
+	if err != nil {
+		return // no /proc: the group is all we can reach
+	}
+	for _, p := range descendants(all, os.Getpid()) {
+		p.kill()
+	}
+}

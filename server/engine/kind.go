@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// Kind is the engine's dialect of flags, environment and health.
+type Kind string
+
+const (
+	Llama Kind = "llama" // llama.cpp's llama-server
+	VLLM  Kind = "vllm"  // vllm serve
+)
+
+// Error is a refusal that a person can act on: Msg says what is wrong, Hint what
+// to do about it. Hint may be empty.
+type Error struct {
+	Msg, Hint string
+}
+
+func (e *Error) Error() string { return e.Msg }
+
+// KindOf tells the engine from the base name of its command. It does not look
+// through python -m, docker, a loader or a script: there the user must say.
+func KindOf(command []string) (Kind, error) {
+	if len(command) == 0 || command[0] == "" {
+		return "", &Error{
+			Msg:  "no engine command",
+			Hint: "write it after --, as in: spotinference serve -- llama-server -m model.gguf",
+		}
+	}
+	base := filepath.Base(command[0])
+	switch {
+	case strings.HasPrefix(base, "llama-server"):
+		return Llama, nil
+	case base == "vllm":
+		return VLLM, nil
+	}
+	return "", &Error{
+		Msg:  fmt.Sprintf("cannot tell which engine %q starts", base),
+		Hint: "name it with --engine llama or --engine vllm",
+	}
+}
+
+// endpoint is where the engine listens: ("unix", path) or ("tcp", "127.0.0.1:port").
+type endpoint struct {
+	network, addr string
+}
+
+// plan is one start of the engine: what to execute, and which of the user's own
+// words had to give way to ours.
+type plan struct {
+	argv     []string
+	env      []string
+	replaced []string
+}
+
+// plan adapts command and env, which must be scrubbed already, so that the engine
+// listens at at and asks for key. It is pure; New calls it to refuse early.
+func (k Kind) plan(command, env []string, at endpoint, key string) (plan, error) {
+	switch k {
+	case Llama:
+		return planLlama(command, env, at, key)
+	case VLLM:
+		return planVLLM(command, env, at, key)
+	}
+	return plan{}, &Error{
+		Msg:  fmt.Sprintf("unknown engine %q", string(k)),
+		Hint: "use llama or vllm",
+	}
+}

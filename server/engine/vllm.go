@@ -1,0 +1,78 @@
+package engine
+
+import (
+	"net"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+var vllmRefusals = []refusal{
+	{"--api-key", hintKey},
+	{"--root-path", "take it out: the engine is not seen from outside"},
+	{"--ssl-keyfile", hintTLS},
+	{"--ssl-certfile", hintTLS},
+	{"--ssl-ca-certs", hintTLS},
+	{"--ssl-cert-reqs", hintTLS},
+	{"--ssl-ciphers", hintTLS},
+	{"--enable-ssl-refresh", hintTLS},
+	{"--no-enable-prompt-tokens-details", "take it out: cached tokens are counted from it"},
+	{"--disable-log-stats", "take it out: it empties /metrics, which the counts are checked against"},
+}
+
+// vllmEnv are variables that contradict us. A preset PROMETHEUS_MULTIPROC_DIR makes
+// counters survive the process that they count for.
+var vllmEnv = []string{"VLLM_API_KEY", "PROMETHEUS_MULTIPROC_DIR"}
+
+func planVLLM(command, env []string, at endpoint, key string) (plan, error) {
+	args := argv(command[1:])
+	if filepath.Base(command[0]) == "vllm" && (len(args) == 0 || args[0] != "serve") {
+		return plan{}, &Error{
+			Msg:  "vllm is given no serve command",
+			Hint: "write: vllm serve MODEL",
+		}
+	}
+	if err := args.refuse("vllm", vllmRefusals); err != nil {
+		return plan{}, err
+	}
+	if i, value := args.find("--api-server-count", "-asc"); i >= 0 && value != "1" {
+		return plan{}, &Error{
+			Msg:  "cannot run vllm with --api-server-count " + value,
+			Hint: "take it out: the counters of several servers cannot be read on one socket",
+		}
+	}
+
+	args, replaced := args.without("--host", "--port", "--uds")
+	if at.network == "unix" {
+		args = append(args, "--uds", at.addr)
+	} else {
+		host, port, _ := net.SplitHostPort(at.addr)
+		args = append(args, "--host", host, "--port", port)
+	}
+	if !args.has("--enable-prompt-tokens-details") {
+		args = append(args, "--enable-prompt-tokens-details")
+	}
+	if !args.has("--disable-uvicorn-access-log", "--no-disable-uvicorn-access-log") {
+		args = append(args, "--disable-uvicorn-access-log")
+	}
+
+	env, dropped := dropEnv(env, vllmEnv)
+	return plan{
+		argv:     append([]string{command[0]}, args...),
+		env:      append(env, "VLLM_API_KEY="+key),
+		replaced: append(replaced, dropped...),
+	}, nil
+}
+
+// drainTime is how long the engine was told to finish its requests after SIGTERM.
+func (k Kind) drainTime(command []string) time.Duration {
+	if k != VLLM {
+		return 0
+	}
+	_, value := argv(command).find("--shutdown-timeout")
+	seconds, err := strconv.ParseFloat(value, 64)
+	if err != nil || seconds < 0 {
+		return 0 // vLLM itself will complain
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
