@@ -217,11 +217,12 @@ func (b *body) record(status ledger.Status) error {
 }
 
 // drainTime is how long the engine may take to end a stream whose terminal
-// event has passed, for its connection to be used again.
+// event has passed.
 const drainTime = time.Second
 
-// letGo ends the exchange with the engine. An answer that has passed is read to
-// its end, where the end is near.
+// letGo ends the exchange with the engine. A stream that has passed is read to
+// its end, where the end is near: an engine whose client leaves a moment before
+// would take it for cancelled.
 func (b *body) letGo() {
 	if b.x == nil {
 		return
@@ -232,7 +233,9 @@ func (b *body) letGo() {
 		b.eof = err == nil
 		_ = b.x.conn.SetReadDeadline(time.Time{})
 	}
-	b.s.upstream.end(b.c, b.x, b.eof, b.s.cfg.Now())
+	// llama-server closes a connection after a stream without having said so
+	// (seen on build 11669): the next request would fall into the gap.
+	b.s.upstream.end(b.c, b.x, b.eof && b.json, b.s.cfg.Now())
 	b.x = nil
 }
 

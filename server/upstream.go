@@ -146,10 +146,10 @@ func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange,
 	return x, nil
 }
 
-// end lets go of the exchange. whole says that the body was read to its end, so
-// that the connection can serve again; else it is closed, and the engine stops.
-func (u *upstream) end(c *call, x *exchange, whole bool, now time.Time) {
-	reuse := whole && !x.resp.ConnectionClose()
+// end lets go of the exchange. reusable says that the body was read to its end
+// and the connection can serve again; else it is closed, and the engine stops.
+func (u *upstream) end(c *call, x *exchange, reusable bool, now time.Time) {
+	reuse := reusable && !x.resp.ConnectionClose()
 	cn := c.detach()
 	if cn == nil || !reuse {
 		x.conn.Close()
