@@ -2,7 +2,9 @@ package engine
 
 import "time"
 
-// State is where the engine is in its life.
+// State is where the engine is in its life. A suspended engine will be one more
+// state between Ready and Ready: the order to suspend belongs into Run's watch, which
+// owns the process.
 type State string
 
 const (
