@@ -60,7 +60,7 @@ type child struct {
 }
 
 // startChild starts the guard, which starts the engine and says so in a report.
-func startChild(guard []string, p plan, key string) (_ *child, err error) {
+func startChild(guard []string, dir string, p plan, key string) (_ *child, err error) {
 	var files []*os.File
 	pipe := func() (r, w *os.File) {
 		if err == nil {
@@ -88,6 +88,9 @@ func startChild(guard []string, p plan, key string) (_ *child, err error) {
 	}
 
 	cmd := exec.Command(guard[0], guard[1:]...)
+	if dir != "" {
+		cmd.Args = append(cmd.Args, "--dir", dir)
+	}
 	cmd.Args = append(append(cmd.Args, "--"), p.argv...)
 	cmd.Env = p.env
 	cmd.Stdout, cmd.Stderr = outputW, outputW

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
@@ -37,14 +38,18 @@ const (
 	killBound = 8 * time.Second       // then what is left hangs in the kernel, and no signal helps
 )
 
-// Guard is the main function of the hidden guard command, args the engine's command
-// line. It is the engine's parent and the subreaper of all that the engine starts,
+// Guard is the main function of the hidden guard command: [--dir DIR] -- COMMAND.
+// DIR is the run directory, which the guard removes when the gateway cannot. It is the engine's parent and the subreaper of all that the engine starts,
 // and nobody else's: it must run in a process of its own, started by Engine.Run.
 //
 // It ignores the signals that a terminal or an init system sends to everybody, since
 // its one duty is to be there until the tree is gone. If it is killed itself, the
 // leader dies with it (Pdeathsig) and Engine.Run sweeps up the rest.
 func Guard(args []string) int {
+	var dir string
+	if len(args) > 1 && args[0] == "--dir" {
+		dir, args = args[1], args[2:]
+	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
 	}
@@ -80,7 +85,12 @@ func Guard(args []string) int {
 	}
 	fmt.Fprintf(status, "%s %d\n", reportStarted, leader)
 	t := &tree{leader: leader, exited: make(chan unix.WaitStatus, 1), gone: make(chan struct{})}
-	return t.watch(readOrders(control), status)
+	code, alone := t.watch(readOrders(control), status)
+	if alone && dir != "" {
+		os.Remove(filepath.Join(dir, socketName))
+		os.Remove(dir)
+	}
+	return code
 }
 
 func isPipe(f *os.File) bool {
@@ -131,8 +141,8 @@ type tree struct {
 }
 
 // watch carries out orders until nothing is left of the tree, reports and returns
-// the exit status of the guard.
-func (t *tree) watch(orders <-chan byte, status *os.File) int {
+// the exit status of the guard, and whether the gateway has gone before.
+func (t *tree) watch(orders <-chan byte, status *os.File) (code int, alone bool) {
 	go t.reap()
 	var (
 		end     unix.WaitStatus
@@ -168,11 +178,11 @@ func (t *tree) watch(orders <-chan byte, status *os.File) int {
 			default: // taken above
 			}
 			reportEnd(status, end)
-			return 0
+			return 0, orders == nil
 		case <-giveUp:
 			all, _ := processes()
 			fmt.Fprintf(status, "%s %d\n", reportStuck, len(descendants(all, os.Getpid())))
-			return 1
+			return 1, orders == nil
 		}
 	}
 }

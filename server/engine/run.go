@@ -106,7 +106,11 @@ func (e *Engine) live(ctx context.Context, cause string) life {
 	}
 	l := life{began: time.Now()}
 	e.enter(Starting, cause, 0)
-	c, err := startChild(e.cfg.Guard, p, e.key)
+	dir := "" // what the guard removes if we cannot: only what is ours
+	if e.ownedDir {
+		dir = e.cfg.Dir
+	}
+	c, err := startChild(e.cfg.Guard, dir, p, e.key)
 	if err != nil {
 		e.enter(Stopped, "gave up", 0)
 		return life{err: err}

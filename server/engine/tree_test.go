@@ -46,7 +46,8 @@ func TestGatewayKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			cmd := exec.Command(self, append(append([]string{"gateway"}, command...), "-gpu", gpu)...)
-			cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+t.TempDir())
+			runtime := t.TempDir()
+			cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+runtime)
 			cmd.Stderr = os.Stderr
 			out, err := cmd.StdoutPipe()
 			if err != nil {
@@ -70,6 +71,9 @@ func TestGatewayKilled(t *testing.T) {
 			cmd.Wait()
 			waitWithin(t, 2*time.Second, "the GPU to be free", func() bool { return !gpuHeld(t, gpu) })
 			waitWithin(t, 2*time.Second, "the tree to be gone", func() bool { return len(processesUsing(gpu)) == 0 })
+			if left, err := os.ReadDir(runtime); err != nil || len(left) > 0 {
+				t.Errorf("left in the runtime directory: %v, %v", left, err)
+			}
 			if len(tree) < 2 { // at least the guard and the engine
 				t.Errorf("the tree had %d processes", len(tree))
 			}

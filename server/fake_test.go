@@ -1,0 +1,214 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spotinference/ledger"
+	"spotinference/server"
+	"spotinference/server/engine"
+)
+
+// fakeEngine answers with a handler of the test, over a real Unix socket.
+type fakeEngine struct {
+	kind  engine.Kind
+	sock  string
+	mu    sync.Mutex
+	state engine.State // guarded by mu
+	dials int          // guarded by mu
+}
+
+func newFakeEngine(t *testing.T, kind engine.Kind, h http.HandlerFunc) *fakeEngine {
+	t.Helper()
+	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: engine.Ready}
+	ln, err := net.Listen("unix", e.sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	return e
+}
+
+func (e *fakeEngine) Dial(ctx context.Context) (net.Conn, error) {
+	e.mu.Lock()
+	e.dials++
+	e.mu.Unlock()
+	return new(net.Dialer).DialContext(ctx, "unix", e.sock)
+}
+func (e *fakeEngine) Key() string       { return "engine-key" }
+func (e *fakeEngine) Kind() engine.Kind { return e.kind }
+func (e *fakeEngine) Status() engine.Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return engine.Status{State: e.state}
+}
+func (e *fakeEngine) set(s engine.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state = s
+}
+
+var errDisk = errors.New("disk full")
+
+// fakeLedger remembers rows. Where held is set, a write waits until it is closed.
+type fakeLedger struct {
+	mu   sync.Mutex
+	rows []ledger.Request
+	open []ledger.OpenRequest
+	fail bool
+	held chan struct{}
+}
+
+func (l *fakeLedger) AddRequest(r ledger.Request) error {
+	l.mu.Lock()
+	held := l.held
+	l.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail {
+		return errDisk
+	}
+	l.rows = append(l.rows, r)
+	return nil
+}
+
+func (l *fakeLedger) SaveOpen(open []ledger.OpenRequest) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open = open
+	return nil
+}
+
+func (l *fakeLedger) all() []ledger.Request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]ledger.Request(nil), l.rows...)
+}
+
+// fakeGate is open unless err is set.
+type fakeGate struct {
+	mu        sync.Mutex
+	err       error
+	refreshed int
+}
+
+func (g *fakeGate) Allow() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+func (g *fakeGate) Refresh() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refreshed++
+}
+
+// world is a server over fakes, on a real socket.
+type world struct {
+	t      *testing.T
+	engine *fakeEngine
+	ledger *fakeLedger
+	gate   *fakeGate
+	url    string
+	addr   string
+	client *http.Client
+	stop   func() error // drains; safe twice
+	hard   context.CancelFunc
+}
+
+func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*server.Config)) *world {
+	t.Helper()
+	w := &world{t: t, engine: newFakeEngine(t, kind, h), ledger: &fakeLedger{}, gate: &fakeGate{}, client: &http.Client{Transport: &http.Transport{}}}
+	cfg := server.Config{Engine: w.engine, Ledger: w.ledger, Gate: w.gate, Drain: 10 * time.Second,
+		Metrics: server.NewMetrics(func() (time.Time, bool) { return time.Time{}, false }),
+		Log:     slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := server.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.addr = ln.Addr().String()
+	w.url = "http://" + w.addr
+	ctx, cancel := context.WithCancel(context.Background())
+	hard, now := context.WithCancel(context.Background())
+	w.hard = now
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, hard, ln) }()
+	w.stop = sync.OnceValue(func() error { cancel(); return <-done })
+	t.Cleanup(func() {
+		w.client.CloseIdleConnections()
+		now()
+		if err := w.stop(); err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	})
+	return w
+}
+
+func (w *world) do(method, path, body string, headers ...string) (*http.Response, string) {
+	w.t.Helper()
+	resp := w.begin(method, path, body, headers...)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return resp, string(b)
+}
+
+// begin sends a request and returns when the head of the answer is there.
+func (w *world) begin(method, path, body string, headers ...string) *http.Response {
+	w.t.Helper()
+	req, err := http.NewRequest(method, w.url+path, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := w.client.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return resp
+}
+
+// row waits for the one row that there must be.
+func (w *world) row() ledger.Request {
+	w.t.Helper()
+	var rows []ledger.Request
+	eventually(w.t, "one row", func() bool { rows = w.ledger.all(); return len(rows) > 0 })
+	if len(rows) != 1 {
+		w.t.Fatalf("%d rows: %+v", len(rows), rows)
+	}
+	return rows[0]
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
