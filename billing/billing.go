@@ -88,7 +88,7 @@ func (o Options) getenv(name string) string {
 // and there is a reason why not.
 type adapter struct {
 	name string
-	env  []string // where its credentials are customarily found
+	env  []string // where its credentials are customarily found, for Detect
 	open func(Options) (Provider, error)
 	why  string // refusal, where open is nil
 }
@@ -103,22 +103,22 @@ func adapters() []adapter {
 	return []adapter{
 		{name: "hyperstack", env: []string{hyperstackKey, hyperstackKeyFile}, open: newHyperstack},
 
-		{name: "vast", env: []string{"VAST_API_KEY"}, why: unwritten},
-		{name: "runpod", env: []string{"RUNPOD_API_KEY"}, why: unwritten},
-		{name: "verda", env: []string{"VERDA_CLIENT_ID", "VERDA_CLIENT_SECRET"}, why: unwritten},
-		{name: "scaleway", env: []string{"SCW_ACCESS_KEY", "SCW_SECRET_KEY"}, why: unwritten},
-		{name: "ovh", env: []string{"OVH_APPLICATION_KEY", "OVH_APPLICATION_SECRET", "OVH_CONSUMER_KEY"}, why: unwritten},
-		{name: "vultr", env: []string{"VULTR_API_KEY"}, why: unwritten},
-		{name: "tensordock", env: []string{"TENSORDOCK_API_KEY", "TENSORDOCK_API_TOKEN"}, why: unwritten},
-		{name: "shadeform", env: []string{"SHADEFORM_API_KEY"}, why: unwritten},
+		{name: "vast", why: unwritten},
+		{name: "runpod", why: unwritten},
+		{name: "verda", why: unwritten},
+		{name: "scaleway", why: unwritten},
+		{name: "ovh", why: unwritten},
+		{name: "vultr", why: unwritten},
+		{name: "tensordock", why: unwritten},
+		{name: "shadeform", why: unwritten},
 
-		{name: "lambda", env: []string{"LAMBDA_API_KEY"}, why: rateOnly},
-		{name: "nebius", env: []string{"NEBIUS_IAM_TOKEN"}, why: rateOnly},
-		{name: "digitalocean", env: []string{"DIGITALOCEAN_TOKEN", "DIGITALOCEAN_ACCESS_TOKEN"}, why: daily},
-		{name: "crusoe", env: []string{"CRUSOE_ACCESS_KEY_ID", "CRUSOE_SECRET_KEY"}, why: daily},
-		{name: "aws", env: []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}, why: hoursLate},
-		{name: "gcp", env: []string{"GOOGLE_APPLICATION_CREDENTIALS"}, why: hoursLate},
-		{name: "azure", env: []string{"AZURE_CLIENT_SECRET"}, why: hoursLate},
+		{name: "lambda", why: rateOnly},
+		{name: "nebius", why: rateOnly},
+		{name: "digitalocean", why: daily},
+		{name: "crusoe", why: daily},
+		{name: "aws", why: hoursLate},
+		{name: "gcp", why: hoursLate},
+		{name: "azure", why: hoursLate},
 	}
 }
 
@@ -150,16 +150,6 @@ func Names() []string {
 		}
 	}
 	return names
-}
-
-// CredentialVars lists the environment variables in which any cloud's credentials
-// are customarily kept, so that they can be taken out of an engine's environment.
-func CredentialVars() []string {
-	var vars []string
-	for _, a := range adapters() {
-		vars = append(vars, a.env...)
-	}
-	return vars
 }
 
 // Detect names the one provider whose credentials getenv finds. None, or more

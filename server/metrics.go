@@ -19,6 +19,10 @@ type Metrics struct {
 	ledgerErrors *metrics.Counter
 }
 
+// An answer takes from milliseconds to many minutes, its first token from
+// milliseconds to a queue's length.
+var buckets = metrics.ExponentialBuckets(0.005, 2, 18) // up to 11 minutes
+
 // NewMetrics makes the set. newest tells when the bill was seen last, false
 // where it was not.
 func NewMetrics(newest func() (time.Time, bool)) *Metrics {
@@ -27,6 +31,9 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 		set:          set,
 		panics:       set.NewCounter("spotinference_panics_total"),
 		ledgerErrors: set.NewCounter("spotinference_ledger_errors_total"),
+	}
+	for _, kind := range []string{"prompt", "cached", "completion"} {
+		m.tokens(kind, 0) // there from the start, so that the first increase is seen
 	}
 	set.NewGauge("spotinference_sample_timestamp_seconds", func() float64 {
 		at, ok := newest()
@@ -64,10 +71,10 @@ func (m *Metrics) finished(r ledger.Request) {
 	m.tokens("prompt", r.Usage.PromptTokens)
 	m.tokens("cached", r.Usage.CachedTokens)
 	m.tokens("completion", r.Usage.CompletionTokens)
-	m.set.GetOrCreatePrometheusHistogram(fmt.Sprintf("spotinference_request_duration_seconds{endpoint=%q}", r.Endpoint)).
+	m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("spotinference_request_duration_seconds{endpoint=%q}", r.Endpoint), buckets).
 		Update(r.Finished.Sub(r.Started).Seconds())
 	if !r.First.IsZero() {
-		m.set.GetOrCreatePrometheusHistogram(fmt.Sprintf("spotinference_ttft_seconds{endpoint=%q}", r.Endpoint)).
+		m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("spotinference_ttft_seconds{endpoint=%q}", r.Endpoint), buckets).
 			Update(r.First.Sub(r.Started).Seconds())
 	}
 }
