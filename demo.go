@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strconv"
@@ -19,6 +20,15 @@ const (
 	demoKey         = "demo-key-0000"
 	demoInstance    = 701234
 )
+
+// demoHint shows what to type next, to be copied as it stands.
+func demoHint(w io.Writer, addr string) {
+	fmt.Fprintf(w, `
+  curl http://%s/v1/chat/completions -d '{"messages":[{"role":"user","content":"What does a token cost?"}]}'
+  spotinference report cost --demo --window 10m
+
+`, addr)
+}
 
 // startDemo starts the simulated provider and points o at it, and at the
 // simulated engine. What runs from there on is what always runs. stop ends the

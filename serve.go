@@ -355,6 +355,9 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if provider == nil {
 		log.Warn("serving without a bill: no spend is known, and no budget holds")
 	}
+	if o.demo && !o.json {
+		demoHint(stderr, ln.Addr().String())
+	}
 
 	g, ctx := errgroup.WithContext(soft)
 	engineCtx, stopEngine := context.WithCancel(context.Background())

@@ -3,7 +3,6 @@ package billing_test
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
