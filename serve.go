@@ -428,7 +428,11 @@ func logGate(log *slog.Logger, event func(kind, subject, detail string), r *budg
 		event("gate", "open", "")
 		return
 	}
-	log.Warn("gate closed", "reason", r.Reason, "why", r.Detail)
+	level := slog.LevelWarn
+	if r.Reason == budget.ReasonNoSample {
+		level = slog.LevelInfo // how every start begins
+	}
+	log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
 	event("gate", "closed", jsonText(struct {
 		Reason string `json:"reason"`
 		Why    string `json:"why"`
