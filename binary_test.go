@@ -247,10 +247,3 @@ func eventually(t testing.TB, limit time.Duration, what string, is func() bool) 
 		}
 	}
 }
-
-// simulated is a serve whose engine is the simulated one, without a bill.
-func simulated(t testing.TB, flags ...string) *serving {
-	t.Helper()
-	args := []string{"--provider", "none", "--engine", "llama", "--", program(t), "sim-engine", "-m", "sim.gguf", "--alias", "sim"}
-	return serve(t, nil, append(args, flags...)...).ready()
-}

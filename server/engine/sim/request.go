@@ -70,6 +70,11 @@ const (
 	templateOnce   = 3
 )
 
+// says is an error in the engine's own words, capitals and full stops as they come.
+type says string
+
+func (s says) Error() string { return string(s) }
+
 // chatPrompt renders messages, and a system text if there is one, as one prompt.
 func chatPrompt(system, messages json.RawMessage) (prompt, error) {
 	if len(messages) == 0 {
@@ -77,7 +82,7 @@ func chatPrompt(system, messages json.RawMessage) (prompt, error) {
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(messages, &list); err != nil {
-		return prompt{}, errors.New("Expected 'messages' to be an array")
+		return prompt{}, says("Expected 'messages' to be an array")
 	}
 	p := prompt{tokens: templateOnce}
 	add := func(content json.RawMessage) {
@@ -94,7 +99,7 @@ func chatPrompt(system, messages json.RawMessage) (prompt, error) {
 			Content json.RawMessage `json:"content"`
 		}
 		if err := json.Unmarshal(raw, &m); err != nil || m.Role == "" {
-			return prompt{}, fmt.Errorf("Failed to parse messages: Missing 'role' in message: %s", raw)
+			return prompt{}, says("Failed to parse messages: Missing 'role' in message: " + string(raw))
 		}
 		add(m.Content)
 	}
@@ -129,13 +134,13 @@ func textPrompts(raw json.RawMessage) ([]prompt, error) {
 	}
 	var many []json.RawMessage
 	if err := json.Unmarshal(raw, &many); err != nil || len(many) == 0 {
-		return nil, errors.New("\"prompt\" must be a string, an list of tokens, a list of mixed strings & tokens, or a list of prompts")
+		return nil, says("\"prompt\" must be a string, an list of tokens, a list of mixed strings & tokens, or a list of prompts")
 	}
 	var prompts []prompt
 	for _, each := range many {
 		p, ok := onePrompt(each)
 		if !ok {
-			return nil, errors.New("\"prompt\" elements must be a string, a list of tokens, a JSON object containing a prompt string, or a list of mixed strings & tokens.")
+			return nil, says("\"prompt\" elements must be a string, a list of tokens, a JSON object containing a prompt string, or a list of mixed strings & tokens.")
 		}
 		prompts = append(prompts, p)
 	}
