@@ -14,7 +14,7 @@ import (
 func slow(t testing.TB, args ...string) *serving {
 	t.Helper()
 	args = append(args, "--provider", "none", "--engine", "llama", "--",
-		program(t), "sim-engine", "-m", "sim.gguf", "--tokens", "2000", "--delay", "10ms")
+		program(t), "sim-engine", "-m", "sim.gguf", "-np", "32", "--tokens", "2000", "--delay", "10ms")
 	return serve(t, nil, args...).ready()
 }
 
@@ -67,10 +67,14 @@ func TestTheEngineIsKilledMidAnswer(t *testing.T) {
 	s.stop()
 }
 
-// TestTheSecondSignal does not wait for the answer, and still counts it.
+// TestTheSecondSignal does not wait for the answers, and still counts them.
 func TestTheSecondSignal(t *testing.T) {
 	s := slow(t, "--drain", "1h")
-	r := s.stream()
+	const running = 20
+	var streams []*bufio.Reader
+	for range running {
+		streams = append(streams, s.stream())
+	}
 	tree := descendants(t, s.cmd.Process.Pid)
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -79,8 +83,10 @@ func TestTheSecondSignal(t *testing.T) {
 	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	if rest, err := io.ReadAll(r); err != nil || !strings.Contains(string(rest), `"code":"shutting_down"`) {
-		t.Errorf("the stream ended with %.400q, %v", rest[max(0, len(rest)-400):], err)
+	for _, r := range streams {
+		if rest, err := io.ReadAll(r); err != nil || !strings.Contains(string(rest), `"code":"shutting_down"`) {
+			t.Errorf("the stream ended with %.400q, %v", rest[max(0, len(rest)-400):], err)
+		}
 	}
 	select {
 	case <-s.exited:
@@ -98,9 +104,15 @@ func TestTheSecondSignal(t *testing.T) {
 		}
 		return true
 	})
-	if u := s.usage(); u.ByStatus.Failed != 1 || u.CompletionTokens == 0 {
+	if u := s.usage(); u.ByStatus.Failed != running || u.CompletionTokens < running {
 		t.Errorf("report usage = %+v", u)
 	}
+}
+
+// TestASignalAtOnce: also a serve that has hardly begun ends.
+func TestASignalAtOnce(t *testing.T) {
+	s := serve(t, nil, "--demo")
+	s.stop()
 }
 
 // TestALostRequest: what ran when the gateway was killed is in the ledger of

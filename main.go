@@ -141,12 +141,11 @@ func newRoot() *cobra.Command {
 	)
 	// A word that is no command is the user's to mend.
 	for _, c := range append(root.Commands(), root) {
-		if args := c.Args; c.HasSubCommands() {
+		if c.HasSubCommands() {
 			c.Args = func(cmd *cobra.Command, words []string) error {
 				if len(words) > 0 {
 					return usagef("see "+cmd.CommandPath()+" --help", "%s: no such command: %q", cmd.CommandPath(), words[0])
 				}
-				_ = args
 				return nil
 			}
 		}

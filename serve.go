@@ -318,7 +318,8 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		return err
 	}
 	event = func(kind, subject, detail string) {
-		if err := led.AddEvent(ledger.Event{At: time.Now(), Kind: kind, Subject: subject, Detail: detail}); err != nil {
+		err := led.AddEvent(ledger.Event{At: time.Now(), Kind: kind, Subject: subject, Detail: detail})
+		if err != nil && !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
 			log.Error("write an event", "event", subject, "err", err)
 		}
 	}
@@ -343,7 +344,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	var sampler *billing.Sampler
 	if provider != nil {
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
-			Provider: provider, Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: gate.Refresh,
+			Provider: provider, Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: gate.Nudge,
 		})
 		if err != nil {
 			return usagef(hintFor(err), "serve: %w", err)

@@ -58,6 +58,9 @@ func loadSettings(cmd *cobra.Command) (settings, error) {
 		return s, err
 	}
 
+	if err := s.refuseEmpty(); err != nil {
+		return s, err
+	}
 	path, values, err := readFile(s.text("config"))
 	if err != nil {
 		return s, err
@@ -90,7 +93,18 @@ func loadSettings(cmd *cobra.Command) (settings, error) {
 			return s, err
 		}
 	}
-	return s, nil
+	return s, s.refuseEmpty()
+}
+
+// refuseEmpty refuses a setting that was given and is empty: an unset variable
+// in somebody's script must not lift a budget.
+func (s settings) refuseEmpty() (err error) {
+	s.flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed && f.Value.String() == "" && err == nil {
+			err = usagef("leave it out, or give it a value (also "+envName(f.Name)+")", "--%s is empty", f.Name)
+		}
+	})
+	return err
 }
 
 // readFile reads the settings file: the one that was named, which must be

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,16 +85,23 @@ type Config struct {
 
 // tick is how often a verdict is renewed when nothing else happens. A verdict
 // lives for two, so that a gate whose Run has died closes by itself.
-const tick = time.Second
+const (
+	tick     = time.Second
+	lifetime = 2*tick + tick/2
+)
 
 // Gate holds the verdict. Safe for any number of callers.
 type Gate struct {
 	cfg     Config
 	verdict atomic.Pointer[verdict]
 
+	nudged chan struct{} // asks Run to evaluate now
+
 	mu    sync.Mutex // guards what follows: one evaluation at a time
+	told  string     // the reason that OnChange heard last; "open", or "" for none yet
 	wall  time.Time  // wall clock of the last evaluation, without its monotonic reading
-	doubt int64      // the newest sample when the clock stepped back: only a newer one opens
+	back  bool       // the clock stepped back, and no sample was seen under the new time yet
+	doubt int64      // while back: the newest sample of the old time; 0 where it is not known yet
 	spent spentToday
 }
 
@@ -130,7 +138,7 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Gate{cfg: cfg}, nil
+	return &Gate{cfg: cfg, nudged: make(chan struct{}, 1)}, nil
 }
 
 // Allow returns nil when a new request may start, a *Refusal otherwise. It is
@@ -156,30 +164,49 @@ func (g *Gate) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
+		case <-g.nudged:
 		}
 	}
 }
 
-// Refresh evaluates now: called on each tick, after each sample and after a
-// write to the ledger failed.
+// Nudge has Run evaluate soon: a sample was stored.
+func (g *Gate) Nudge() {
+	select {
+	case g.nudged <- struct{}{}:
+	default: // it is asked to already
+	}
+}
+
+// Trip closes the gate at once: the ledger could not be written. It waits for
+// nothing, since whoever found out has a client to tell.
+func (g *Gate) Trip(cause error) {
+	g.verdict.Store(&verdict{
+		refusal: &Refusal{Err: ErrUnobservable, Reason: ReasonLedger, RetryAfter: time.Minute, Detail: cause.Error()},
+		until:   g.cfg.Now().Add(lifetime),
+	})
+	g.Nudge()
+}
+
+// Refresh evaluates now.
 func (g *Gate) Refresh() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.cfg.Now()
+	wall := now.Round(0) // the wall alone: the monotonic reading would hide a step
+	if g.wall.Sub(wall) > clockSlack {
+		g.back, g.doubt = true, 0
+	}
+	g.wall = wall
 	refusal := g.evaluate(now)
-	before := g.verdict.Load()
-	g.verdict.Store(&verdict{refusal: refusal, until: now.Add(2*tick + tick/2)})
-	g.wall = now.Round(0) // the wall alone: the monotonic reading would hide a step
-	if changed := before == nil || reason(before.refusal) != reason(refusal); changed && g.cfg.OnChange != nil {
+	g.verdict.Store(&verdict{refusal: refusal, until: now.Add(lifetime)})
+	word := "open"
+	if refusal != nil {
+		word = refusal.Reason
+	}
+	if word != g.told && g.cfg.OnChange != nil {
 		g.cfg.OnChange(refusal)
 	}
-}
-
-func reason(r *Refusal) string {
-	if r == nil {
-		return ""
-	}
-	return r.Reason
+	g.told = word
 }
 
 // evaluate is the rule. Every path that does not end in the last line refuses.
@@ -198,17 +225,19 @@ func (g *Gate) evaluate(now time.Time) *Refusal {
 		return nil
 	}
 	s, ok, err := led.Newest()
-	if g.wall.Sub(now.Round(0)) > clockSlack {
+	if err != nil {
+		return dark(ReasonLedger, "%v", err)
+	}
+	if g.back && g.doubt == 0 {
 		g.doubt = s.ID
 	}
+	g.back = g.back && g.doubt == s.ID
 	switch age := now.Sub(s.At); {
-	case err != nil:
-		return dark(ReasonLedger, "%v", err)
 	case !ok:
 		return dark(ReasonNoSample, "no billing sample yet")
-	case s.Truth == ledger.TruthNone:
-		return dark(ReasonNoTruth, "provider %s has rates and no bill", s.Provider)
-	case age < -clockSlack || g.doubt == s.ID:
+	case s.Truth == ledger.TruthNone || !hasBill(s):
+		return dark(ReasonNoTruth, "what %s says holds no bill", s.Provider)
+	case age < -clockSlack || g.back:
 		return dark(ReasonClock, "the newest sample is from %s, the clock says %s", s.At.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case age > g.cfg.MaxSampleAge:
 		return dark(ReasonStale, "the newest billing sample is %s old", age.Round(time.Second))
@@ -238,6 +267,11 @@ func (g *Gate) evaluate(now time.Time) *Refusal {
 	return nil
 }
 
+// hasBill reports whether any line of s knows its bill.
+func hasBill(s ledger.Sample) bool {
+	return slices.ContainsFunc(s.Lines, func(ln ledger.Line) bool { return ln.Bill != nil })
+}
+
 // clockSlack is how far the wall clock may step back, or a sample lie ahead of
 // it, before the clock is not believed: what NTP corrects in passing.
 const clockSlack = 5 * time.Second
@@ -265,18 +299,19 @@ func (g *Gate) spentSince(midnight, now time.Time) (ledger.Nanos, error) {
 	return sp.Gross, err
 }
 
-// day returns the midnights of loc around now. A day has 23 or 25 hours when
-// the zone's clocks change.
+// day returns the starts of now's day in loc and of the next. A day has 23 or 25
+// hours when the zone's clocks change, and starts at one o'clock where they
+// change at midnight.
 func day(now time.Time, loc *time.Location) (midnight, next time.Time) {
 	y, m, d := now.In(loc).Date()
-	return time.Date(y, m, d, 0, 0, 0, 0, loc), time.Date(y, m, d+1, 0, 0, 0, 0, loc)
+	return startOfDay(y, m, d, loc), startOfDay(y, m, d+1, loc)
 }
 
-// Verdict returns the present refusal without asking anew, nil for open.
-func (g *Gate) Verdict() *Refusal {
-	var r *Refusal
-	if err := g.Allow(); err != nil {
-		errors.As(err, &r)
+func startOfDay(y int, m time.Month, d int, loc *time.Location) time.Time {
+	t := time.Date(y, m, d, 0, 0, 0, 0, loc)
+	// A midnight that does not exist comes out as an hour of the day before.
+	if noon := time.Date(y, m, d, 12, 0, 0, 0, loc); t.Day() != noon.Day() {
+		t = t.Add(time.Hour)
 	}
-	return r
+	return t
 }

@@ -146,6 +146,23 @@ func TestTheDayStartsInItsZone(t *testing.T) {
 	w.expect("")
 }
 
+// TestTheNextMidnight walks through days whose clocks change.
+func TestTheNextMidnight(t *testing.T) {
+	for _, zone := range []string{"UTC", "Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo", "Asia/Beirut", "Australia/Lord_Howe"} {
+		loc, err := time.LoadLocation(zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for now := time.Date(2026, 1, 1, 0, 30, 0, 0, time.UTC); now.Year() < 2028; now = now.Add(time.Hour) {
+			midnight, next := budget.Day(now, loc)
+			if now.Before(midnight) || !now.Before(next) || next.Sub(midnight) < 23*time.Hour || next.Sub(midnight) > 25*time.Hour ||
+				midnight.In(loc).Day() != now.In(loc).Day() || midnight.Add(-time.Nanosecond).In(loc).Day() == now.In(loc).Day() {
+				t.Fatalf("%s: the day of %s is %s to %s", zone, now.In(loc), midnight, next)
+			}
+		}
+	}
+}
+
 func TestSpendAsleepOverMidnightIsNotTodays(t *testing.T) {
 	w := newWorld(t, time.Date(2026, 11, 23, 20, 0, 0, 0, time.UTC), nil)
 	w.sample(0, 0)
@@ -236,6 +253,26 @@ func TestASickLedger(t *testing.T) {
 		c.Ledger = &sick{Ledger: c.Ledger.(*ledger.Ledger), write: errors.New("disk full")}
 	})
 	blind.expect(budget.ReasonLedger)
+}
+
+func TestTrip(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	w.sample(0, 0)
+	w.expect("")
+	w.gate.Trip(errors.New("disk full"))
+	if err := w.gate.Allow(); !errors.Is(err, budget.ErrUnobservable) {
+		t.Errorf("Allow after Trip = %v", err)
+	}
+	w.expect("") // the ledger is well: the next evaluation opens
+}
+
+func TestALineWithoutItsBill(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	if _, err := w.led.AddSample(context.Background(), ledger.Sample{At: noon, Provider: "p", Currency: "USD", Truth: ledger.TruthAccount,
+		Lines: []ledger.Line{{Resource: "account", Kind: ledger.AccountKind, Running: true, Epoch: "e"}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(budget.ReasonNoTruth)
 }
 
 func TestBlindServesWithoutABill(t *testing.T) {

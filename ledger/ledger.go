@@ -108,6 +108,10 @@ func Open(cfg Config) (led *Ledger, err error) {
 	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
 		return nil, wrap(err)
 	}
+	// One file has one lock, whatever name it goes by.
+	if cfg.Path, err = realPath(cfg.Path); err != nil {
+		return nil, wrap(err)
+	}
 	lock, err := takeLock(cfg.Path + ".lock")
 	if err != nil {
 		return nil, wrap(err)
@@ -169,6 +173,19 @@ func Open(cfg Config) (led *Ledger, err error) {
 	}
 	go led.run(led.writer)
 	return led, nil
+}
+
+// realPath resolves the links on the way to path; the file itself may be missing.
+func realPath(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if target, err := os.Readlink(path); err == nil {
+			return "", fmt.Errorf("a link to %s, which is not there: %w", target, fs.ErrNotExist)
+		}
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		return filepath.Join(dir, filepath.Base(path)), err
+	}
+	return real, err
 }
 
 // Lost is the number of requests that the last process left open, now lost rows.
@@ -287,20 +304,29 @@ func checkDemo(db *sql.DB, demo bool) error {
 	return nil
 }
 
-// removeDemo deletes a demo ledger and its companions; anything else at path
-// is left alone and refused.
+// removeDemo deletes a demo ledger of any version, or the empty file that a
+// killed start left, and its companions; anything else at path is left alone
+// and refused.
 func removeDemo(path string) error {
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	} else if err != nil {
-		return err
 	}
-	r, err := OpenReader(path, true)
 	if err != nil {
 		return err
 	}
-	if err := r.Close(); err != nil {
-		return err
+	if st.Size() > 0 {
+		db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
+		if err != nil {
+			return err
+		}
+		_, isNew, err := identify(db)
+		if err == nil && !isNew {
+			err = checkDemo(db, true)
+		}
+		if err := errors.Join(err, db.Close()); err != nil {
+			return err
+		}
 	}
 	for _, suffix := range []string{"-wal", "-shm", "-journal", ""} {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -204,6 +204,75 @@ func TestOneBadWriteFailsAlone(t *testing.T) {
 	}
 }
 
+func TestAnEmptyWriteDoesNotHeal(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	led.FailCommit(false)
+	if err := led.AddRequest(request("x", t0, 1)); err == nil {
+		t.Fatal("no error")
+	}
+	led.HealCommit()
+	if err := led.SaveOpen(nil); err != nil || led.Err() == nil {
+		t.Errorf("SaveOpen of nothing = %v, Err = %v: nothing was written, so nothing is known", err, led.Err())
+	}
+}
+
+func TestATransactionLeftOpenHeals(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	if err := led.Exec("BEGIN"); err != nil {
+		t.Fatal(err)
+	}
+	add(t, led, request("x", t0, 1))
+	if got := totals(t, led.Reader, forever[0], forever[1]); got.OK != 1 {
+		t.Errorf("totals = %+v", got)
+	}
+}
+
+func TestAnIDThatIsTaken(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	add(t, led, request("x", t0, 1), request("x", t0.Add(time.Second), 1))
+	if err := led.AddRequest(request("x", t0, 2)); err == nil {
+		t.Error("another request under the same id was acknowledged")
+	}
+	if got := totals(t, led.Reader, forever[0], forever[1]); got.OK != 1 || got.Usage.CompletionTokens != 1 {
+		t.Errorf("totals = %+v", got)
+	}
+}
+
+func TestOneFileHasOneWriter(t *testing.T) {
+	dir := t.TempDir()
+	real, link := filepath.Join(dir, "real.db"), filepath.Join(dir, "link.db")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	if led, err := ledger.Open(config(link)); err == nil {
+		led.Close()
+		t.Error("a link to nothing was followed")
+	}
+	led := open(t, real)
+	if _, err := ledger.Open(config(link)); !errors.Is(err, ledger.ErrInUse) {
+		t.Errorf("Open by another name = %v", err)
+	}
+	led.Close()
+	open(t, link)
+}
+
+func TestManyLostRequestsShareAnInstant(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l.db")
+	led := open(t, path)
+	var running []ledger.OpenRequest
+	for i := range 3000 {
+		running = append(running, ledger.OpenRequest{ID: fmt.Sprint("r", i), Started: t0, Usage: ledger.Usage{CompletionTokens: 1}})
+	}
+	if err := led.SaveOpen(running); err != nil {
+		t.Fatal(err)
+	}
+	led.Close()
+	led = open(t, path)
+	if got := totals(t, led.Reader, forever[0], forever[1]); led.Lost() != 3000 || got.Lost != 3000 || got.Usage.CompletionTokens != 3000 {
+		t.Errorf("lost %d, totals %+v", led.Lost(), got)
+	}
+}
+
 func TestHistoryIsAppendOnly(t *testing.T) {
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	add(t, led, request("a", t0, 1))
@@ -289,6 +358,9 @@ func TestDemoAfreshForgetsOnlyDemo(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "demo.db")
 	cfg := config(path)
 	cfg.Demo, cfg.Afresh = true, true
+	if err := os.WriteFile(path, nil, 0o600); err != nil { // a start that was killed
+		t.Fatal(err)
+	}
 	for range 2 {
 		led, err := ledger.Open(cfg)
 		if err != nil {

@@ -9,15 +9,9 @@ import (
 	"strings"
 )
 
-// Nanos is an amount of money in units of 1e-9 of the currency. The ledger
-// knows no other form of money; a float never holds one.
+// Nanos is an amount of money in units of 1e-9 of the ledger's one currency. The
+// ledger knows no other form of money; a float never holds one.
 type Nanos int64
-
-// Money is an amount in its currency, an upper-case ISO 4217 code.
-type Money struct {
-	Nanos    Nanos
-	Currency string
-}
 
 var errMoney = errors.New("not a decimal amount within ±9.2 billion")
 

@@ -177,7 +177,8 @@ func (r *Reader) Epoch(resource string) (epoch string, ok bool, err error) {
 // Frozen reports a running instance in the newest sample whose bill has not
 // moved for longer than the sample's lag: the replies come, and the figures in
 // them are dead. since is a sample from which on it stood still: the bill may
-// have moved last before that.
+// have moved last before that. A span without samples that is longer than the
+// lag is no evidence, for the machine may have been away in it.
 func (r *Reader) Frozen() (resource string, since time.Time, frozen bool, err error) {
 	s, ok, err := r.Newest()
 	if err != nil || !ok {
@@ -185,28 +186,48 @@ func (r *Reader) Frozen() (resource string, since time.Time, frozen bool, err er
 	}
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		for _, ln := range s.Lines {
-			if ln.Kind != Instance && ln.Kind != AccountKind || !ln.Running || ln.Bill == nil || ln.Rate == nil || *ln.Rate <= 0 {
+			free := ln.Rate != nil && *ln.Rate == 0
+			if ln.Kind != Instance && ln.Kind != AccountKind || !ln.Running || ln.Bill == nil || free {
 				continue
 			}
-			// The bill must have stood still through every sample of the lag
-			// budget, and one at least as old as it must be there to tell.
-			var still sql.NullInt64
-			err := tx.QueryRow(`SELECT min(at) FROM sample JOIN line ON line.sample = sample.id
-				WHERE at > coalesce((SELECT max(at) FROM sample JOIN line ON line.sample = sample.id
-					WHERE at >= ?1 AND at < ?2 AND resource = ?3 AND epoch = ?4 AND bill IS NOT ?5), 0)
-				AND at >= ?1 AND resource = ?3 AND epoch = ?4`,
-				micros(s.At.Add(-s.Lag-2*s.Every)), micros(s.At), ln.Resource, ln.Epoch, int64(*ln.Bill)).Scan(&still)
+			since, err = stillSince(tx, s, ln)
 			if err != nil {
 				return err
 			}
-			if still.Valid && s.At.Sub(fromMicros(still.Int64)) > s.Lag {
-				resource, since, frozen = ln.Resource, fromMicros(still.Int64), true
+			if frozen = s.At.Sub(since) > s.Lag; frozen {
+				resource = ln.Resource
 				return nil
 			}
 		}
 		return nil
 	})
 	return resource, since, frozen, err
+}
+
+// stillSince walks back from s for as long as ln's resource ran with the same
+// bill, until that was for longer than the lag.
+func stillSince(tx *sql.Tx, s Sample, ln Line) (time.Time, error) {
+	since := s.At
+	rows, err := tx.Query(`SELECT at, bill, running FROM sample JOIN line ON line.sample = sample.id
+		WHERE at < ? AND resource = ? AND epoch = ? ORDER BY at DESC`, micros(s.At), ln.Resource, ln.Epoch)
+	if err != nil {
+		return since, err
+	}
+	defer rows.Close()
+	for s.At.Sub(since) <= s.Lag && rows.Next() {
+		var us int64
+		var bill sql.NullInt64
+		var running bool
+		if err := rows.Scan(&us, &bill, &running); err != nil {
+			return since, err
+		}
+		at := fromMicros(us)
+		if !bill.Valid || Nanos(bill.Int64) != *ln.Bill || !running || since.Sub(at) > s.Lag {
+			break
+		}
+		since = at
+	}
+	return since, rows.Err()
 }
 
 // Raw returns the billing reply behind a line of a sample, nil where none was kept.

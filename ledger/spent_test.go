@@ -172,5 +172,12 @@ func TestFrozen(t *testing.T) {
 	f("still for longer than its lag", true, run(7, func(int) ledger.Line { return bill("vm", 5) })...)
 	f("moved, then still for long", true, run(20, func(i int) ledger.Line { return bill("vm", ledger.Nanos(min(i, 10))) })...)
 	f("stopped: may stand still", false, run(20, func(int) ledger.Line { return stopped(bill("vm", 5)) })...)
+	unrated := func(l ledger.Line) ledger.Line { l.Rate = nil; return l }
+	free := func(l ledger.Line) ledger.Line { l.Rate = nanos(0); return l }
+	f("still, and its rate is not known", true, run(20, func(int) ledger.Line { return unrated(bill("vm", 5)) })...)
+	f("free of charge: may stand still", false, run(20, func(int) ledger.Line { return free(bill("vm", 5)) })...)
+	seldom := run(30, func(int) ledger.Line { return bill("vm", 5) })
+	f("still, seen every fourth minute", true, seldom[0], seldom[4], seldom[8])
+	f("away for hours: nobody knows", false, sample(minute(0), bill("vm", 5)), sample(minute(500), bill("vm", 5)), sample(minute(504), bill("vm", 5)))
 	f("a volume may move slowly", false, run(20, func(int) ledger.Line { return volume(bill("vol", 5)) })...)
 }

@@ -30,9 +30,10 @@ type op struct {
 // the first of them wait for ever.
 const maxGroup = 512
 
-// submit queues a write and waits until it is on disk. It takes no context: a
-// request whose client has left must still be written.
-func (l *Ledger) submit(do func(*batch) error) error {
+// submit queues a write and waits until it is on disk. After ctx has ended it
+// waits no longer, and the write may still happen. A request is written without
+// one: its client may have left, and its row is due all the same.
+func (l *Ledger) submit(ctx context.Context, do func(*batch) error) error {
 	o := &op{do: do, done: make(chan error, 1)}
 	select {
 	case <-l.closing:
@@ -43,10 +44,14 @@ func (l *Ledger) submit(do func(*batch) error) error {
 	case l.ops <- o:
 	case <-l.closing:
 		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	select {
 	case err := <-o.done:
 		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	case <-l.closed:
 		// run drained the queue before it ended; an op that slipped in after
 		// the drain was not written.
@@ -91,48 +96,62 @@ func (l *Ledger) run(w *batch) {
 	}
 }
 
-// commitGroup writes the group in one transaction. Where any part fails, each
-// write is tried alone, so that one bad row fails one caller.
+// commitGroup writes the group in one transaction. Where one of the writes is
+// bad, each is tried alone, so that it fails its own caller only. A transaction
+// that cannot be begun or committed fails them all at once: trying again one by
+// one would make each wait for the same disk, or the same lock.
 func (l *Ledger) commitGroup(w *batch, group []*op) {
 	err := l.inBatch(w, group)
-	if err != nil && len(group) > 1 {
+	var bad *opError
+	if errors.As(err, &bad) && len(group) > 1 {
 		for _, o := range group {
-			o.done <- l.record(l.inBatch(w, []*op{o}))
+			o.done <- l.record(w, l.inBatch(w, []*op{o}))
 		}
 		return
 	}
-	l.record(err)
+	l.record(w, err)
 	for _, o := range group {
 		o.done <- err
 	}
 }
 
-// record keeps the health of the ledger and returns err.
-func (l *Ledger) record(err error) error {
+// opError is a write that is bad in itself.
+type opError struct{ error }
+
+func (e *opError) Unwrap() error { return e.error }
+
+// record keeps the health of the ledger and returns err. A transaction that
+// wrote nothing says nothing of the disk.
+func (l *Ledger) record(w *batch, err error) error {
 	switch {
-	case err == nil:
+	case err == nil && w.wrote:
 		l.health.Store(nil)
-	case !errors.Is(err, ErrRefused):
+	case err != nil && !errors.Is(err, ErrRefused):
 		l.health.Store(&err)
 	}
 	return err
 }
 
 func (l *Ledger) inBatch(w *batch, group []*op) error {
-	if _, err := w.exec("BEGIN IMMEDIATE"); err != nil {
-		return fmt.Errorf("write ledger: begin: %w", err)
+	if err := w.control("BEGIN IMMEDIATE"); err != nil {
+		// A transaction that an earlier error left open would be in the way for
+		// ever: end it, and try once more.
+		_ = w.control("ROLLBACK")
+		if err := w.control("BEGIN IMMEDIATE"); err != nil {
+			return fmt.Errorf("write ledger: begin: %w", err)
+		}
 	}
 	err := func() error {
 		w.begin(l.now())
 		for _, o := range group {
 			if err := o.do(w); err != nil {
-				return err
+				return &opError{err}
 			}
 		}
 		if err := w.flush(); err != nil {
 			return err
 		}
-		commit := func() error { _, err := w.exec("COMMIT"); return err }
+		commit := func() error { return w.control("COMMIT") }
 		if l.commit != nil {
 			return l.commit(commit)
 		}
@@ -141,7 +160,7 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 	if err != nil {
 		// SQLite has rolled back by itself after some errors, and a commit
 		// that failed may have been written: then there is nothing to undo.
-		_, _ = w.exec("ROLLBACK")
+		_ = w.control("ROLLBACK")
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	w.committed()
@@ -162,6 +181,10 @@ type batch struct {
 
 	minutes map[int64]*Totals // what this transaction adds to the minute rollup
 	last    int64             // finished of the newest request row that we know of
+	wrote   bool              // this transaction has changed something
+
+	// The time that was asked for last, and the free one given for it.
+	asked, given int64
 }
 
 func newBatch(conn *sql.Conn) *batch {
@@ -169,7 +192,7 @@ func newBatch(conn *sql.Conn) *batch {
 }
 
 func (w *batch) begin(now time.Time) {
-	w.now = now
+	w.now, w.wrote = now, false
 	w.replace, w.removed = nil, w.removed[:0]
 	clear(w.minutes)
 }
@@ -186,12 +209,24 @@ func (w *batch) stmt(query string) (*sql.Stmt, error) {
 	return s, err
 }
 
+// exec changes something.
 func (w *batch) exec(query string, args ...any) (sql.Result, error) {
 	s, err := w.stmt(query)
 	if err != nil {
 		return nil, err
 	}
+	w.wrote = true
 	return s.Exec(args...)
+}
+
+// control begins or ends a transaction.
+func (w *batch) control(query string) error {
+	s, err := w.stmt(query)
+	if err != nil {
+		return err
+	}
+	_, err = s.Exec()
+	return err
 }
 
 // scan reads the one row that query has; sql.ErrNoRows where it has none.
@@ -241,10 +276,10 @@ func (w *batch) committed() {
 }
 
 // AddRequest writes a finished request. A nil error means that the row is on
-// disk; after an error it may or may not be there. An id that is there already
-// is not written twice.
+// disk; after an error it may or may not be there, and writing it again is free.
+// Another request under an id that is taken is an error.
 func (l *Ledger) AddRequest(r Request) error {
-	return l.submit(func(w *batch) error { return w.addRequest(r) })
+	return l.submit(context.Background(), func(w *batch) error { return w.addRequest(r) })
 }
 
 func (w *batch) addRequest(r Request) error {
@@ -268,6 +303,8 @@ func (w *batch) addRequest(r Request) error {
 			w.minutes[m] = &Totals{}
 		}
 		w.minutes[m].add(r)
+	} else if err := w.same(r); err != nil {
+		return err
 	}
 	if w.saved[r.ID] {
 		if _, err := w.exec("DELETE FROM open_request WHERE id = ?", r.ID); err != nil {
@@ -278,26 +315,46 @@ func (w *batch) addRequest(r Request) error {
 	return nil
 }
 
+// same checks that the row under r's id is r, written before.
+func (w *batch) same(r Request) error {
+	var status Status
+	var u Usage
+	err := w.scan("SELECT status, prompt_tokens, cached_tokens, completion_tokens FROM request WHERE id = ?", []any{r.ID},
+		&status, &u.PromptTokens, &u.CachedTokens, &u.CompletionTokens)
+	if err != nil {
+		return fmt.Errorf("request %s: %w", r.ID, err)
+	}
+	if status != r.Status || u != r.Usage {
+		return fmt.Errorf("request %s: the id is taken by another row (%s, %d completion tokens)", r.ID, status, u.CompletionTokens)
+	}
+	return nil
+}
+
 // free returns the first microsecond from at on that no request has. Only a
 // time that is not newer than all known ones needs to be looked up.
 func (w *batch) free(at int64) (int64, error) {
+	asked := at
+	if at == w.asked {
+		at = w.given + 1 // the recovery of a crash asks for one instant many times
+	}
 	for ; at <= w.last; at++ {
 		var one int
 		err := w.scan("SELECT 1 FROM request WHERE finished = ?", []any{at}, &one)
 		if errors.Is(err, sql.ErrNoRows) {
-			return at, nil
+			break
 		}
 		if err != nil {
 			return 0, err
 		}
 	}
+	w.asked, w.given = asked, at
 	return at, nil
 }
 
 // SaveOpen replaces the table of open requests: one batch a second, of every
 // request that runs. An empty batch over an empty table writes nothing.
 func (l *Ledger) SaveOpen(open []OpenRequest) error {
-	return l.submit(func(w *batch) error { return w.saveOpen(open) })
+	return l.submit(context.Background(), func(w *batch) error { return w.saveOpen(open) })
 }
 
 func (w *batch) saveOpen(open []OpenRequest) error {
@@ -371,10 +428,7 @@ const maxAhead = time.Minute
 // newer than the newest (the clock stepped back): the caller records a failure
 // then, and the minute is dark.
 func (l *Ledger) AddSample(ctx context.Context, s Sample) (id int64, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	err = l.submit(func(w *batch) error {
+	err = l.submit(ctx, func(w *batch) error {
 		var err error
 		id, err = w.addSample(s)
 		return err
@@ -473,10 +527,7 @@ func nullNanos(n *Nanos) sql.NullInt64 {
 
 // AddSampleFailure writes a dark minute.
 func (l *Ledger) AddSampleFailure(ctx context.Context, f SampleFailure) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return l.submit(func(w *batch) error {
+	return l.submit(ctx, func(w *batch) error {
 		_, err := w.exec("INSERT INTO sample_failure (at, call, class) VALUES (?, ?, ?)", micros(f.At), f.Call, f.Class)
 		return err
 	})
@@ -484,7 +535,7 @@ func (l *Ledger) AddSampleFailure(ctx context.Context, f SampleFailure) error {
 
 // AddEvent writes an event.
 func (l *Ledger) AddEvent(e Event) error {
-	return l.submit(func(w *batch) error {
+	return l.submit(context.Background(), func(w *batch) error {
 		_, err := w.exec("INSERT INTO event (at, kind, subject, detail) VALUES (?, ?, ?, ?)", micros(e.At), e.Kind, e.Subject, e.Detail)
 		return err
 	})
@@ -493,7 +544,7 @@ func (l *Ledger) AddEvent(e Event) error {
 // SetProvider notes whose bill this ledger follows from now on; "none" where
 // the operator chose to serve without one. Reports say so.
 func (l *Ledger) SetProvider(name string) error {
-	return l.submit(func(w *batch) error {
+	return l.submit(context.Background(), func(w *batch) error {
 		_, err := w.exec("INSERT INTO meta VALUES ('provider', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", name)
 		return err
 	})
@@ -502,7 +553,7 @@ func (l *Ledger) SetProvider(name string) error {
 // Probe writes nothing of meaning and syncs it: whether the ledger can be
 // written again after an error.
 func (l *Ledger) Probe() error {
-	return l.submit(func(w *batch) error {
+	return l.submit(context.Background(), func(w *batch) error {
 		_, err := w.exec("INSERT INTO meta VALUES ('probed', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", w.now.UTC().Format(time.RFC3339))
 		return err
 	})

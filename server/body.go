@@ -33,7 +33,6 @@ type body struct {
 	eof      bool      // the engine's answer was read to its end
 	over     bool      // nothing follows out
 	cutShort bool      // what follows out is an error, not the end
-	recorded bool      // the row was written, or could not be
 	first    time.Time // when the first byte was there to be sent
 	fresh    time.Time // when the client's write deadline was set last
 }
@@ -43,9 +42,6 @@ const (
 	// handed on: an engine that is faster than the client's connection is
 	// forwarded in pieces rather than event by event.
 	piece = 16 << 10
-
-	// writeTimeout ends a client that does not read what it asked for.
-	writeTimeout = time.Minute
 )
 
 // Read hands over what the engine has sent, as soon as it is there. It returns
@@ -76,7 +72,7 @@ func (b *body) Read(p []byte) (n int, err error) {
 	if b.first.IsZero() {
 		b.first = now
 	}
-	if now.Sub(b.fresh) > writeTimeout/4 {
+	if now.Sub(b.fresh) > writeTimeout/4 && b.c.why() == nil {
 		b.fresh = now
 		_ = b.c.client.SetWriteDeadline(now.Add(writeTimeout))
 	}
@@ -127,6 +123,10 @@ func (b *body) read() (int, error) {
 // one waits, for only the end shows which piece is the last.
 func (b *body) keep(n int) {
 	if !b.json || n == 0 {
+		return
+	}
+	if b.m.Done() { // the end is in this piece, or was: nothing leaves any more
+		b.held = append(b.held, b.buf[:n]...)
 		return
 	}
 	b.out = append(b.out, b.held...)
@@ -209,10 +209,9 @@ func (b *body) broken(err error) error {
 
 // record writes the row, once.
 func (b *body) record(status ledger.Status) error {
-	if b.recorded {
+	if b.c.recorded {
 		return nil
 	}
-	b.recorded = true
 	return b.s.record(b.c, b.m, status, b.status, b.first)
 }
 
@@ -229,8 +228,11 @@ func (b *body) letGo() {
 	}
 	if b.m.Done() && !b.eof {
 		_ = b.x.conn.SetReadDeadline(b.s.cfg.Now().Add(drainTime))
-		_, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{b.src}, b.buf)
-		b.eof = err == nil
+		var err error
+		for err == nil {
+			_, err = b.src.Read(b.buf)
+		}
+		b.eof = err == io.EOF
 		_ = b.x.conn.SetReadDeadline(time.Time{})
 	}
 	// llama-server closes a connection after a stream without having said so
@@ -242,13 +244,10 @@ func (b *body) letGo() {
 // Close is called by fasthttp when the answer was written, or could not be. A
 // call that has no row by then lost its client.
 func (b *body) Close() error {
-	if !b.recorded {
+	if !b.c.recorded {
 		b.c.cut(errGone)
-		_ = b.record(ledger.Aborted) // logged where it failed; nobody is left to tell
+		_ = b.record(statusFor(b.c.why())) // logged where it failed; nobody is left to tell
 	}
 	b.letGo()
-	if !b.fresh.IsZero() {
-		_ = b.c.client.SetWriteDeadline(time.Time{})
-	}
 	return nil
 }

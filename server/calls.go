@@ -21,6 +21,7 @@ type call struct {
 	client  net.Conn // to see whether the client is still there
 	// uncounted calls make no tokens: they are cut like others and have no row.
 	uncounted bool
+	recorded  bool // its row was written, or could not be
 
 	model      atomic.Pointer[string]
 	prompt     atomic.Int64
@@ -58,7 +59,8 @@ func (c *call) detach() *conn {
 }
 
 // cut ends the call: the engine sees its client leave, and the goroutine that
-// reads from the engine wakes with an error.
+// reads from the engine, or writes to a client that does not read, wakes with
+// an error.
 func (c *call) cut(cause *apiError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,6 +71,7 @@ func (c *call) cut(cause *apiError) {
 	if c.up != nil {
 		c.up.Close()
 	}
+	_ = c.client.SetWriteDeadline(time.Now().Add(cutGrace / 2))
 }
 
 // why returns what the call was cut for, nil where it was not.
@@ -163,27 +166,43 @@ func (cs *calls) open() []ledger.OpenRequest {
 	return out
 }
 
-// gone reports whether the peer of a connection has closed it, by a look at
-// the socket that takes nothing from it. Bytes that wait there (a pipelined
-// request) hide the answer: then the client counts as there.
-func gone(c net.Conn) bool {
+// gone reports whether a client has closed its connection. Bytes that wait
+// there (a pipelined request) hide the answer: then it counts as there.
+func gone(c net.Conn) bool { return peek(c) == peerGone }
+
+// peer is what a look at a socket tells.
+type peer int
+
+const (
+	peerQuiet  peer = iota // it is there and has sent nothing
+	peerSpoken             // it has sent something; whether it is there cannot be seen
+	peerGone               // it has closed, or the connection is broken
+)
+
+// peek looks at a socket and takes nothing from it.
+func peek(c net.Conn) peer {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return false
+		return peerSpoken
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return true
+		return peerGone
 	}
-	closed := false
+	state := peerSpoken
 	err = raw.Control(func(fd uintptr) {
 		var b [1]byte
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		switch {
-		case err == syscall.EAGAIN || err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			state = peerQuiet
+		case err == syscall.EINTR: // not known this time
 		case err != nil || n == 0:
-			closed = true
+			state = peerGone
 		}
 	})
-	return closed || err != nil
+	if err != nil {
+		return peerGone
+	}
+	return state
 }

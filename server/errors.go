@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"math"
@@ -31,8 +32,9 @@ var (
 	errPath     = &apiError{status: 404, typ: "invalid_request_error", message: "Unknown path. This gateway serves /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank and /v1/models.", hopeless: true}
 	errNotReady = &apiError{status: 503, typ: "server_error", code: "engine_not_ready", message: "The engine is not ready yet. Try again in a moment.", retryAfter: 5 * time.Second}
 	errEngine   = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete."}
-	errLedger   = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent."}
+	errLedger   = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent.", hopeless: true}
 	errShutdown = &apiError{status: 503, typ: "server_error", code: "shutting_down", message: "The gateway is shutting down.", retryAfter: 10 * time.Second}
+	errVersion  = &apiError{status: 505, typ: "invalid_request_error", message: "A stream needs HTTP/1.1.", hopeless: true}
 	errInternal = &apiError{status: 500, typ: "server_error", message: "Internal error."}
 )
 
@@ -149,11 +151,12 @@ func (e *apiError) event(d meter.Dialect, id string) []byte {
 		return append(append([]byte("event: error\ndata: "), e.body(d, id)...), "\n\n"...)
 	case meter.Responses:
 		b, err := json.Marshal(struct {
-			Type    string  `json:"type"`
-			Code    string  `json:"code"`
-			Message string  `json:"message"`
-			Param   *string `json:"param"`
-		}{"error", e.typ, e.message, nil})
+			Type     string  `json:"type"`
+			Code     string  `json:"code"`
+			Message  string  `json:"message"`
+			Param    *string `json:"param"`
+			Sequence int     `json:"sequence_number"`
+		}{"error", cmp.Or(e.code, e.typ), e.message, nil, 0})
 		if err != nil {
 			panic("BUG: an error that is not JSON: " + err.Error())
 		}

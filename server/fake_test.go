@@ -67,11 +67,13 @@ type fakeLedger struct {
 	open []ledger.OpenRequest
 	fail bool
 	held chan struct{}
+	busy bool // a write waits for held
 }
 
 func (l *fakeLedger) AddRequest(r ledger.Request) error {
 	l.mu.Lock()
 	held := l.held
+	l.busy = true
 	l.mu.Unlock()
 	if held != nil {
 		<-held
@@ -92,6 +94,12 @@ func (l *fakeLedger) SaveOpen(open []ledger.OpenRequest) error {
 	return nil
 }
 
+func (l *fakeLedger) writing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy
+}
+
 func (l *fakeLedger) all() []ledger.Request {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -100,9 +108,9 @@ func (l *fakeLedger) all() []ledger.Request {
 
 // fakeGate is open unless err is set.
 type fakeGate struct {
-	mu        sync.Mutex
-	err       error
-	refreshed int
+	mu      sync.Mutex
+	err     error
+	tripped int
 }
 
 func (g *fakeGate) Allow() error {
@@ -111,10 +119,10 @@ func (g *fakeGate) Allow() error {
 	return g.err
 }
 
-func (g *fakeGate) Refresh() {
+func (g *fakeGate) Trip(error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.refreshed++
+	g.tripped++
 }
 
 // world is a server over fakes, on a real socket.

@@ -3,7 +3,9 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"runtime/debug"
 	"time"
 
@@ -91,16 +93,28 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, rt route, id string, e *apiErr
 	}
 }
 
+// limits decides from its head how much of a request is read: a body is worth
+// nothing without the key.
+func (s *Server) limits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if !s.key.ok(h) {
+		return fasthttp.RequestConfig{MaxRequestBodySize: 1}
+	}
+	return fasthttp.RequestConfig{ReadTimeout: bodyTimeout}
+}
+
 // refuseConn answers what fasthttp could not read as a request.
 func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
 	e := errBody("The request could not be read as HTTP.")
 	var small *fasthttp.ErrSmallBuffer
+	var timeout net.Error
 	switch {
+	case errors.Is(err, fasthttp.ErrBodyTooLarge) && !s.key.ok(&ctx.Request.Header):
+		e = errKey // its body was not read
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		e = errTooLarge(s.cfg.MaxBody)
 	case errors.As(err, &small):
 		e = &apiError{status: 431, typ: "invalid_request_error", message: "The request's headers are over 32 KiB."}
-	case errors.Is(err, fasthttp.ErrTimeout):
+	case errors.As(err, &timeout) && timeout.Timeout():
 		e = &apiError{status: 408, typ: "invalid_request_error", message: "The request was not sent in time."}
 	}
 	rt, _ := routes(string(ctx.Path()))
@@ -114,10 +128,10 @@ var forwarded = [...]string{
 	fasthttp.HeaderAccept, "Anthropic-Version", "Anthropic-Beta", "Traceparent", "Tracestate",
 }
 
-// toEngine makes the request that the engine gets.
-func toEngine(ctx *fasthttp.RequestCtx, body []byte) *fasthttp.Request {
+// toEngine makes the request that the engine gets. It refers to body.
+func toEngine(ctx *fasthttp.RequestCtx, rt route, body []byte) *fasthttp.Request {
 	req := fasthttp.AcquireRequest()
-	req.Header.SetMethodBytes(ctx.Method())
+	req.Header.SetMethod(rt.method) // a HEAD is a GET whose body fasthttp leaves out
 	req.SetRequestURI(string(ctx.Path()))
 	for _, name := range forwarded {
 		if v := ctx.Request.Header.Peek(name); len(v) > 0 {
@@ -172,16 +186,19 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 	c.uncounted = true
 	s.calls.add(c)
 	defer s.calls.remove(c)
-	req := toEngine(ctx, body)
+	req := toEngine(ctx, rt, body)
 	defer fasthttp.ReleaseRequest(req)
 	x, err := s.upstream.do(c, req, s.cfg.Now())
 	if err != nil {
 		s.refuse(ctx, rt, id, s.fault(c, err))
 		return
 	}
-	answer, err := io.ReadAll(io.LimitReader(x.resp.BodyStream(), maxHeld))
+	answer, err := io.ReadAll(io.LimitReader(x.resp.BodyStream(), maxHeld+1))
+	if len(answer) > maxHeld {
+		err = fmt.Errorf("an answer of over %d bytes", maxHeld)
+	}
 	status, kind := x.resp.StatusCode(), string(x.resp.Header.ContentType())
-	s.upstream.end(c, x, err == nil && len(answer) < maxHeld, s.cfg.Now())
+	s.upstream.end(c, x, err == nil, s.cfg.Now())
 	switch {
 	case err != nil:
 		s.refuse(ctx, rt, id, s.fault(c, err))
@@ -217,26 +234,46 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 		s.refuse(ctx, rt, id, e)
 		return
 	}
+	if ask.Stream && !ctx.Request.Header.IsHTTP11() {
+		s.refuse(ctx, rt, id, errVersion)
+		return
+	}
 	c := s.newCall(ctx, rt, id, ask)
 	m := meter.New(rt.dialect, s.dialectOf(), ask)
 	s.calls.add(c)
-	req := toEngine(ctx, body)
+	defer func() {
+		if p := recover(); p != nil {
+			c.cut(errInternal)
+			if !c.recorded {
+				_ = s.record(c, m, ledger.Failed, errInternal.status, time.Time{})
+			}
+			panic(p) // handle answers
+		}
+	}()
+	req := toEngine(ctx, rt, body)
 	x, err := s.upstream.do(c, req, c.started)
 	fasthttp.ReleaseRequest(req)
-	if err != nil {
+	ctx.Request.ReleaseBody(keptBody)
+	switch {
+	case errors.Is(err, errUnsent):
+		s.calls.remove(c) // it never reached the engine: there is nothing to record
+		s.refuse(ctx, rt, id, s.fault(c, err))
+	case err != nil:
 		e := s.fault(c, err)
-		if recorded := s.record(c, m, statusFor(e), e.status, time.Time{}); recorded != nil {
+		if s.record(c, m, statusFor(e), e.status, time.Time{}) != nil {
 			e = errLedger
 		}
 		e.write(ctx, rt.dialect, id)
-		return
-	}
-	if mediaType(x.resp.Header.ContentType()) == "text/event-stream" {
+	case x.resp.StatusCode() == fasthttp.StatusOK && mediaType(x.resp.Header.ContentType()) == "text/event-stream":
 		s.stream(ctx, c, m, x)
-	} else {
+	default:
 		s.whole(ctx, c, m, x)
 	}
 }
+
+// keptBody is the largest buffer of a request's body that its connection keeps
+// while the answer runs, and after.
+const keptBody = 64 << 10
 
 // statusFor is how a call that ended with e stands in the ledger.
 func statusFor(e *apiError) ledger.Status {
@@ -250,6 +287,7 @@ func statusFor(e *apiError) ledger.Status {
 // may the answer's last bytes leave.
 func (s *Server) record(c *call, m *meter.Meter, status ledger.Status, http int, first time.Time) error {
 	defer s.calls.remove(c)
+	c.recorded = true
 	r := ledger.Request{
 		ID: c.id, Endpoint: c.dialect.String(), Model: m.Model(), Stream: c.ask.Stream,
 		Status: status, HTTP: http, Started: c.started, First: first, Finished: s.cfg.Now(),

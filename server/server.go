@@ -11,11 +11,13 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -41,7 +43,7 @@ type Ledger interface {
 // Gate says whether a new request may start. *budget.Gate has it.
 type Gate interface {
 	Allow() error
-	Refresh() // evaluate now: the ledger has failed
+	Trip(cause error) // closes at once, and waits for nothing: the ledger has failed
 }
 
 // Config is what a server is made of. Engine, Ledger and Gate are required.
@@ -69,9 +71,14 @@ const (
 	defaultMaxBody = 64 << 20
 	maxHead        = 32 << 10 // request line and headers
 
-	// Idle clients keep a connection, slow ones are not waited for.
-	idleTimeout = 2 * time.Minute
-	readTimeout = time.Minute
+	// Slow clients are not waited for: headTimeout for the head of a request,
+	// bodyTimeout for a body (64 MiB of images take a while), writeTimeout for
+	// each piece of an answer. A connection must be let go of before the write
+	// deadline of its last answer is over, or that would hit the next request.
+	headTimeout  = time.Minute
+	bodyTimeout  = 5 * time.Minute
+	writeTimeout = time.Minute
+	idleTimeout  = 50 * time.Second
 
 	// cutGrace is what cut answers have to say goodbye in.
 	cutGrace = 5 * time.Second
@@ -110,17 +117,20 @@ func New(cfg Config) (*Server, error) {
 		stopping: make(chan struct{}),
 	}
 	s.http = &fasthttp.Server{
-		Handler:               s.handle,
-		ErrorHandler:          s.refuseConn,
-		NoDefaultServerHeader: true,
-		NoDefaultContentType:  true,
-		NoDefaultDate:         true,
-		ReadBufferSize:        maxHead,
-		MaxRequestBodySize:    cfg.MaxBody,
-		ReadTimeout:           readTimeout,
-		IdleTimeout:           idleTimeout,
-		CloseOnShutdown:       true,
-		Logger:                quietLogger{},
+		Handler:                      s.handle,
+		ErrorHandler:                 s.refuseConn,
+		HeaderReceived:               s.limits,
+		NoDefaultServerHeader:        true,
+		NoDefaultContentType:         true,
+		DisablePreParseMultipartForm: true,
+		ReadBufferSize:               maxHead,
+		MaxRequestBodySize:           cfg.MaxBody,
+		ReadTimeout:                  headTimeout,
+		WriteTimeout:                 writeTimeout,
+		IdleTimeout:                  idleTimeout,
+		CloseOnShutdown:              true,
+		Concurrency:                  maxConns(),
+		Logger:                       quietLogger{},
 	}
 	cfg.Metrics.watch(s)
 	return s, nil
@@ -128,67 +138,95 @@ func New(cfg Config) (*Server, error) {
 
 // Run serves ln until ctx ends, then drains: the listener closes, running
 // answers have Config.Drain to end and are cut after that. hard ends the
-// patience at once. Run returns when no request runs any more; each has its row.
+// patience at once. Run closes ln, and returns when no request runs any more;
+// each has its row then, or it returns an error.
 func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 	s.loopback = isLoopback(ln.Addr())
+	in := &listener{Listener: ln, log: s.cfg.Log}
 	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(ln) }()
+	go func() { served <- s.http.Serve(in) }()
 
-	watching, stopWatching := context.WithCancel(context.Background())
-	watched := make(chan struct{})
-	go func() { defer close(watched); s.watch(watching) }()
-	defer func() { stopWatching(); <-watched }()
+	looking, stopLooking := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.dropGone(looking) })
+	wg.Go(func() { s.saveOpen(looking) })
+	defer wg.Wait()
+	defer stopLooking()
 
+	patience := s.cfg.Drain
+	var failed error
 	select {
 	case err := <-served:
-		s.calls.cut(errShutdown)
-		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+		failed, patience = fmt.Errorf("serve %s: %w", ln.Addr(), cmp.Or(err, net.ErrClosed)), 0
 	case <-ctx.Done():
+		// Also where Serve has not begun to accept: then it ends at once.
+		in.Close()
+		<-served
 	}
 	close(s.stopping)
+	return errors.Join(failed, s.drain(hard, patience))
+}
+
+// drain waits for the running requests, then cuts them.
+func (s *Server) drain(hard context.Context, patience time.Duration) error {
+	defer s.upstream.close()
 	if n := s.calls.len(); n > 0 {
-		s.cfg.Log.Info("draining", "requests", n, "for", s.cfg.Drain)
+		s.cfg.Log.Info("draining", "requests", n, "for", patience)
 	}
-	patience, cancel := context.WithTimeout(hard, s.cfg.Drain)
-	err := s.http.ShutdownWithContext(patience)
-	cancel()
-	if err != nil {
-		s.cfg.Log.Warn("cutting the answers that are still running", "requests", s.calls.len())
-		s.calls.cut(errShutdown)
-		last, cancel := context.WithTimeout(context.Background(), cutGrace)
-		err = s.http.ShutdownWithContext(last)
-		cancel()
+	// Shutdown is called once: it waits for every connection, for as long as it
+	// is let, and a second call would not wait.
+	waiting, stopWaiting := context.WithCancel(context.Background())
+	defer stopWaiting()
+	down := make(chan error, 1)
+	go func() { down <- s.http.ShutdownWithContext(waiting) }()
+
+	patient, cancel := context.WithTimeout(hard, patience)
+	defer cancel()
+	select {
+	case err := <-down:
+		return err
+	case <-patient.Done():
 	}
-	s.upstream.close()
-	if err != nil {
-		return fmt.Errorf("stop serving: %w", err)
+	if n := s.calls.len(); n > 0 {
+		s.cfg.Log.Warn("cutting the answers that are still running", "requests", n)
 	}
-	return <-served
+	s.calls.cut(errShutdown)
+	select {
+	case err := <-down:
+		return err
+	case <-time.After(cutGrace):
+	}
+	stopWaiting()
+	<-down
+	if n := s.calls.len(); n > 0 {
+		return fmt.Errorf("stop serving: %d requests did not end within %s of being cut", n, cutGrace)
+	}
+	return nil // connections that have no request
 }
 
-// isLoopback reports whether only this machine can reach addr.
-func isLoopback(addr net.Addr) bool {
-	tcp, ok := addr.(*net.TCPAddr)
-	return !ok || tcp.IP.IsLoopback()
+// dropGone looks for clients that have left; their engine must know within 250 ms.
+func (s *Server) dropGone(ctx context.Context) {
+	every(ctx, 200*time.Millisecond, s.calls.dropGone)
 }
 
-// watch does what is done to all running requests: it looks for clients that
-// have left, and saves the open requests once a second.
-func (s *Server) watch(ctx context.Context) {
-	const look = 200 * time.Millisecond // and an engine must know within 250
-	t := time.NewTicker(look)
+// saveOpen saves the open requests once a second.
+func (s *Server) saveOpen(ctx context.Context) {
+	every(ctx, time.Second, func() {
+		if err := s.cfg.Ledger.SaveOpen(s.calls.open()); err != nil {
+			s.ledgerFailed(err)
+		}
+	})
+}
+
+func every(ctx context.Context, d time.Duration, do func()) {
+	t := time.NewTicker(d)
 	defer t.Stop()
-	for n := 0; ; n++ {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-		}
-		s.calls.dropGone()
-		if n%int(time.Second/look) == 0 {
-			if err := s.cfg.Ledger.SaveOpen(s.calls.open()); err != nil {
-				s.ledgerFailed(err)
-			}
+			do()
 		}
 	}
 }
@@ -197,7 +235,7 @@ func (s *Server) watch(ctx context.Context) {
 func (s *Server) ledgerFailed(err error) {
 	s.cfg.Log.Error("write the ledger", "err", err)
 	s.cfg.Metrics.ledgerErrors.Inc()
-	s.cfg.Gate.Refresh()
+	s.cfg.Gate.Trip(err)
 }
 
 // quietLogger drops what fasthttp would print of each broken connection; what

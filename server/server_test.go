@@ -129,7 +129,7 @@ func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 	go func() { b, _ := io.ReadAll(r); last <- string(b) }()
 	// The engine is done, the row is not written: the answer may not end. The
 	// write waits for us, so there is nothing to time: it is held until we let go.
-	eventually(t, "the row is being written", func() bool { return len(w.ledger.all()) == 0 && w.held() })
+	eventually(t, "the row is being written", w.ledger.writing)
 	select {
 	case got := <-last:
 		t.Errorf("before the row was on disk the client got %q", got)
@@ -151,7 +151,7 @@ func TestARowThatCannotBeWritten(t *testing.T) {
 		w.ledger.fail = true
 		resp, answer := w.do("POST", path, body)
 		check(resp.StatusCode, answer)
-		if w.gate.refreshed == 0 {
+		if w.gate.tripped == 0 {
 			t.Errorf("%s: the gate was not told", name)
 		}
 	}
@@ -231,6 +231,14 @@ func TestAnEngineThatDiesMidAnswer(t *testing.T) {
 		`"message":"kv cache full","type":"server_error","param":null,"code":null}}`, doneEvent)
 	f("error event, then [DONE]", sse(nil, delta(" a", 1), `data: {"error":{"code":500,"message":"oom","type":"InternalServerError","param":null}}`+"\n\n"+doneEvent), "/v1/chat/completions", streamBody, 1,
 		`"message":"oom","type":"server_error"`)
+	f("an error whose answer is called a stream", func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Type", "text/event-stream")
+		rw.WriteHeader(500)
+		io.WriteString(rw, `{"error":{"code":500,"message":"boom","type":"server_error"}}`)
+	}, "/v1/chat/completions", streamBody, 0, `"boom"`)
+	f("an answer without a body", func(rw http.ResponseWriter, r *http.Request) { rw.WriteHeader(204) }, "/v1/chat/completions", chatBody, 0,
+		`"code":"engine_failed"`)
+	f("an answer that is no JSON", jsonAnswer(200, "oops"), "/v1/chat/completions", chatBody, 0, `"code":"engine_failed"`)
 	f("anthropic", die(sse(nil, "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"tiny\",\"usage\":{\"input_tokens\":4,\"output_tokens\":0}}}\n\n")), "/v1/messages", streamBody, 0,
 		"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\"")
 	f("responses", die(sse(nil, "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{}}\n\n")), "/v1/responses", `{"stream":true,"input":"x"}`, 0,
@@ -303,8 +311,6 @@ func (w *world) metric(name string) string {
 	}
 	return ""
 }
-
-func (w *world) held() bool { return w.metric("spotinference_requests_running") == "1" }
 
 func TestRefusals(t *testing.T) {
 	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *server.Config) { c.Key = "sk-right"; c.MaxBody = 1 << 20 })
@@ -506,12 +512,161 @@ func TestDrain(t *testing.T) {
 		go w.stop()
 		cut(t, w, resp)
 	})
+	t.Run("a client that does not read", func(t *testing.T) {
+		big := delta(strings.Repeat("x", 1<<20), 1)
+		w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			rw.Header().Set("Content-Type", "text/event-stream")
+			for r.Context().Err() == nil {
+				io.WriteString(rw, big)
+				rw.(http.Flusher).Flush()
+			}
+		}, func(c *server.Config) { c.Drain = 50 * time.Millisecond })
+		resp := w.begin("POST", "/v1/chat/completions", streamBody)
+		defer resp.Body.Close()
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+		if r := w.row(); r.Status != ledger.Failed || !r.LowerBound {
+			t.Errorf("row = %+v", r)
+		}
+	})
+	t.Run("before it serves", func(t *testing.T) {
+		w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), nil)
+		w.hard()
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("no patience at all", func(t *testing.T) {
 		w, resp, _ := begin(t, time.Hour)
 		go w.stop()
 		w.hard()
 		cut(t, w, resp)
 	})
+}
+
+// TestNothingSaidUnaskedIsAnAnswer: what an engine sends beyond its answer is
+// not the next client's.
+func TestNothingSaidUnaskedIsAnAnswer(t *testing.T) {
+	late := make(chan struct{})
+	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		conn, buf, err := rw.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		fmt.Fprintf(buf, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(chatAnswer), chatAnswer)
+		buf.Flush()
+		<-late
+		fmt.Fprintf(buf, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{\"late\":1}")
+		buf.Flush()
+		late <- struct{}{}
+		defer conn.Close()
+		<-late
+	}, nil)
+	w.do("POST", "/v1/chat/completions", chatBody)
+	late <- struct{}{}
+	<-late
+	defer close(late)
+	done := make(chan string, 1)
+	go func() {
+		_, body := w.do("POST", "/v1/chat/completions", chatBody)
+		done <- body
+	}()
+	if body := <-done; body != chatAnswer {
+		t.Errorf("the second client got %s", body)
+	}
+}
+
+// TestTheEndOfAJSONAnswerWaits, also where white space follows it.
+func TestTheEndOfALargeAnswerWaits(t *testing.T) {
+	step := make(chan struct{})
+	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		rw.Header().Set("Content-Type", "application/json")
+		for _, part := range []string{`{"data":"` + strings.Repeat("x", 2<<20) + `","usage":{"prompt_tokens":1,"total_tokens":1}`, "}", "\n"} {
+			io.WriteString(rw, part)
+			rw.(http.Flusher).Flush()
+			<-step
+		}
+	}, nil)
+	w.ledger.held = make(chan struct{})
+	resp := w.begin("POST", "/v1/embeddings", `{"input":"x"}`)
+	defer resp.Body.Close()
+	got := make(chan byte, 8<<20)
+	go func() {
+		defer close(got)
+		r := bufio.NewReader(resp.Body)
+		for {
+			b, err := r.ReadByte()
+			if err != nil {
+				return
+			}
+			got <- b
+		}
+	}()
+	for range 3 {
+		step <- struct{}{}
+	}
+	eventually(t, "the row is being written", w.ledger.writing)
+	for len(got) > 0 {
+		if b := <-got; b == '}' && len(got) == 0 {
+			t.Error("the end left before its row was on disk")
+		}
+	}
+	close(w.ledger.held)
+	last := byte(0)
+	for b := range got {
+		last = b
+	}
+	if last != '\n' {
+		t.Errorf("last byte = %q", last)
+	}
+}
+
+func TestHead(t *testing.T) {
+	w := newWorld(t, engine.Llama, jsonAnswer(200, `{"object":"list","data":[]}`), nil)
+	resp, body := w.do("HEAD", "/v1/models", "")
+	if resp.StatusCode != 200 || body != "" || resp.ContentLength != 27 {
+		t.Errorf("HEAD: %d %q %d", resp.StatusCode, body, resp.ContentLength)
+	}
+}
+
+// TestABodyIsNotReadWithoutTheKey: the refusal comes before a byte of it.
+func TestABodyIsNotReadWithoutTheKey(t *testing.T) {
+	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *server.Config) { c.Key = "sk-right" })
+	f := func(head, want string) {
+		t.Helper()
+		conn, err := net.Dial("tcp", w.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, head)
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		if err != nil || !strings.Contains(line, want) {
+			t.Errorf("%q → %q, %v, want %s", head, line, err, want)
+		}
+	}
+	f("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n", " 401 ")
+	f("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-right\r\nContent-Length: 600000000\r\n\r\n", " 413 ")
+	f("POST /v1/chat/completions HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer sk-right\r\nContent-Length: "+fmt.Sprint(len(streamBody))+"\r\n\r\n"+streamBody, " 505 ")
+	f("GET / HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 40<<10)+"\r\n\r\n", " 431 ")
+	f("GARBAGE\r\n\r\n", " 400 ")
+}
+
+// TestAnEngineThatCannotBeReached has seen nothing, so there is no row.
+func TestAnEngineThatCannotBeReached(t *testing.T) {
+	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), nil)
+	w.engine.sock += ".gone"
+	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 502 || !strings.Contains(body, "engine_failed") {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+	if rows := w.ledger.all(); len(rows) != 0 || w.metric("spotinference_requests_running") != "0" {
+		t.Errorf("rows = %+v", rows)
+	}
 }
 
 // TestMetricNames: the names are an interface.

@@ -45,14 +45,15 @@ type conn struct {
 
 func newUpstream(e Engine) *upstream { return &upstream{engine: e} }
 
-// get returns a connection that the engine has not closed.
+// get returns a connection that the engine has not closed, and on which it has
+// said nothing unasked: that would be taken for the next answer.
 func (u *upstream) get(now time.Time) (*conn, error) {
 	for {
 		c := u.pop()
 		if c == nil {
 			break
 		}
-		if now.Sub(c.used) < maxIdle && c.uses < maxUses && !gone(c.Conn) {
+		if now.Sub(c.used) < maxIdle && c.uses < maxUses && peek(c.Conn) == peerQuiet {
 			c.uses++
 			return c, nil
 		}
@@ -111,6 +112,7 @@ type exchange struct {
 	resp *fasthttp.Response // its body is a stream; released by end
 }
 
+// errUnsent marks a request that the engine never saw: it has made nothing.
 var errUnsent = errors.New("not sent")
 
 // do sends req and reads the head of the answer; the body is left to be read.
@@ -142,6 +144,11 @@ func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange,
 		cn.Close()
 		fasthttp.ReleaseResponse(x.resp)
 		return nil, fmt.Errorf("read from engine: %w", err)
+	}
+	if x.resp.BodyStream() == nil { // 204 and 304 have none; no engine's answer is one
+		status := x.resp.StatusCode()
+		u.end(c, x, false, now)
+		return nil, fmt.Errorf("read from engine: status %d without a body", status)
 	}
 	return x, nil
 }

@@ -1,0 +1,4 @@
+package budget
+
+// Day is day, for its test.
+var Day = day

@@ -1,0 +1,69 @@
+package server
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listener is a listener that outlives a moment without descriptors: the limit
+// is reached by whoever opens enough connections, key or not, and that must not
+// end the gateway.
+type listener struct {
+	net.Listener
+	log    *slog.Logger
+	closed sync.Once
+	said   time.Time // owned by Accept
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	const pause = 50 * time.Millisecond
+	for {
+		c, err := l.Listener.Accept()
+		if err == nil || !isPassing(err) {
+			return c, err
+		}
+		if now := time.Now(); now.Sub(l.said) > time.Minute {
+			l.said = now
+			l.log.Warn("accept a connection", "err", err)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// isPassing reports whether the next Accept may work.
+func isPassing(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS, unix.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// Close closes the listener. Safe twice: we close it, and fasthttp does.
+func (l *listener) Close() (err error) {
+	l.closed.Do(func() { err = l.Listener.Close() })
+	return err
+}
+
+// maxConns is how many connections are served at once: each may need another
+// one to the engine, and the ledger and the provider want theirs.
+func maxConns() int {
+	const most, rest = 16384, 128
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil || lim.Cur > 2*most+rest {
+		return most
+	}
+	return max((int(lim.Cur)-rest)/2, 16)
+}
+
+// isLoopback reports whether only this machine can reach addr.
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return !ok || tcp.IP.IsLoopback()
+}
