@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -102,7 +103,7 @@ func start(t testing.TB, env []string, args ...string) *serving {
 	s := &serving{t: t, exited: make(chan struct{})}
 	s.cmd = exec.Command(program(t), append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)...)
 	s.cmd.Dir = state
-	s.cmd.Env = append(os.Environ(), append([]string{"XDG_STATE_HOME=" + state, "XDG_CONFIG_HOME=" + state}, env...)...)
+	s.cmd.Env = append(cleanEnv(), append([]string{"XDG_STATE_HOME=" + state, "XDG_CONFIG_HOME=" + state}, env...)...)
 	pipe, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +227,7 @@ func (s *serving) post(path, body string) (status int, header http.Header, answe
 func command(t testing.TB, env []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.Command(program(t), args...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(cleanEnv(), env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -235,6 +236,12 @@ func command(t testing.TB, env []string, args ...string) (stdout, stderr string,
 		t.Fatal(err)
 	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// cleanEnv is this process's environment without the settings of the program,
+// and of its tests.
+func cleanEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "SPOTINFERENCE_") })
 }
 
 // eventually looks until it is so. The wait is bounded, not timed: a slow

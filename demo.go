@@ -22,12 +22,19 @@ const (
 )
 
 // demoHint shows what to type next, to be copied as it stands.
-func demoHint(w io.Writer, addr string) {
+func demoHint(w io.Writer, addr string, o options) {
+	key, where := "", ""
+	if o.key != "" {
+		key = ` -H "Authorization: Bearer $SPOTINFERENCE_API_KEY"`
+	}
+	if o.ownLedger {
+		where = " --ledger " + o.ledger
+	}
 	fmt.Fprintf(w, `
-  curl http://%s/v1/chat/completions -d '{"messages":[{"role":"user","content":"What does a token cost?"}]}'
-  spotinference report cost --demo --window 10m
+  curl http://%s/v1/chat/completions%s -d '{"messages":[{"role":"user","content":"What does a token cost?"}]}'
+  spotinference report cost --demo --window 10m%s
 
-`, addr)
+`, addr, key, where)
 }
 
 // startDemo starts the simulated provider and points o at it, and at the

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +37,15 @@ type usageError struct {
 
 func (e *usageError) Unwrap() error { return e.error }
 func (e *usageError) Hint() string  { return e.hint }
+
+// hintedError is a failure with a hint of its own.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e *hintedError) Unwrap() error { return e.error }
+func (e *hintedError) Hint() string  { return e.hint }
 
 func usagef(hint, format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...), hint}
@@ -99,6 +110,10 @@ func hintFor(err error) string {
 		return question.Hint
 	}
 	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "stop what listens there, or name another address with --listen"
+	case errors.Is(err, ledger.ErrPlace):
+		return "name another place with --ledger"
 	case errors.Is(err, ledger.ErrInUse):
 		return "stop the other serve, or give this one its own --ledger"
 	case errors.Is(err, ledger.ErrNewer):
@@ -121,9 +136,10 @@ func newRoot() *cobra.Command {
 		Short:         "Serve a model from a rented GPU box, and know what a token costs",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Version:       version(),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate("spotinference {{.Version}}\n")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("see "+cmd.CommandPath()+" --help", "%w", err)
@@ -139,18 +155,50 @@ func newRoot() *cobra.Command {
 		hidden("guard", func(args []string) int { return engine.Guard(args) }),
 		hidden("sim-engine", func(args []string) int { return sim.Main(args) }),
 	)
-	// A word that is no command is the user's to mend.
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"})
+	help.Args = func(_ *cobra.Command, words []string) error {
+		if at, rest, err := root.Find(words); err != nil || len(rest) > 0 {
+			return noCommand(at, words[len(words)-1])
+		}
+		return nil
+	}
 	for _, c := range append(root.Commands(), root) {
 		if c.HasSubCommands() {
 			c.Args = func(cmd *cobra.Command, words []string) error {
 				if len(words) > 0 {
-					return usagef("see "+cmd.CommandPath()+" --help", "%s: no such command: %q", cmd.CommandPath(), words[0])
+					return noCommand(cmd, words[0])
 				}
 				return nil
 			}
 		}
 	}
 	return root
+}
+
+// noCommand says that a word is no command, and which one was meant, perhaps.
+func noCommand(of *cobra.Command, word string) error {
+	hint := "see " + of.CommandPath() + " --help"
+	of.SuggestionsMinimumDistance = 2
+	if near := of.SuggestionsFor(word); len(near) > 0 {
+		hint = "did you mean " + of.CommandPath() + " " + near[0] + "?"
+	}
+	return usagef(hint, "%s: no such command: %q", of.CommandPath(), word)
+}
+
+// version is the module's version where the binary was installed as one, else
+// the commit that it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (info.Main.Version == "" || info.Main.Version == "(devel)") {
+			return s.Value
+		}
+	}
+	return info.Main.Version
 }
 
 func parent(use, short string, children ...*cobra.Command) *cobra.Command {
@@ -220,6 +268,9 @@ func ask(cmd *cobra.Command, now time.Time) (q question, err error) {
 		return q, err
 	}
 	r, err := ledger.OpenReader(path, s.on("demo"))
+	if errors.Is(err, ledger.ErrMissing) {
+		return q, missingLedger(s, err)
+	}
 	if err != nil {
 		return q, err
 	}
@@ -227,6 +278,19 @@ func ask(cmd *cobra.Command, now time.Time) (q question, err error) {
 		window: ledger.Window{From: until.Add(-span), To: until}, explicit: explicit, now: now,
 		format: format, demo: s.on("demo"), ledger: r,
 	}, nil
+}
+
+// missingLedger says what to do where there is no ledger yet.
+func missingLedger(s settings, err error) error {
+	if s.on("demo") {
+		return &hintedError{err, "start spotinference serve --demo first"}
+	}
+	if demo, _ := ledgerPathOf(s, true); demo != "" && s.text("ledger") == "" {
+		if _, statErr := os.Stat(demo); statErr == nil {
+			return &hintedError{err, "for the demo's figures add --demo; real ones come after spotinference serve, or name the ledger with --ledger"}
+		}
+	}
+	return err
 }
 
 func newReportUsage() *cobra.Command {
@@ -263,6 +327,9 @@ func newReportCost() *cobra.Command {
 			age, err := cmd.Flags().GetDuration("max-sample-age")
 			if err != nil {
 				return err
+			}
+			if age <= 0 {
+				return usagef("give a duration such as 3m", "report cost: --max-sample-age %s: must be positive", age)
 			}
 			cost, err := report.Cost(q.ledger, report.CostQuery{
 				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: age, Demo: q.demo,

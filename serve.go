@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -61,6 +62,7 @@ The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
 		},
 	}
 	f := c.Flags()
+	f.SetInterspersed(false) // a forgotten -- is seen at the command, not at its first flag
 	f.String("listen", "127.0.0.1:8080", "address to serve on; beyond loopback only with an API key")
 	f.String("engine", "", "llama or vllm, where the command's name does not tell")
 	f.Bool("engine-tcp", false, "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
@@ -82,6 +84,7 @@ The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
 type options struct {
 	listen      string
 	ledger      string
+	ownLedger   bool // --ledger was given
 	command     []string
 	kind        engine.Kind
 	tcp         bool
@@ -111,7 +114,11 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	}
 	if o.demo {
 		if len(words) > 0 || o.provider != "" {
-			return o, usagef("leave out the engine's command and --provider, or leave out --demo", "serve: the demo brings its own engine and provider")
+			hint := "leave out the engine's command and --provider, or leave out --demo"
+			if s.file != "" {
+				hint += "; " + s.file + " may name them"
+			}
+			return o, usagef(hint, "serve: the demo brings its own engine and provider")
 		}
 		if !s.flags.Changed("sample-every") {
 			if err := s.flags.Set("sample-every", demoSampleEvery.String()); err != nil {
@@ -124,7 +131,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	switch o.kind {
 	case "", engine.Llama, engine.VLLM:
 	default:
-		return o, usagef("use llama or vllm", "serve: engine %q", o.kind)
+		return o, usagef("use llama or vllm", "serve: engine %q: not known", o.kind)
 	}
 	for flag, to := range map[string]*time.Duration{
 		"sample-every": &o.sampleEvery, "max-sample-age": &o.maxAge, "drain": &o.drain, "start-timeout": &o.startWait,
@@ -133,7 +140,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 			return o, err
 		}
 		if *to < 0 || *to == 0 && flag != "drain" {
-			return o, usagef("give a duration such as 1m", "serve: --%s %s: must be positive", flag, *to)
+			return o, usagef("give a duration such as 1m", "serve: --%s %s: too short", flag, *to)
 		}
 	}
 	if o.maxAge < o.sampleEvery {
@@ -142,6 +149,9 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	if o.perDay, err = parseBudget(s.text("budget")); err != nil {
 		return o, err
 	}
+	if o.perDay != nil && o.provider == "none" {
+		return o, usagef("leave out --budget, or name the provider whose bill it counts", "serve: no budget holds with --provider none")
+	}
 	if o.location, err = time.LoadLocation(s.text("budget-tz")); err != nil || s.text("budget-tz") == "" {
 		return o, usagef("use a name such as UTC or Europe/Berlin", "serve: time zone %q: not known", s.text("budget-tz"))
 	}
@@ -149,7 +159,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	case "text", "json":
 		o.json = format == "json"
 	default:
-		return o, usagef("use text or json", "serve: log format %q", format)
+		return o, usagef("use text or json", "serve: log format %q: not known", format)
 	}
 	if o.key, err = readKey(s.text("api-key-file")); err != nil {
 		return o, err
@@ -157,6 +167,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	if o.ledger, err = ledgerPath(s); err != nil {
 		return o, err
 	}
+	o.ownLedger = s.text("ledger") != ""
 	return o, checkListen(o.listen, o.key != "")
 }
 
@@ -172,7 +183,7 @@ func (o *options) findMissing() error {
 		if err == nil {
 			o.provider = name
 		} else if len(o.command) > 0 {
-			return usagef(hintFor(err), "serve: no --provider: %w", err)
+			return usagef(hintFor(err), "serve: no --provider, and %w", err)
 		} else {
 			missing = append(missing, "--provider")
 		}
@@ -189,8 +200,11 @@ func parseBudget(text string) (*ledger.Nanos, error) {
 		return nil, nil
 	}
 	n, err := ledger.ParseNanos(text)
-	if err != nil || n <= 0 {
+	if err != nil {
 		return nil, usagef("give what a day may cost, such as --budget 40", "serve: budget %q: not an amount of money", text)
+	}
+	if n <= 0 {
+		return nil, usagef("give what a day may cost, such as --budget 40", "serve: budget %q: must be more than nothing", text)
 	}
 	return &n, nil
 }
@@ -198,11 +212,13 @@ func parseBudget(text string) (*ledger.Nanos, error) {
 // readKey reads the API key from its file, else from the environment; "" where
 // neither has one.
 func readKey(path string) (string, error) {
-	if path == "" {
-		key, set := os.LookupEnv("SPOTINFERENCE_API_KEY")
-		if set && strings.TrimSpace(key) == "" {
-			return "", usagef("unset it, or give it a key", "serve: SPOTINFERENCE_API_KEY is empty")
-		}
+	key, set := os.LookupEnv(apiKeyEnv)
+	switch {
+	case set && path != "":
+		return "", usagef("leave one of them out", "serve: two API keys: %s and --api-key-file", apiKeyEnv)
+	case set && strings.TrimSpace(key) == "":
+		return "", usagef("unset it, or give it a key", "serve: %s is empty", apiKeyEnv)
+	case path == "":
 		return strings.TrimSpace(key), nil
 	}
 	st, err := os.Stat(path)
@@ -216,8 +232,7 @@ func readKey(path string) (string, error) {
 	if err != nil {
 		return "", usagef("name a file that can be read", "serve: read the API key: %w", err)
 	}
-	key := strings.TrimSpace(string(text))
-	if key == "" {
+	if key = strings.TrimSpace(string(text)); key == "" {
 		return "", usagef("put the key into it, on one line", "serve: the API key file %s is empty", path)
 	}
 	return key, nil
@@ -225,8 +240,8 @@ func readKey(path string) (string, error) {
 
 // checkListen refuses an address that anybody could use without a key.
 func checkListen(addr string, keyed bool) error {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	host, port, err := net.SplitHostPort(addr)
+	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
 		return usagef("use an address such as 127.0.0.1:8080", "serve: listen on %q: not an address", addr)
 	}
 	ip := net.ParseIP(host)
@@ -357,7 +372,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		log.Warn("serving without a bill: no spend is known, and no budget holds")
 	}
 	if o.demo && !o.json {
-		demoHint(stderr, ln.Addr().String())
+		demoHint(stderr, ln.Addr().String(), o)
 	}
 
 	g, ctx := errgroup.WithContext(soft)

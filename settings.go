@@ -44,10 +44,13 @@ func loadSettings(cmd *cobra.Command) (settings, error) {
 	var err error
 	set := func(f *pflag.Flag, value, from string) {
 		if err == nil && f.Value.Set(value) != nil {
-			err = usagef("see "+cmd.CommandPath()+" --help", "%s: %q is not a %s", from, value, f.Value.Type())
+			err = usagef("see "+cmd.CommandPath()+" --help", "%s: %q is not %s", from, value, describe(f.Value.Type()))
 		}
 		f.Changed = true
 		given[f.Name] = true
+	}
+	if err := refuseUnknownEnv(cmd.Root()); err != nil {
+		return s, err
 	}
 	s.flags.VisitAll(func(f *pflag.Flag) {
 		if value, ok := os.LookupEnv(envName(f.Name)); ok && !given[f.Name] && f.Name != "help" {
@@ -94,6 +97,35 @@ func loadSettings(cmd *cobra.Command) (settings, error) {
 		}
 	}
 	return s, s.refuseEmpty()
+}
+
+func describe(kind string) string {
+	switch kind {
+	case "bool":
+		return "true or false"
+	case "duration":
+		return "a duration such as 1m"
+	}
+	return "a " + kind
+}
+
+// apiKeyEnv holds the API key. It is no flag: a command line is no secret.
+const apiKeyEnv = "SPOTINFERENCE_API_KEY"
+
+// refuseUnknownEnv refuses a variable of ours that nothing reads: a misspelt
+// budget must not be no budget.
+func refuseUnknownEnv(root *cobra.Command) error {
+	known := map[string]bool{apiKeyEnv: true}
+	for flag := range allFlags(root) {
+		known[envName(flag)] = true
+	}
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, "SPOTINFERENCE_") && !known[name] {
+			return usagef("the variables are "+apiKeyEnv+" and SPOTINFERENCE_ with the name of a flag", "%s: no such setting", name)
+		}
+	}
+	return nil
 }
 
 // refuseEmpty refuses a setting that was given and is empty: an unset variable
@@ -176,7 +208,9 @@ func textList(v any) ([]string, error) {
 
 // ledgerPath is where the ledger is: the one that was named, or the default of
 // its sort.
-func ledgerPath(s settings) (string, error) {
+func ledgerPath(s settings) (string, error) { return ledgerPathOf(s, s.on("demo")) }
+
+func ledgerPathOf(s settings, demo bool) (string, error) {
 	if path := s.text("ledger"); path != "" {
 		return path, nil
 	}
@@ -189,7 +223,7 @@ func ledgerPath(s settings) (string, error) {
 		dir = filepath.Join(home, ".local", "state")
 	}
 	name := "ledger.db"
-	if s.on("demo") {
+	if demo {
 		name = "demo.db"
 	}
 	return filepath.Join(dir, "spotinference", name), nil

@@ -168,9 +168,9 @@ func Detect(getenv func(string) string) (string, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", refuse(advice(), "find billing provider: no provider's key is set")
+		return "", refuse(advice(), "no key of a provider whose bill can be read is set")
 	default:
-		return "", refuse("name one with --provider", "find billing provider: keys of %s are set", strings.Join(found, " and "))
+		return "", refuse("name one with --provider", "the keys of %s are set", strings.Join(found, " and "))
 	}
 }
 

@@ -41,12 +41,12 @@ func credential(opts Options, env, fileEnv string) (string, error) {
 func readKey(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("read API key: %w", err)
+		return "", refuse("name a file that holds the key in "+hyperstackKeyFile, "read API key: %v", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return "", fmt.Errorf("read API key: %w", err)
+		return "", fmt.Errorf("read API key: %v", err)
 	}
 	if !info.Mode().IsRegular() {
 		return "", refuse("name a plain file", "read API key: %s is not a plain file", path)
@@ -56,7 +56,7 @@ func readKey(path string) (string, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
-		return "", fmt.Errorf("read API key: %w", err)
+		return "", fmt.Errorf("read API key: %v", err)
 	}
 	return string(b), nil
 }

@@ -30,7 +30,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	_ "modernc.org/sqlite" // the "sqlite" driver: pure Go, so that the binary is static
+	"modernc.org/sqlite" // the "sqlite" driver: pure Go, so that the binary is static
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // applicationID marks the file as a ledger ("SPIF"), so that another program's
@@ -51,6 +52,8 @@ var (
 	ErrDemo = errors.New("demo and real ledgers do not mix")
 	// ErrMissing is returned by OpenReader where there is no ledger.
 	ErrMissing = errors.New("no such ledger")
+	// ErrPlace is returned where no ledger can be kept at the path.
+	ErrPlace = errors.New("no ledger can be kept there")
 	// ErrLocks is returned where the file system does not keep its locks.
 	ErrLocks = errors.New("the file system does not keep file locks")
 )
@@ -106,10 +109,14 @@ func Open(cfg Config) (led *Ledger, err error) {
 	}
 	wrap := func(err error) error { return fmt.Errorf("open ledger %s: %w", cfg.Path, err) }
 	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
-		return nil, wrap(err)
+		return nil, wrap(fmt.Errorf("%w: %w", ErrPlace, err))
 	}
 	// One file has one lock, whatever name it goes by.
 	if cfg.Path, err = realPath(cfg.Path); err != nil {
+		return nil, wrap(err)
+	}
+	// To set the journal mode alone would change another program's database.
+	if err := look(cfg.Path, func(db *sql.DB) error { _, _, err := identify(db); return err }); err != nil {
 		return nil, wrap(err)
 	}
 	lock, err := takeLock(cfg.Path + ".lock")
@@ -213,6 +220,27 @@ func (l *Ledger) Close() error {
 	return errors.Join(err, l.lock.Close())
 }
 
+// look opens what is at path for f and changes nothing. Where nothing is there,
+// or an empty file, f is not called.
+func look(path string, f func(*sql.DB) error) error {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("%w: it is no plain file", ErrPlace)
+	case st.Size() == 0:
+		return nil
+	}
+	db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(db), db.Close())
+}
+
 // openDB opens path with what every connection needs, in the DSN, so that no
 // connection of the pool can miss a pragma.
 func openDB(path string, params ...string) (*sql.DB, error) {
@@ -273,6 +301,10 @@ func inTx(db *sql.DB, stmts []string) error {
 func identify(db *sql.DB) (version int, isNew bool, err error) {
 	var app, tables int
 	if err := db.QueryRow("PRAGMA application_id").Scan(&app); err != nil {
+		var e *sqlite.Error
+		if errors.As(err, &e) && e.Code() == sqlite3.SQLITE_NOTADB {
+			return 0, false, ErrForeign
+		}
 		return 0, false, err
 	}
 	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
@@ -308,25 +340,14 @@ func checkDemo(db *sql.DB, demo bool) error {
 // killed start left, and its companions; anything else at path is left alone
 // and refused.
 func removeDemo(path string) error {
-	st, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	err := look(path, func(db *sql.DB) error {
+		if _, isNew, err := identify(db); err != nil || isNew {
+			return err
+		}
+		return checkDemo(db, true)
+	})
 	if err != nil {
 		return err
-	}
-	if st.Size() > 0 {
-		db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
-		if err != nil {
-			return err
-		}
-		_, isNew, err := identify(db)
-		if err == nil && !isNew {
-			err = checkDemo(db, true)
-		}
-		if err := errors.Join(err, db.Close()); err != nil {
-			return err
-		}
 	}
 	for _, suffix := range []string{"-wal", "-shm", "-journal", ""} {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -345,10 +366,14 @@ type Reader struct {
 // refuses what Open refuses, and a path where no ledger is.
 func OpenReader(path string, demo bool) (*Reader, error) {
 	wrap := func(err error) error { return fmt.Errorf("read ledger %s: %w", path, err) }
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, wrap(ErrMissing)
-	} else if err != nil {
+	case err != nil:
 		return nil, wrap(err)
+	case !st.Mode().IsRegular():
+		return nil, wrap(ErrForeign)
 	}
 	db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -84,10 +85,11 @@ func New(cfg Config) (*Engine, error) {
 		if errors.As(err, &notFound) {
 			err = notFound.Err
 		}
-		return nil, &Error{
-			Msg:  fmt.Sprintf("engine command %q: %v", cfg.Command[0], err),
-			Hint: "give its full path, or put it on PATH",
+		hint := "give its full path, or put it on PATH"
+		if errors.Is(err, fs.ErrPermission) {
+			hint = "make it executable: chmod +x"
 		}
+		return nil, &Error{Msg: fmt.Sprintf("engine command %q: %v", cfg.Command[0], err), Hint: hint}
 	}
 	if cfg.Env == nil {
 		cfg.Env = os.Environ()

@@ -11,7 +11,7 @@ import (
 const llamaThreads = "256"
 
 const (
-	hintKey    = "take it out: the engine's key is made afresh at each start; clients' keys are made with spotinference key create"
+	hintKey    = "take it out: the engine's key is made afresh at each start; clients send the one in SPOTINFERENCE_API_KEY or --api-key-file"
 	hintRouter = "take it out: spotinference runs one model; name it with -m"
 	hintTLS    = "take it out: the engine listens on a private socket"
 )
@@ -54,7 +54,7 @@ func planLlama(command, env []string, at endpoint, key string) (plan, error) {
 	if i, value := args.find("--sleep-idle-seconds"); i >= 0 && value != "-1" {
 		return plan{}, &Error{
 			Msg:  "cannot run llama-server with --sleep-idle-seconds",
-			Hint: "take it out: spotinference suspends the engine itself, after --idle",
+			Hint: "take it out: an engine that sleeps by itself cannot be told from one that hangs",
 		}
 	}
 	// A script may hold the model itself; the real command must be given one.
