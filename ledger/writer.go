@@ -1,0 +1,299 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+var (
+	// ErrClosed is returned by a write after Close.
+	ErrClosed = errors.New("the ledger is closed")
+	// ErrRefused marks a write whose content the ledger will not take: a
+	// second currency, a sample out of time. The ledger itself is well.
+	ErrRefused = errors.New("refused")
+)
+
+// op is one write. do runs inside the group's transaction and may run twice:
+// once with the group, and once alone where the group failed.
+type op struct {
+	do   func(*batch) error
+	done chan error
+}
+
+// maxGroup bounds how many writes share a commit, so that a flood cannot make
+// the first of them wait for ever.
+const maxGroup = 512
+
+// submit queues a write and waits until it is on disk. After ctx has ended it
+// waits no longer, and the write may still happen. A request is written without
+// one: its client may have left, and its row is due all the same.
+func (l *Ledger) submit(ctx context.Context, do func(*batch) error) error {
+	o := &op{do: do, done: make(chan error, 1)}
+	select {
+	case <-l.closing:
+		return ErrClosed
+	default:
+	}
+	select {
+	case l.ops <- o:
+	case <-l.closing:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.closed:
+		// run drained the queue before it ended; an op that slipped in after
+		// the drain was not written.
+		select {
+		case err := <-o.done:
+			return err
+		default:
+			return ErrClosed
+		}
+	}
+}
+
+// run is the writer: whatever queued up while the last commit synced shares
+// the next one. It owns w.
+func (l *Ledger) run(w *batch) {
+	defer close(l.closed)
+	for {
+		var group []*op
+		select {
+		case o := <-l.ops:
+			group = append(group, o)
+		case <-l.closing:
+			for {
+				select {
+				case o := <-l.ops:
+					l.commitGroup(w, []*op{o})
+				default:
+					return
+				}
+			}
+		}
+	more:
+		for len(group) < maxGroup {
+			select {
+			case o := <-l.ops:
+				group = append(group, o)
+			default:
+				break more
+			}
+		}
+		l.commitGroup(w, group)
+	}
+}
+
+// commitGroup writes the group in one transaction. Where one of the writes is
+// bad, each is tried alone, so that it fails its own caller only. A transaction
+// that cannot be begun or committed fails them all at once: trying again one by
+// one would make each wait for the same disk, or the same lock.
+func (l *Ledger) commitGroup(w *batch, group []*op) {
+	err := l.inBatch(w, group)
+	var bad *opError
+	if errors.As(err, &bad) && len(group) > 1 {
+		for _, o := range group {
+			o.done <- l.record(w, l.inBatch(w, []*op{o}))
+		}
+		return
+	}
+	l.record(w, err)
+	for _, o := range group {
+		o.done <- err
+	}
+}
+
+// opError is a write that is bad in itself.
+type opError struct{ error }
+
+func (e *opError) Unwrap() error { return e.error }
+
+// record keeps the health of the ledger and returns err. A transaction that
+// wrote nothing says nothing of the disk.
+func (l *Ledger) record(w *batch, err error) error {
+	switch {
+	case err == nil && w.wrote:
+		l.health.Store(nil)
+	case err != nil && !errors.Is(err, ErrRefused):
+		l.health.Store(&err)
+	}
+	return err
+}
+
+func (l *Ledger) inBatch(w *batch, group []*op) error {
+	if err := w.control("BEGIN IMMEDIATE"); err != nil {
+		// A transaction that an earlier error left open would be in the way for
+		// ever: end it, and try once more.
+		_ = w.control("ROLLBACK")
+		if err := w.control("BEGIN IMMEDIATE"); err != nil {
+			return fmt.Errorf("write ledger: begin: %w", err)
+		}
+	}
+	err := func() error {
+		w.begin(l.now())
+		for _, o := range group {
+			if err := o.do(w); err != nil {
+				return &opError{err}
+			}
+		}
+		if err := w.flush(); err != nil {
+			return err
+		}
+		commit := func() error { return w.control("COMMIT") }
+		if l.commit != nil {
+			return l.commit(commit)
+		}
+		return commit()
+	}()
+	if err != nil {
+		// SQLite has rolled back by itself after some errors, and a commit
+		// that failed may have been written: then there is nothing to undo.
+		_ = w.control("ROLLBACK")
+		return fmt.Errorf("write ledger: %w", err)
+	}
+	w.committed()
+	return nil
+}
+
+// batch is one transaction under way and what the writer remembers between
+// them. Owned by run.
+type batch struct {
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt // prepared once, on conn
+	now   time.Time            // one time for the whole transaction
+
+	// saved holds the ids that stand in open_request, as of the last commit.
+	saved   map[string]bool
+	replace []OpenRequest // what SaveOpen wants there; nil where it was not called
+	removed []string      // ids that finished in this transaction
+
+	minutes map[int64]*Totals // what this transaction adds to the minute rollup
+	last    int64             // finished of the newest request row that we know of
+	wrote   bool              // this transaction has changed something
+
+	// The time that was asked for last, and the free one given for it.
+	asked, given int64
+}
+
+func newBatch(conn *sql.Conn) *batch {
+	return &batch{conn: conn, stmts: map[string]*sql.Stmt{}, saved: map[string]bool{}, minutes: map[int64]*Totals{}}
+}
+
+func (w *batch) begin(now time.Time) {
+	w.now, w.wrote = now, false
+	w.replace, w.removed = nil, w.removed[:0]
+	clear(w.minutes)
+}
+
+// stmt returns query prepared, the first time preparing it.
+func (w *batch) stmt(query string) (*sql.Stmt, error) {
+	if s := w.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := w.conn.PrepareContext(context.Background(), query)
+	if err == nil {
+		w.stmts[query] = s
+	}
+	return s, err
+}
+
+// exec changes something.
+func (w *batch) exec(query string, args ...any) (sql.Result, error) {
+	s, err := w.stmt(query)
+	if err != nil {
+		return nil, err
+	}
+	w.wrote = true
+	return s.Exec(args...)
+}
+
+// control begins or ends a transaction.
+func (w *batch) control(query string) error {
+	s, err := w.stmt(query)
+	if err != nil {
+		return err
+	}
+	_, err = s.Exec()
+	return err
+}
+
+// scan reads the one row that query has; sql.ErrNoRows where it has none.
+func (w *batch) scan(query string, args []any, dest ...any) error {
+	s, err := w.stmt(query)
+	if err != nil {
+		return err
+	}
+	return s.QueryRow(args...).Scan(dest...)
+}
+
+func (w *batch) close() error {
+	var err error
+	for _, s := range w.stmts {
+		err = errors.Join(err, s.Close())
+	}
+	return errors.Join(err, w.conn.Close())
+}
+
+// flush writes what the operations of this transaction have gathered.
+func (w *batch) flush() error {
+	for m, t := range w.minutes {
+		_, err := w.exec(`INSERT INTO minute VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (minute) DO UPDATE SET ok = ok + excluded.ok, aborted = aborted + excluded.aborted,
+				failed = failed + excluded.failed, lost = lost + excluded.lost, lower_bound = lower_bound + excluded.lower_bound,
+				prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
+				completion_tokens = completion_tokens + excluded.completion_tokens`,
+			m, t.OK, t.Aborted, t.Failed, t.Lost, t.LowerBound, t.Usage.PromptTokens, t.Usage.CachedTokens, t.Usage.CompletionTokens)
+		if err != nil {
+			return fmt.Errorf("minute: %w", err)
+		}
+	}
+	return nil
+}
+
+// committed moves what the transaction did into what the writer remembers.
+func (w *batch) committed() {
+	if w.replace != nil {
+		clear(w.saved)
+		for _, o := range w.replace {
+			w.saved[o.ID] = true
+		}
+	}
+	for _, id := range w.removed {
+		delete(w.saved, id)
+	}
+}
+
+// AddEvent writes an event.
+func (l *Ledger) AddEvent(e Event) error {
+	return l.submit(context.Background(), func(w *batch) error {
+		_, err := w.exec("INSERT INTO event (at, kind, subject, detail) VALUES (?, ?, ?, ?)", micros(e.At), e.Kind, e.Subject, e.Detail)
+		return err
+	})
+}
+
+// SetProvider notes whose bill this ledger follows from now on; "none" where
+// the operator chose to serve without one. Reports say so.
+func (l *Ledger) SetProvider(name string) error {
+	return l.submit(context.Background(), func(w *batch) error {
+		_, err := w.exec("INSERT INTO meta VALUES ('provider', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", name)
+		return err
+	})
+}
+
+// Probe writes nothing of meaning and syncs it: whether the ledger can be
+// written again after an error.
+func (l *Ledger) Probe() error {
+	return l.submit(context.Background(), func(w *batch) error {
+		_, err := w.exec("INSERT INTO meta VALUES ('probed', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", w.now.UTC().Format(time.RFC3339))
+		return err
+	})
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/ledger"
+	"spotinference/server/engine"
+)
+
+// options are serve's settings, checked.
+type options struct {
+	listen      string
+	ledger      string
+	ownLedger   bool // --ledger was given
+	command     []string
+	kind        engine.Kind
+	tcp         bool
+	startWait   time.Duration
+	provider    string // "none" for no bill
+	billing     billing.Options
+	sampleEvery time.Duration
+	maxAge      time.Duration
+	perDay      *ledger.Nanos
+	location    *time.Location
+	drain       time.Duration
+	key         string
+	json        bool
+	demo        bool
+	file        string
+}
+
+// serveOptions checks what can be checked without touching anything.
+func serveOptions(s settings, words []string) (o options, err error) {
+	if len(words) == 0 {
+		words = s.command
+	}
+	o = options{
+		listen: s.text("listen"), command: words, kind: engine.Kind(s.text("engine")), tcp: s.on("engine-tcp"),
+		provider: s.text("provider"), demo: s.on("demo"), file: s.file,
+		billing: billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Getenv: os.Getenv},
+	}
+	if o.demo {
+		if len(words) > 0 || o.provider != "" {
+			hint := "leave out the engine's command and --provider, or leave out --demo"
+			if s.file != "" {
+				hint += "; " + s.file + " may name them"
+			}
+			return o, usagef(hint, "serve: the demo brings its own engine and provider")
+		}
+		if !s.flags.Changed("sample-every") {
+			if err := s.flags.Set("sample-every", demoSampleEvery.String()); err != nil {
+				return o, err
+			}
+		}
+	} else if err := o.findMissing(); err != nil {
+		return o, err
+	}
+	switch o.kind {
+	case "", engine.Llama, engine.VLLM:
+	default:
+		return o, usagef("use llama or vllm", "serve: engine %q: not known", o.kind)
+	}
+	for flag, to := range map[string]*time.Duration{
+		"sample-every": &o.sampleEvery, "max-sample-age": &o.maxAge, "drain": &o.drain, "start-timeout": &o.startWait,
+	} {
+		if *to, err = s.flags.GetDuration(flag); err != nil {
+			return o, err
+		}
+		if *to < 0 || *to == 0 && flag != "drain" {
+			return o, usagef("give a duration such as 1m", "serve: --%s %s: too short", flag, *to)
+		}
+	}
+	if o.maxAge < o.sampleEvery {
+		return o, usagef("the bill must be read at least that often", "serve: --max-sample-age %s is less than --sample-every %s", o.maxAge, o.sampleEvery)
+	}
+	if o.perDay, err = parseBudget(s.text("budget")); err != nil {
+		return o, err
+	}
+	if o.perDay != nil && o.provider == "none" {
+		return o, usagef("leave out --budget, or name the provider whose bill it counts", "serve: no budget holds with --provider none")
+	}
+	if o.location, err = time.LoadLocation(s.text("budget-tz")); err != nil || s.text("budget-tz") == "" {
+		return o, usagef("use a name such as UTC or Europe/Berlin", "serve: time zone %q: not known", s.text("budget-tz"))
+	}
+	switch format := s.text("log-format"); format {
+	case "text", "json":
+		o.json = format == "json"
+	default:
+		return o, usagef("use text or json", "serve: log format %q: not known", format)
+	}
+	if o.key, err = readKey(s.text("api-key-file")); err != nil {
+		return o, err
+	}
+	if o.ledger, err = ledgerPath(s); err != nil {
+		return o, err
+	}
+	o.ownLedger = s.text("ledger") != ""
+	return o, checkListen(o.listen, o.key != "")
+}
+
+// findMissing says all that is missing at once, and finds the provider where
+// nobody named one.
+func (o *options) findMissing() error {
+	var missing []string
+	if len(o.command) == 0 {
+		missing = append(missing, "the engine's command")
+	}
+	if o.provider == "" {
+		name, err := billing.Detect(os.Getenv)
+		if err == nil {
+			o.provider = name
+		} else if len(o.command) > 0 {
+			return usagef(hintFor(err), "serve: no --provider, and %w", err)
+		} else {
+			missing = append(missing, "--provider")
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return usagef("spotinference serve --provider hyperstack -- llama-server -m model.gguf, or try it without anything: spotinference serve --demo",
+		"serve: missing: %s", strings.Join(missing, " and "))
+}
+
+func parseBudget(text string) (*ledger.Nanos, error) {
+	if text == "" {
+		return nil, nil
+	}
+	n, err := ledger.ParseNanos(text)
+	if err != nil {
+		return nil, usagef("give what a day may cost, such as --budget 40", "serve: budget %q: not an amount of money", text)
+	}
+	if n <= 0 {
+		return nil, usagef("give what a day may cost, such as --budget 40", "serve: budget %q: must be more than nothing", text)
+	}
+	return &n, nil
+}
+
+// readKey reads the API key from its file, else from the environment; "" where
+// neither has one.
+func readKey(path string) (string, error) {
+	key, set := os.LookupEnv(apiKeyEnv)
+	switch {
+	case set && path != "":
+		return "", usagef("leave one of them out", "serve: two API keys: %s and --api-key-file", apiKeyEnv)
+	case set && strings.TrimSpace(key) == "":
+		return "", usagef("unset it, or give it a key", "serve: %s is empty", apiKeyEnv)
+	case path == "":
+		return strings.TrimSpace(key), nil
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", usagef("name a file that can be read", "serve: read the API key: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return "", usagef("chmod 600 "+path, "serve: the API key file %s can be read by others (mode %04o)", path, st.Mode().Perm())
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", usagef("name a file that can be read", "serve: read the API key: %w", err)
+	}
+	if key = strings.TrimSpace(string(text)); key == "" {
+		return "", usagef("put the key into it, on one line", "serve: the API key file %s is empty", path)
+	}
+	return key, nil
+}
+
+// checkListen refuses an address that anybody could use without a key.
+func checkListen(addr string, keyed bool) error {
+	host, port, err := net.SplitHostPort(addr)
+	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
+		return usagef("use an address such as 127.0.0.1:8080", "serve: listen on %q: not an address", addr)
+	}
+	ip := net.ParseIP(host)
+	if loopback := host == "localhost" || ip != nil && ip.IsLoopback(); !loopback && !keyed {
+		return usagef("set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
+			"serve: listen on %q: anybody who reaches it could spend your money without a key", addr)
+	}
+	return nil
+}
