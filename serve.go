@@ -185,8 +185,13 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	}
 	var sampler *billing.Sampler
 	if provider != nil {
+		newest, _, err := led.Newest()
+		if err != nil {
+			return err
+		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
 			Provider: provider, Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: gate.Nudge,
+			Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.location) },
 		})
 		if err != nil {
 			return usagef(hintFor(err), "serve: %w", err)

@@ -31,6 +31,12 @@ type SamplerConfig struct {
 	// over before the next is due.
 	Timeout time.Duration
 
+	// DayStart is the start of the budget's day that t lies in: the bill is read as
+	// of then, where the provider can tell. Newest is when the last sample of an
+	// earlier run was taken. Both may be left out.
+	DayStart func(t time.Time) time.Time
+	Newest   time.Time
+
 	Now func() time.Time // wall clock; time.Now if nil
 	Log *slog.Logger     // nowhere if nil
 
@@ -89,7 +95,7 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 	if cfg.OnSample == nil {
 		cfg.OnSample = func() {}
 	}
-	s := &Sampler{cfg: cfg, turn: make(chan struct{}, 1), next: cfg.Now()}
+	s := &Sampler{cfg: cfg, turn: make(chan struct{}, 1), next: cfg.Now(), stored: cfg.Newest}
 	s.turn <- struct{}{}
 	return s, nil
 }
@@ -134,34 +140,32 @@ func (s *Sampler) Last(ctx context.Context) error {
 	})
 }
 
-// ReadAt takes a sample as of a past instant, where the provider can be asked for
-// one, and returns ErrNoBoundary where it cannot. A ledger that goes forward only
-// wants it before the first sample after that instant.
-func (s *Sampler) ReadAt(ctx context.Context, at time.Time) error {
+// boundary reads the bill as of the start of the day, where that has passed since
+// the last sample: of a day that began while nobody looked, the spend before and
+// after midnight is known all the same. It comes before the poll, since the ledger
+// only goes forward. Where it fails, the day starts at its first sample.
+func (s *Sampler) boundary(ctx context.Context, now time.Time) {
 	b, ok := s.cfg.Provider.(Boundary)
-	if !ok {
-		return ErrNoBoundary
+	if !ok || s.cfg.DayStart == nil || s.stored.IsZero() {
+		return
 	}
-	return s.locked(ctx, func(ctx context.Context) error {
-		now := s.cfg.Now()
-		poll, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
-		defer cancel()
-		sample, err := b.SampleAt(poll, at, now)
-		if err == nil {
-			err = complete(sample)
-		}
-		if err == nil {
-			err = s.store(ctx, sample)
-		}
-		if err != nil {
-			return fmt.Errorf("read bill of %s: %w", at.UTC().Format(time.RFC3339), err)
-		}
-		return nil
-	})
+	start := s.cfg.DayStart(now)
+	if !s.stored.Before(start) || !start.Before(now.Truncate(time.Second)) {
+		return
+	}
+	sample, err := b.SampleAt(ctx, start, now)
+	if err == nil {
+		err = complete(sample)
+	}
+	if err == nil {
+		err = s.store(ctx, sample)
+	}
+	if err != nil {
+		s.cfg.Log.Debug("no bill as of the start of the day", "day", start, "err", err)
+		return
+	}
+	s.stored = sample.At
 }
-
-// ErrNoBoundary means that the provider tells only what the bill is now.
-var ErrNoBoundary = errors.New("this provider cannot be asked for a past bill")
 
 // Next is when the next sample is due.
 func (s *Sampler) Next() time.Time {
@@ -190,6 +194,7 @@ func (s *Sampler) poll(ctx context.Context) error {
 	s.mu.Unlock()
 	timed, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
+	s.boundary(timed, now)
 	sample, err := s.cfg.Provider.Sample(timed, now)
 	if err == nil {
 		err = complete(sample)

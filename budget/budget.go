@@ -299,6 +299,12 @@ func (g *Gate) spentSince(midnight, now time.Time) (ledger.Nanos, error) {
 	return sp.Gross, err
 }
 
+// DayStart is the start of t's day in loc: where that day's budget begins.
+func DayStart(t time.Time, loc *time.Location) time.Time {
+	midnight, _ := day(t, loc)
+	return midnight
+}
+
 // day returns the starts of now's day in loc and of the next. A day has 23 or 25
 // hours when the zone's clocks change, and starts at one o'clock where they
 // change at midnight.

@@ -27,6 +27,7 @@ var buckets = metrics.ExponentialBuckets(0.005, 2, 18) // up to 11 minutes
 // where it was not.
 func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 	set := metrics.NewSet()
+	metrics.ExposeMetadata(true) // the library's own switch: # TYPE lines
 	m := &Metrics{
 		set:          set,
 		panics:       set.NewCounter("spotinference_panics_total"),
