@@ -1,0 +1,481 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// How often a provider's bill moves, and how late it shows what was used, is
+// documented nowhere. A probe measures both on the account itself, with the
+// machine running, and holds the bill against the rate once, to see that both are
+// in the same unit.
+
+const (
+	// leastChanges is how often the bill must be seen to move: two whole steps.
+	leastChanges = 3
+	// lagFactor makes a budget of the worst gap that was seen.
+	lagFactor = 3
+	// unitSlack is how many percent the bill may be off what the rate promises.
+	unitSlack = 5
+)
+
+// Take reads one sample and checks that it is one: what the sampler would store.
+// Any error is a *Failure.
+func Take(ctx context.Context, p Provider, now time.Time) (ledger.Sample, error) {
+	timed, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	s, err := p.Sample(timed, now)
+	if err == nil {
+		err = complete(s)
+	}
+	if err != nil {
+		return ledger.Sample{}, failureOf(err, timed)
+	}
+	return s, nil
+}
+
+// ProbeConfig says what to measure and for how long.
+type ProbeConfig struct {
+	Provider Provider
+	Every    time.Duration    // between polls, in whole seconds
+	For      time.Duration    // how long; at least ten polls
+	Now      func() time.Time // wall clock; time.Now if nil
+	OnPoll   func(Poll)       // told each poll, for who watches; may be nil
+}
+
+// Poll is one look at the bill.
+type Poll struct {
+	At    time.Time
+	Bill  ledger.Nanos // of what is watched, together
+	Moved ledger.Nanos // since the poll before; 0 in the first
+	Err   error        // why there is no bill; nil where there is one
+}
+
+// Unit is what came of holding the bill against the rate.
+type Unit string
+
+const (
+	UnitConfirmed    Unit = "confirmed"
+	UnitContradicted Unit = "contradicted" // cents for dollars, hours for seconds, or another price than the one shown
+	UnitUnknown      Unit = "unknown"      // no rate was known to hold it against
+)
+
+// Reread is what came of reading a bill of the past twice.
+type Reread string
+
+const (
+	RereadSame     Reread = "same"
+	RereadRestated Reread = "restated" // a closed window changed afterwards
+	RereadNone     Reread = "none"     // the provider tells only what is now, or did not answer
+)
+
+// Measured is what a probe found.
+type Measured struct {
+	Provider string
+	Account  string
+	Currency string
+	Truth    ledger.Truth
+	Watched  []string // the resources whose bill was watched
+	From, To time.Time
+	Polls    int
+	Failed   int // of Polls
+	Changes  int
+	Step     time.Duration // the usual time from one change to the next
+	Worst    time.Duration // the longest the bill stood still
+	Lag      time.Duration // three times that: for longer it may not stand still
+	Billed   ledger.Nanos  // between the first change and the last
+	Ratio    string        // Billed over what the rate promised for that time; "" where Unit is unknown
+	Unit     Unit
+	Reread   Reread
+	// Skew is the least difference of the clocks that would have ended the probe;
+	// nil where the adapter cannot compare them.
+	Skew *time.Duration
+}
+
+// Probe polls the bill until For is over and says what it saw. An error means
+// that nothing was measured: ctx ended, the machine does not run, the bill is not
+// what can be measured, or its unit is not that of the rate. It writes nothing.
+func Probe(ctx context.Context, cfg ProbeConfig) (Measured, error) {
+	p, err := newProbe(cfg)
+	if err != nil {
+		return Measured{}, err
+	}
+	if err := p.watch(ctx); err != nil {
+		return Measured{}, fmt.Errorf("probe: %w", err)
+	}
+	m, err := p.verdict()
+	if err != nil {
+		return m, fmt.Errorf("probe: %w", err)
+	}
+	m.Reread = p.reread(ctx, m.Lag)
+	if ctx.Err() != nil {
+		return Measured{}, fmt.Errorf("probe: %w", ctx.Err())
+	}
+	return m, nil
+}
+
+// probe is a measurement under way.
+type probe struct {
+	cfg     ProbeConfig
+	first   ledger.Sample
+	watched []string // of first, sorted
+	seen    []seen
+	polls   int
+	failed  int
+	from    time.Time
+	to      time.Time
+}
+
+// seen is a poll that told the bill.
+type seen struct {
+	at   time.Time
+	bill ledger.Nanos
+	rate *ledger.Nanos // nil where it is not known
+}
+
+func newProbe(cfg ProbeConfig) (*probe, error) {
+	if cfg.Provider == nil {
+		return nil, errors.New("probe: a provider is required")
+	}
+	if cfg.Every < time.Second || cfg.Every%time.Second != 0 {
+		return nil, refuse("give whole seconds", "probe every %s", cfg.Every)
+	}
+	if least := cfg.Provider.MinInterval(); cfg.Every < least {
+		return nil, refuse(fmt.Sprintf("give %s or more", least), "probe every %s: too often for %s", cfg.Every, cfg.Provider.Name())
+	}
+	if cfg.For < 10*cfg.Every {
+		return nil, refuse(fmt.Sprintf("give %s or more", 10*cfg.Every), "probe for %s: too short to see anything at one poll every %s", cfg.For, cfg.Every)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.OnPoll == nil {
+		cfg.OnPoll = func(Poll) {}
+	}
+	return &probe{cfg: cfg}, nil
+}
+
+// watch polls until the time is over.
+func (p *probe) watch(ctx context.Context) error {
+	p.from = p.cfg.Now()
+	end := p.from.Add(p.cfg.For)
+	for {
+		now := p.cfg.Now()
+		pause, err := p.poll(ctx, now)
+		if err != nil {
+			return err
+		}
+		p.to = now
+		// On multiples of the interval, so that the time that a poll takes does not
+		// add up; and later, where the provider asked for peace.
+		due := now.Truncate(p.cfg.Every).Add(p.cfg.Every)
+		if until := now.Add(pause); until.After(due) {
+			due = until.Truncate(p.cfg.Every).Add(p.cfg.Every)
+		}
+		if due.After(end) {
+			return nil
+		}
+		t := time.NewTimer(due.Sub(p.cfg.Now()))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// poll looks once. What may be over by the next poll is counted; what will not
+// be, or makes a measurement of no worth, ends the probe.
+func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, err error) {
+	p.polls++
+	s, err := Take(ctx, p.cfg.Provider, now)
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	if f := new(Failure); errors.As(err, &f) {
+		if !passing(f.Class) {
+			return 0, f
+		}
+		p.failed++
+		p.cfg.OnPoll(Poll{At: now, Err: f})
+		return f.RetryAfter, nil
+	}
+	if len(p.seen) == 0 {
+		if err := p.begin(s); err != nil {
+			return 0, err
+		}
+	}
+	one, err := p.look(s)
+	if err != nil {
+		return 0, err
+	}
+	poll := Poll{At: one.at, Bill: one.bill}
+	if n := len(p.seen); n > 0 {
+		if poll.Moved, err = one.bill.Sub(p.seen[n-1].bill); err != nil {
+			return 0, err
+		}
+		if poll.Moved < 0 {
+			return 0, refuse("probe again: a refund, a credit or a restatement came in between",
+				"the bill fell by %s %s at %s", -poll.Moved, s.Currency, one.at.UTC().Format(time.RFC3339))
+		}
+	}
+	p.seen = append(p.seen, one)
+	p.cfg.OnPoll(poll)
+	return 0, nil
+}
+
+// passing tells trouble that may be gone at the next poll.
+func passing(c Class) bool {
+	return retriable(c) || c == Incomplete || c == Malformed
+}
+
+// begin chooses what to watch: what is sure to be billed by the minute. A small
+// volume's bill may stand still for half an hour and be right.
+func (p *probe) begin(s ledger.Sample) error {
+	kind := ledger.Instance
+	switch s.Truth {
+	case ledger.TruthResource:
+	case ledger.TruthAccount:
+		kind = ledger.AccountKind
+	default:
+		return refuse("serve with --provider none", "%s shows rates and no bill: there is nothing to measure", s.Provider)
+	}
+	running := false
+	for _, l := range s.Lines {
+		running = running || l.Running && l.Kind == ledger.Instance
+		if l.Kind == kind && l.Bill != nil && (l.Running || kind == ledger.AccountKind) {
+			running = true
+			p.watched = append(p.watched, l.Resource)
+		}
+	}
+	if !running || len(p.watched) == 0 {
+		return refuse("start the machine first: a bill that stands still tells nothing", "no machine of this bill runs")
+	}
+	slices.Sort(p.watched)
+	p.first = s
+	return nil
+}
+
+// look adds up what is watched. It must be the same throughout, or two polls are
+// no difference.
+func (p *probe) look(s ledger.Sample) (seen, error) {
+	again := func(format string, args ...any) error {
+		return refuse("probe again", format, args...)
+	}
+	if s.Account != p.first.Account || s.Currency != p.first.Currency || s.Truth != p.first.Truth {
+		return seen{}, again("the bill became another one's: account %q, then %q", p.first.Account, s.Account)
+	}
+	one, found := seen{at: s.At}, 0
+	for _, l := range s.Lines {
+		if !slices.Contains(p.watched, l.Resource) {
+			continue
+		}
+		was := p.epoch(l.Resource)
+		switch {
+		case l.Bill == nil:
+			return seen{}, again("the bill of %s is not known", l.Resource)
+		case l.Epoch != was:
+			return seen{}, again("the bill of %s began anew: epoch %s, then %s", l.Resource, was, l.Epoch)
+		case l.Kind == ledger.Instance && !l.Running:
+			return seen{}, again("%s stopped running: it is %s", l.Resource, l.Status)
+		}
+		found++
+		var err error
+		if one.bill, err = one.bill.Add(*l.Bill); err != nil {
+			return seen{}, err
+		}
+	}
+	if found != len(p.watched) {
+		return seen{}, again("%d of %d watched resources are in the bill", found, len(p.watched))
+	}
+	var err error
+	one.rate, err = p.rate(s)
+	return one, err
+}
+
+func (p *probe) epoch(resource string) string {
+	for _, l := range p.first.Lines {
+		if l.Resource == resource {
+			return l.Epoch
+		}
+	}
+	return ""
+}
+
+// rate is what the watched bill should grow by in an hour: the rates of what is
+// watched or, where that is an account's total without one, of all that the
+// sample knows. Nil where one of them is not known.
+func (p *probe) rate(s ledger.Sample) (*ledger.Nanos, error) {
+	var sum, all ledger.Nanos
+	known, allKnown, others := true, true, 0
+	for _, l := range s.Lines {
+		into, ok := &all, &allKnown
+		if slices.Contains(p.watched, l.Resource) {
+			into, ok = &sum, &known
+		} else {
+			others++
+		}
+		if l.Rate == nil {
+			*ok = false
+			continue
+		}
+		var err error
+		if *into, err = into.Add(*l.Rate); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case known:
+		return &sum, nil
+	case s.Truth == ledger.TruthAccount && others > 0 && allKnown:
+		return &all, nil
+	}
+	return nil, nil
+}
+
+// verdict makes figures of the polls.
+func (p *probe) verdict() (Measured, error) {
+	m := Measured{
+		Provider: p.cfg.Provider.Name(), Account: p.first.Account, Currency: p.first.Currency, Truth: p.first.Truth,
+		Watched: p.watched, From: p.from, To: p.to, Polls: p.polls, Failed: p.failed, Unit: UnitUnknown, Reread: RereadNone,
+		Skew: skewLimit(p.cfg.Provider),
+	}
+	if p.failed*4 > p.polls {
+		return m, refuse("spotinference billing check says why", "%d of %d polls failed: too many to measure anything", p.failed, p.polls)
+	}
+	var changes []int // indexes into seen
+	for i := 1; i < len(p.seen); i++ {
+		if p.seen[i].bill != p.seen[i-1].bill {
+			changes = append(changes, i)
+		}
+	}
+	m.Changes = len(changes)
+	if m.Changes < leastChanges {
+		return m, refuse("give it more time with --for: several times what one step of the bill takes",
+			"the bill moved %d times in %s: too few to measure a step", m.Changes, p.to.Sub(p.from).Round(time.Second))
+	}
+	m.Step, m.Worst = p.gaps(changes)
+	m.Lag = lagFactor * m.Worst
+	first, last := changes[0], changes[m.Changes-1]
+	var err error
+	if m.Billed, err = p.seen[last].bill.Sub(p.seen[first].bill); err != nil {
+		return m, err
+	}
+	ratio := p.ratio(first, last, m.Billed)
+	if ratio == nil {
+		return m, nil
+	}
+	m.Ratio = ratio.FloatString(4)
+	off := new(big.Rat).Sub(ratio, big.NewRat(1, 1))
+	if off.Abs(off).Cmp(big.NewRat(unitSlack, 100)) > 0 {
+		m.Unit = UnitContradicted
+		return m, refuse("near 100 or 0.01 the one is in cents; near 3600 or 0.0003 the one is per second; near 1 the rate that is shown is not the price that is billed",
+			"the bill grew by %s times what the rate promises, not by 1 ± %d%%: bill and rate are not in one unit", m.Ratio, unitSlack)
+	}
+	m.Unit = UnitConfirmed
+	return m, nil
+}
+
+// gaps are the median and the longest time for which the bill stood still. How
+// long it did so before its first change and after its last one is known from
+// below only: no median of that, but it may well be the worst.
+func (p *probe) gaps(changes []int) (step, worst time.Duration) {
+	at := func(i int) time.Time { return p.seen[i].at }
+	var between []time.Duration
+	for i := 1; i < len(changes); i++ {
+		between = append(between, at(changes[i]).Sub(at(changes[i-1])))
+	}
+	slices.Sort(between)
+	step = between[len(between)/2]
+	worst = max(between[len(between)-1],
+		at(changes[0]).Sub(at(0)),
+		at(len(p.seen)-1).Sub(at(changes[len(changes)-1])))
+	return step, worst
+}
+
+// ratio is what was billed over what the rate promises, nil where that is not
+// known or nothing. This is the one place in which a rate meets a time: it is a
+// check of the unit, and its result is a ratio. It never becomes an amount.
+//
+// It spans from one change to another, so that no part of a step is counted.
+func (p *probe) ratio(first, last int, billed ledger.Nanos) *big.Rat {
+	promised := new(big.Int) // nano-units × nanoseconds / hours
+	for i := first + 1; i <= last; i++ {
+		rate := p.seen[i].rate
+		if rate == nil {
+			return nil
+		}
+		took := p.seen[i].at.Sub(p.seen[i-1].at)
+		promised.Add(promised, new(big.Int).Mul(big.NewInt(int64(*rate)), big.NewInt(int64(took))))
+	}
+	if promised.Sign() <= 0 {
+		return nil
+	}
+	got := new(big.Int).Mul(big.NewInt(int64(billed)), big.NewInt(int64(time.Hour)))
+	return new(big.Rat).SetFrac(got, promised)
+}
+
+// skewLimit is what every reply's Date header was held against. The adapters that
+// read an API refuse a reply that is further off; exec reads no reply.
+func skewLimit(p Provider) *time.Duration {
+	if p.Name() == "exec" {
+		return nil
+	}
+	d := maxSkew
+	return &d
+}
+
+// reread asks twice for the bill of an instant that is past by more than the lag.
+// That a provider cannot tell is no failure of the probe.
+func (p *probe) reread(ctx context.Context, lag time.Duration) Reread {
+	b, ok := p.cfg.Provider.(Boundary)
+	if !ok {
+		return RereadNone
+	}
+	var was map[string]ledger.Nanos
+	for try := range 2 {
+		if try > 0 { // as far apart as two polls, for the provider's sake too
+			t := time.NewTimer(p.cfg.Every)
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return RereadNone
+			case <-t.C:
+			}
+		}
+		now := p.cfg.Now()
+		timed, cancel := context.WithTimeout(ctx, sampleTimeout)
+		s, err := b.SampleAt(timed, p.to.Add(-lag).Truncate(time.Hour), now)
+		cancel()
+		if err != nil {
+			return RereadNone
+		}
+		bills := make(map[string]ledger.Nanos)
+		for _, l := range s.Lines {
+			if l.Bill != nil {
+				bills[l.Resource+" "+l.Epoch] = *l.Bill
+			}
+		}
+		if try > 0 && !sameBills(was, bills) {
+			return RereadRestated
+		}
+		was = bills
+	}
+	return RereadSame
+}
+
+func sameBills(a, b map[string]ledger.Nanos) bool {
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return len(a) == len(b) && len(a) > 0
+}
