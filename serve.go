@@ -249,13 +249,21 @@ const lastSampleTime = 5 * time.Second
 // ledgerAnchors finds where a bill's series began in the ledger.
 type ledgerAnchors struct{ led *ledger.Ledger }
 
-func (a *ledgerAnchors) Anchor(resource string) (time.Time, bool) {
+func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool) {
 	epoch, ok, err := a.led.Epoch(resource)
 	if err != nil || !ok {
-		return time.Time{}, false
+		return "", nil, false
 	}
-	at, err := billing.ParseEpoch(epoch)
-	return at, err == nil
+	s, ok, err := a.led.Newest()
+	if err != nil || !ok {
+		return epoch, nil, true
+	}
+	for _, l := range s.Lines {
+		if l.Resource == resource && l.Epoch == epoch {
+			bill = l.Bill
+		}
+	}
+	return epoch, bill, true
 }
 
 // countFailures shows dark minutes in the metrics as they are written.

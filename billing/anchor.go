@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"spotinference/ledger"
 )
 
 // Where the caller picks the start of the window that a bill is summed over, the
@@ -15,10 +17,10 @@ import (
 // the old and the new one and the same end. This is the place for it; until then
 // an anchor never moves.
 
-// Anchors gives back the anchor that a resource's newest stored line was read
-// from: ParseEpoch of that line's epoch.
+// Anchors gives back what an earlier run stored last of a resource: the epoch of
+// its newest line, and its bill, nil where that is not known.
 type Anchors interface {
-	Anchor(resource string) (time.Time, bool)
+	Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool)
 }
 
 const epochPrefix = "anchor:"
@@ -68,12 +70,13 @@ func (a *anchors) of(resource string, created, now time.Time) time.Time {
 	if t, ok := a.known[resource]; ok {
 		return t
 	}
-	t, ok := time.Time{}, false
+	t := firstAnchor(created, now)
 	if a.stored != nil {
-		t, ok = a.stored.Anchor(resource)
-	}
-	if !ok {
-		t = firstAnchor(created, now)
+		if epoch, _, ok := a.stored.Newest(resource); ok {
+			if at, err := ParseEpoch(epoch); err == nil {
+				t = at
+			}
+		}
 	}
 	a.known[resource] = t.UTC()
 	return a.known[resource]

@@ -162,7 +162,9 @@ func getenv(vars map[string]string) func(string) string {
 
 type fixedAnchor time.Time
 
-func (f fixedAnchor) Anchor(string) (time.Time, bool) { return time.Time(f), true }
+func (f fixedAnchor) Newest(string) (string, *ledger.Nanos, bool) {
+	return billing.Epoch(time.Time(f)), nil, true
+}
 
 func (c *cloud) provider(change func(*billing.Options)) billing.Provider {
 	c.t.Helper()
