@@ -190,7 +190,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			return err
 		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
-			Provider: provider, Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: gate.Nudge,
+			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: gate.Nudge,
 			Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.location) },
 		})
 		if err != nil {

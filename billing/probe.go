@@ -102,10 +102,16 @@ type Measured struct {
 // that nothing was measured: ctx ended, the machine does not run, the bill is not
 // what can be measured, or its unit is not that of the rate. It writes nothing.
 func Probe(ctx context.Context, cfg ProbeConfig) (Measured, error) {
-	p, err := newProbe(cfg)
-	if err != nil {
+	if err := cfg.Check(); err != nil {
 		return Measured{}, err
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.OnPoll == nil {
+		cfg.OnPoll = func(Poll) {}
+	}
+	p := &probe{cfg: cfg}
 	if err := p.watch(ctx); err != nil {
 		return Measured{}, fmt.Errorf("probe: %w", err)
 	}
@@ -139,26 +145,21 @@ type seen struct {
 	rate *ledger.Nanos // nil where it is not known
 }
 
-func newProbe(cfg ProbeConfig) (*probe, error) {
-	if cfg.Provider == nil {
-		return nil, errors.New("probe: a provider is required")
+// Check refuses what cannot be probed so.
+func (c ProbeConfig) Check() error {
+	if c.Provider == nil {
+		return errors.New("probe: a provider is required")
 	}
-	if cfg.Every < time.Second || cfg.Every%time.Second != 0 {
-		return nil, refuse("give whole seconds", "probe every %s", cfg.Every)
+	if c.Every < time.Second || c.Every%time.Second != 0 {
+		return refuse("give whole seconds", "probe every %s", c.Every)
 	}
-	if least := cfg.Provider.MinInterval(); cfg.Every < least {
-		return nil, refuse(fmt.Sprintf("give %s or more", least), "probe every %s: too often for %s", cfg.Every, cfg.Provider.Name())
+	if least := c.Provider.MinInterval(); c.Every < least {
+		return refuse(fmt.Sprintf("give %s or more", least), "probe every %s: too often for %s", c.Every, c.Provider.Name())
 	}
-	if cfg.For < 10*cfg.Every {
-		return nil, refuse(fmt.Sprintf("give %s or more", 10*cfg.Every), "probe for %s: too short to see anything at one poll every %s", cfg.For, cfg.Every)
+	if c.For < 10*c.Every {
+		return refuse(fmt.Sprintf("give %s or more", 10*c.Every), "probe for %s: too short to see anything at one poll every %s", c.For, c.Every)
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.OnPoll == nil {
-		cfg.OnPoll = func(Poll) {}
-	}
-	return &probe{cfg: cfg}, nil
+	return nil
 }
 
 // watch polls until the time is over.
@@ -343,7 +344,7 @@ func (p *probe) rate(s ledger.Sample) (*ledger.Nanos, error) {
 // verdict makes figures of the polls.
 func (p *probe) verdict() (Measured, error) {
 	m := Measured{
-		Provider: p.cfg.Provider.Name(), Account: p.first.Account, Currency: p.first.Currency, Truth: p.first.Truth,
+		Provider: p.first.Provider, Account: p.first.Account, Currency: p.first.Currency, Truth: p.first.Truth,
 		Watched: p.watched, From: p.from, To: p.to, Polls: p.polls, Failed: p.failed, Unit: UnitUnknown, Reread: RereadNone,
 		Skew: skewLimit(p.cfg.Provider),
 	}
