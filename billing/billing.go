@@ -105,7 +105,7 @@ func adapters() []adapter {
 
 		{name: "vast", why: unwritten},
 		{name: "runpod", why: unwritten},
-		{name: "verda", why: unwritten},
+		{name: "verda", env: []string{verdaID, datacrunchID}, open: newVerda},
 		{name: "scaleway", why: unwritten},
 		{name: "ovh", why: unwritten},
 		{name: "vultr", why: unwritten},

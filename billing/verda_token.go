@@ -1,0 +1,163 @@
+package billing
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// How Verda's API lets in: OAuth 2.0 client credentials (RFC 6749, section 4.4),
+// as verdacloud-sdk-go, pkg/verda/auth.go, asks for them. A token is refreshed
+// half a minute before it ends; where that is refused, the credentials are sent
+// again.
+
+const (
+	verdaTokenCall  = "POST /oauth2/token"
+	verdaEarly      = 30 * time.Second
+	maxTokenBytes   = 8 << 10
+	maxTokenSeconds = 366 * 24 * 3600
+)
+
+// verdaToken is the answer to a grant.
+type verdaToken struct {
+	access  string
+	refresh string // "" where none came
+	life    time.Duration
+}
+
+// verdaAuth holds the credentials and what they were last exchanged for.
+type verdaAuth struct {
+	api        *client
+	id, secret string
+	hint       string
+
+	token verdaToken
+	ends  time.Time // of token, by the monotonic clock
+}
+
+// ensure leaves a token that is good for a while, and says whether it had to be
+// asked for.
+func (a *verdaAuth) ensure(ctx context.Context, clk clock) (asked bool, f *Failure) {
+	if a.token.access != "" && time.Until(a.ends) > verdaEarly {
+		return false, nil
+	}
+	if old := a.token.refresh; old != "" {
+		a.drop()
+		if f := a.grant(ctx, clk, map[string]string{"grant_type": "refresh_token", "refresh_token": old}); f == nil {
+			return true, nil
+		} else if ctx.Err() != nil {
+			return true, f
+		}
+	}
+	a.drop()
+	form := map[string]string{"grant_type": "client_credentials", "client_id": a.id, "client_secret": a.secret}
+	for try := 1; ; try++ {
+		f := a.grant(ctx, clk, form)
+		if f == nil || try == maxTries || !retriable(f.Class) || !pause(ctx, try, f.RetryAfter) {
+			return true, f
+		}
+	}
+}
+
+// drop forgets the token: it ended, or was withdrawn before its end.
+func (a *verdaAuth) drop() { a.token, a.ends = verdaToken{}, time.Time{} }
+
+// grant exchanges form for a token. A grant that is asked for twice does no harm.
+func (a *verdaAuth) grant(ctx context.Context, clk clock, form map[string]string) *Failure {
+	asked := time.Now()
+	body, f := a.post(ctx, clk, form)
+	if f == nil {
+		a.token, f = decodeVerdaToken(body)
+	}
+	if f != nil {
+		for _, secret := range []string{a.secret, form["refresh_token"]} {
+			f.Err = scrub(f.Err, secret)
+		}
+		return f.at(verdaTokenCall)
+	}
+	a.ends = asked.Add(a.token.life)
+	a.api.secret = a.token.access
+	return nil
+}
+
+func (a *verdaAuth) post(ctx context.Context, clk clock, form map[string]string) ([]byte, *Failure) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	b, err := json.Marshal(form)
+	if err != nil {
+		return nil, fail(Internal, "build request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.api.base.JoinPath("oauth2/token").String(), bytes.NewReader(b))
+	if err != nil {
+		return nil, fail(Internal, "build request: %w", bare(err))
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "spotinference")
+	resp, err := a.api.http.Do(req)
+	if err != nil {
+		err = bare(err)
+		return nil, fail(classify(err), "no reply: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	if f := refusal(resp, body); f != nil {
+		f.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), clk.read())
+		if f.Class == HTTP401 || f.Class == HTTP403 || f.Class == HTTP4xx {
+			f.hint = a.hint
+		}
+		return nil, f
+	}
+	if err != nil {
+		err = bare(err)
+		return nil, fail(classify(err), "read reply: %w", err)
+	}
+	if len(body) > maxBody {
+		return nil, fail(TooLarge, "reply is larger than %d bytes", maxBody)
+	}
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return nil, fail(Malformed, "reply is not application/json")
+	}
+	return body, skew(resp.Header.Get("Date"), clk.read())
+}
+
+// decodeVerdaToken reads the answer to a grant. What it says is sent back in a
+// header, so it must be fit for one.
+func decodeVerdaToken(body []byte) (verdaToken, *Failure) {
+	var reply struct {
+		Access  *string `json:"access_token"`
+		Refresh *string `json:"refresh_token"`
+		Type    *string `json:"token_type"`
+		Life    *int64  `json:"expires_in"`
+	}
+	none := verdaToken{}
+	if f := decode(body, &reply); f != nil {
+		return none, f
+	}
+	if reply.Access == nil || reply.Type == nil || reply.Life == nil {
+		return none, fail(Incomplete, "reply lacks one of access_token, token_type, expires_in")
+	}
+	t := verdaToken{access: *reply.Access, life: time.Duration(*reply.Life) * time.Second}
+	if reply.Refresh != nil {
+		t.refresh = *reply.Refresh
+	}
+	switch {
+	case !strings.EqualFold(*reply.Type, "Bearer"):
+		return none, fail(Malformed, "the token is not of the type Bearer")
+	case *reply.Life <= 0 || *reply.Life > maxTokenSeconds:
+		return none, fail(Malformed, "the token's life is out of range")
+	case !tokenText(t.access) || (t.refresh != "" && !tokenText(t.refresh)):
+		return none, fail(Malformed, "the token cannot be sent in a header")
+	}
+	return t, nil
+}
+
+func tokenText(s string) bool {
+	return len(s) >= minKey && len(s) <= maxTokenBytes &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
