@@ -104,7 +104,7 @@ func adapters() []adapter {
 		{name: "hyperstack", env: []string{hyperstackKey, hyperstackKeyFile}, open: newHyperstack},
 
 		{name: "vast", why: unwritten},
-		{name: "runpod", why: unwritten},
+		{name: "runpod", env: []string{runpodKey, runpodKeyFile}, open: newRunpod},
 		{name: "verda", env: []string{verdaID, datacrunchID}, open: newVerda},
 		{name: "scaleway", why: unwritten},
 		{name: "ovh", why: unwritten},

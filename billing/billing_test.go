@@ -55,7 +55,7 @@ func TestNewRefuses(t *testing.T) {
 	f("aws", none, good, "hours late", "")
 	f("gcp", none, good, "hours late", "")
 	f("azure", none, good, "hours late", "")
-	f("runpod", none, good, "no adapter for it is written yet", "")
+	f("scaleway", none, good, "no adapter for it is written yet", "")
 
 	f("hyperstack", none, nil, "HYPERSTACK_API_KEY is not set", "HYPERSTACK_API_KEY_FILE")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": "short"}, "does not hold an API key", "console")
