@@ -19,6 +19,7 @@ import (
 
 	"spotinference/billing"
 	"spotinference/ledger"
+	"spotinference/ledger/report"
 )
 
 // The commands that look at a bill outside of serve: one sample of it, a
@@ -495,4 +496,116 @@ func (c calibrated) apply(s ledger.Sample, err error) (ledger.Sample, error) {
 		s.Step, s.Lag, s.Calibrated = cal.Step, max(cal.Lag, 3*c.every), true
 	}
 	return s, nil
+}
+
+func newReportReconcile() *cobra.Command {
+	const what = "report reconcile"
+	c := &cobra.Command{
+		Use:   "reconcile --invoice FILE",
+		Short: "Hold the provider's own invoice against the ledger, by resource and day",
+		Long: `Reads the provider's invoice or usage export (CSV with a header) and compares each
+resource's day, in UTC, with what the ledger saw the bill grow by. Each is equal, or
+different with its likely cause, or dark: the ledger did not see that day's midnights.
+
+Exits with 0 where all that was compared is equal, 1 where something differs, and 3
+where nothing differs but the ledger cannot say it of every day.`,
+		Example: `  spotinference report reconcile --invoice usage.csv
+  spotinference report reconcile --invoice usage.csv --columns resource=Item,day=Date,amount=Total,currency=Currency`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := loadSettings(cmd)
+			if err != nil {
+				return err
+			}
+			if s.text("invoice") == "" {
+				return usagef("download it from the provider's console and name it with --invoice FILE", "%s: no invoice", what)
+			}
+			format, err := report.ParseFormat(s.text("output"))
+			if err != nil {
+				return usagef(hintFor(err), "%s: %w", what, err)
+			}
+			tolerance, err := ledger.ParseNanos(s.text("tolerance"))
+			if err != nil || tolerance < 0 {
+				return usagef("give an amount such as 0.01", "%s: tolerance %q: not an amount of money", what, s.text("tolerance"))
+			}
+			path, err := ledgerPath(s)
+			if err != nil {
+				return err
+			}
+			r, err := ledger.OpenReader(path, s.on("demo"))
+			if errors.Is(err, ledger.ErrMissing) {
+				return missingLedger(s, err)
+			}
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			invoice, err := readInvoice(s, r)
+			if err != nil {
+				return err
+			}
+			q := report.ReconcileQuery{Currency: invoice.Currency, Tolerance: tolerance, Now: time.Now(), Demo: s.on("demo")}
+			for _, l := range invoice.Lines {
+				q.Invoice = append(q.Invoice, report.Billed(l))
+			}
+			rep, err := report.Reconcile(r, q)
+			if err != nil {
+				return err
+			}
+			if err := rep.Write(cmd.OutOrStdout(), format); err != nil {
+				return err
+			}
+			switch {
+			case rep.Different > 0:
+				return fmt.Errorf("%s: %d of %d rows differ", what, rep.Different, len(rep.Rows))
+			case rep.Dark > 0:
+				return errRefused{fmt.Sprintf("%s: the ledger cannot say %d of %d rows", what, rep.Dark, len(rep.Rows))}
+			}
+			return nil
+		},
+	}
+	c.Args = noWords
+	f := c.Flags()
+	f.String("invoice", "", "the provider's invoice or usage export, a CSV file with a header")
+	f.String("format", "", "whose layout it has: "+strings.Join(billing.Layouts(), ", ")+" (default: that of the ledger's provider)")
+	f.String("columns", "", "the names of its columns: resource=...,day=...,amount=... and, where it has one, currency=...")
+	f.String("tolerance", "0.01", "by how much a resource's day may differ and count as equal, in the bill's currency")
+	f.String("output", "text", "text, json or csv")
+	return c
+}
+
+// readInvoice reads the invoice that the settings name, in the layout that they
+// name or, where they name none, in that of the ledger's provider.
+func readInvoice(s settings, r *ledger.Reader) (billing.Invoice, error) {
+	const what = "report reconcile"
+	var layout billing.Layout
+	var err error
+	name := s.text("format")
+	switch columns := s.text("columns"); {
+	case columns != "" && name != "" && name != "generic":
+		return billing.Invoice{}, usagef("leave one of them out", "%s: --format %s and --columns both say how to read it", what, name)
+	case columns != "":
+		layout, err = billing.ParseLayout(columns)
+	case name != "":
+		layout, err = billing.InvoiceLayout(name)
+	default:
+		if name, err = r.Provider(); err != nil {
+			return billing.Invoice{}, err
+		}
+		if layout, err = billing.InvoiceLayout(name); err != nil {
+			return billing.Invoice{}, usagef("name its layout with --format, or its columns with --columns", "%s: no layout is known for the invoice of provider %q", what, name)
+		}
+	}
+	if err != nil {
+		return billing.Invoice{}, usagef(hintFor(err), "%s: %w", what, err)
+	}
+	f, err := os.Open(s.text("invoice"))
+	if err != nil {
+		return billing.Invoice{}, usagef("name a file that can be read", "%s: %w", what, err)
+	}
+	defer f.Close()
+	invoice, err := billing.ReadInvoice(f, layout)
+	if err != nil {
+		return billing.Invoice{}, fmt.Errorf("%s: %s: %w", what, s.text("invoice"), err)
+	}
+	return invoice, nil
 }

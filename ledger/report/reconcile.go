@@ -514,7 +514,11 @@ func (rep ReconcileReport) Write(w io.Writer, f Format) error {
 
 func (rep ReconcileReport) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Invoice against the ledger, %s to %s (UTC), in %s\n", rep.From, rep.To, rep.Currency)
+	fmt.Fprintf(&b, "Invoice against the ledger, %s to %s (UTC)", rep.From, rep.To)
+	if rep.Currency != "" {
+		b.WriteString(", in " + rep.Currency)
+	}
+	b.WriteString("\n")
 	if rep.Demo {
 		b.WriteString("demo: simulated figures\n")
 	}
