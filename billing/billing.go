@@ -103,7 +103,7 @@ func adapters() []adapter {
 	return []adapter{
 		{name: "hyperstack", env: []string{hyperstackKey, hyperstackKeyFile}, open: newHyperstack},
 
-		{name: "vast", why: unwritten},
+		{name: "vast", env: []string{vastKey, vastKeyFile}, open: newVast},
 		{name: "runpod", env: []string{runpodKey, runpodKeyFile}, open: newRunpod},
 		{name: "verda", env: []string{verdaID, datacrunchID}, open: newVerda},
 		{name: "scaleway", why: unwritten},

@@ -24,7 +24,7 @@ func credential(opts Options, env, fileEnv string) (string, error) {
 		return "", refuse(fmt.Sprintf("set %s, or %s to a file that only you can read", env, fileEnv), "%s is not set", env)
 	case path != "":
 		var err error
-		if key, err = readKey(path); err != nil {
+		if key, err = readKey(path, fileEnv); err != nil {
 			return "", err
 		}
 		env = fileEnv
@@ -38,10 +38,10 @@ func credential(opts Options, env, fileEnv string) (string, error) {
 
 // readKey checks the file that it opened, not the name, so that nobody can swap
 // it in between.
-func readKey(path string) (string, error) {
+func readKey(path, fileEnv string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", refuse("name a file that holds the key in "+hyperstackKeyFile, "read API key: %v", err)
+		return "", refuse("name a file that holds the key in "+fileEnv, "read API key: %v", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()

@@ -2,6 +2,7 @@ package billing
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -183,13 +184,17 @@ func refusal(resp *http.Response, body []byte) *Failure {
 // Messages are left out: they repeat what was sent.
 func reason(body []byte) string {
 	var e struct {
-		Reason string `json:"error_reason"`
+		Reason string `json:"error_reason"` // Hyperstack
+		Error  string `json:"error"`        // Vast.ai
 	}
-	if json.Unmarshal(body, &e) != nil || len(e.Reason) > 32 ||
-		strings.Trim(e.Reason, "abcdefghijklmnopqrstuvwxyz_") != "" {
+	if json.Unmarshal(body, &e) != nil {
 		return ""
 	}
-	return e.Reason
+	word := cmp.Or(e.Reason, e.Error)
+	if len(word) > 32 || strings.Trim(word, "abcdefghijklmnopqrstuvwxyz_") != "" {
+		return ""
+	}
+	return word
 }
 
 // retryAfter reads both forms of the header; what it cannot read asks for nothing.

@@ -168,6 +168,9 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	f, changed := s.take(r.URL.Path)
 	defer s.done(f)
+	if s.vastFault(w, r, f) {
+		return
+	}
 	if s.runpodFault(w, r, f) {
 		return
 	}

@@ -1,0 +1,614 @@
+package billing
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// Vast.ai: a listing of what each contract (instance-N, volume-N) was charged over
+// days that we choose, each amount rounded to 0.001.
+//
+// The calls and their fields are those of docs.vast.ai/api-reference and of
+// vast-ai/vast-cli, vast.py. What they leave open, and how it is taken here:
+//
+//   - The listing can be asked for whole days (UTC) and kinds, not for one contract:
+//     it is read to its end, and ours are picked by source.
+//   - Whether a part of a day is prorated is not said. Every window starts at the
+//     midnight before the anchor, and ends with a day.
+//   - A contract that is not listed has no bill yet, which is not a zero.
+//   - Some refusals come as 200 with success false.
+//   - An amount has no currency. Prices are published in USD.
+//   - A path ends in a slash where the documentation has one: a redirect is not
+//     followed.
+//   - volume_info is null where there are no volumes, and never left out.
+//
+// What the whole account has left is a second witness of the bill, see Balances.
+
+const (
+	vastURL       = "https://console.vast.ai"
+	vastKey       = "VAST_API_KEY"
+	vastKeyFile   = "VAST_API_KEY_FILE"
+	vastURLVar    = "VAST_URL"            // as vast-cli has it
+	vastContainer = "CONTAINER_ID"        // inside a container: the instance's number
+	vastLabel     = "VAST_CONTAINERLABEL" // the same, as C.123456
+	vastOwnKey    = "CONTAINER_API_KEY"   // inside a container: a key to stop it, not to read its bill
+	vastPage      = 500                   // the most that a page may hold
+
+	// Charges accrue by the second. How late one shows is documented nowhere; until
+	// it is measured on the account, five minutes are allowed.
+	vastStep = time.Minute
+	vastLag  = 5 * time.Minute
+
+	vastUnit = 1_000_000 // an amount moves by so many nano-USD
+)
+
+type vast struct {
+	api      *client
+	anchors  *anchors
+	instance int64
+
+	account string              // "" until it is read
+	births  map[int64]time.Time // of volumes, which the instance does not tell
+}
+
+func newVast(opts Options) (Provider, error) {
+	base := opts.URL
+	if base == "" {
+		base = opts.getenv(vastURLVar)
+	}
+	if base == "" {
+		base = vastURL
+	}
+	u, err := baseURL(base)
+	if err != nil {
+		return nil, err
+	}
+	const scope = "an account's key that may read its billing; " + vastOwnKey + ", which an instance has for itself, may not"
+	if opts.getenv(vastKey) == "" && opts.getenv(vastKeyFile) == "" && opts.getenv(vastOwnKey) != "" {
+		return nil, refuse("set "+vastKey+" or "+vastKeyFile+": it must be "+scope, "%s is not set", vastKey)
+	}
+	key, err := credential(opts, vastKey, vastKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	id, err := vastInstance(opts)
+	if err != nil {
+		return nil, err
+	}
+	v := &vast{
+		api:      newClient(u, opts.Transport),
+		anchors:  newAnchors(opts.Anchors),
+		instance: id,
+		births:   make(map[int64]time.Time),
+	}
+	v.api.authorize = func(header http.Header) { header.Set("Authorization", "Bearer "+key) }
+	v.api.secret = key
+	v.api.keyHint = "check " + vastKey + ": it must be " + scope
+	return v, nil
+}
+
+// vastInstance is the box that we are: as it was said, else as a container is told
+// by its environment.
+func vastInstance(opts Options) (int64, error) {
+	if opts.Instance != "" {
+		id, err := strconv.ParseInt(opts.Instance, 10, 64)
+		if err != nil || id <= 0 {
+			return 0, refuse("the console shows it on the instance's card", "instance %q: not the number of a Vast.ai instance", opts.Instance)
+		}
+		return id, nil
+	}
+	var found int64
+	for _, name := range []string{vastContainer, vastLabel} {
+		text := opts.getenv(name)
+		if text == "" {
+			continue
+		}
+		id, err := strconv.ParseInt(strings.TrimPrefix(text, "C."), 10, 64)
+		if err != nil || id <= 0 {
+			return 0, refuse("name this machine's id with --instance", "%s is %q: not the number of a Vast.ai instance", name, text)
+		}
+		if found != 0 && found != id {
+			return 0, refuse("name this machine's id with --instance", "%s says %d and %s says %d", vastContainer, found, vastLabel, id)
+		}
+		found = id
+	}
+	if found == 0 {
+		return 0, refuse("name this machine's id with --instance", "which Vast.ai instance this is cannot be told: neither %s nor %s is set", vastContainer, vastLabel)
+	}
+	return found, nil
+}
+
+func (v *vast) Name() string { return "vast" }
+
+// Each endpoint has a shortest interval of its own, which is not published. A
+// sample takes two calls, and further ones for further pages.
+func (v *vast) MinInterval() time.Duration { return 5 * time.Second }
+
+// Sample implements Provider. A listing says what was charged up to now: At is the
+// whole second at which it came, which is later than now where it was asked for again.
+func (v *vast) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
+	s, f := v.read(ctx, midnight(now).AddDate(0, 0, 1), now)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	return s, nil
+}
+
+// SampleAt implements Boundary. Charges are listed by the day, so only a midnight
+// (UTC) can be asked for.
+func (v *vast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
+	at = at.UTC()
+	if at.After(now) || !at.Equal(midnight(at)) {
+		return ledger.Sample{}, fail(Internal, "%s is not a past midnight in UTC: charges are listed by the day", at.Format(time.RFC3339))
+	}
+	s, f := v.read(ctx, at, now)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	for i := range s.Lines {
+		s.Lines[i].Status, s.Lines[i].Running, s.Lines[i].Rate = "", false, nil
+	}
+	return s, nil
+}
+
+func midnight(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
+
+// read takes the whole sample or none of it: the charges of the days before end, as
+// of now or as of end, whichever is first. What came to this box later is no part.
+func (v *vast) read(ctx context.Context, end, now time.Time) (ledger.Sample, *Failure) {
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	clk := startClock(now)
+	asOf := func() time.Time {
+		if t := clk.read().UTC().Truncate(time.Second); t.Before(end) {
+			return t
+		}
+		return end
+	}
+	at := asOf()
+	if v.account == "" {
+		b, f := v.balances(ctx, clk)
+		if f != nil {
+			return ledger.Sample{}, f
+		}
+		v.account = b.Account
+	}
+	m, f := v.machine(ctx, clk)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	if m.created.After(at) {
+		return ledger.Sample{}, fail(Incomplete, "instance %d did not exist at %s", v.instance, at.Format(time.RFC3339))
+	}
+	s := ledger.Sample{
+		Provider: v.Name(),
+		Account:  v.account,
+		Currency: "USD",
+		Truth:    ledger.TruthResource,
+		Step:     vastStep,
+		Lag:      vastPatience(m.rate),
+	}
+	// The anchors of an instance and its volumes are mostly one day, and one
+	// listing holds the charges of both.
+	listings := make(map[time.Time][]vastCharge)
+	line := func(source string, kind ledger.Kind, created time.Time) *Failure {
+		anchor := v.anchors.of(source, created, clk.now)
+		if !anchor.Before(end) {
+			return fail(ClockSkew, "the series of %s starts at %s, which is still to come", source, anchor.Format(time.RFC3339)).at(vastCharges)
+		}
+		all, ok := listings[anchor]
+		if !ok {
+			var f *Failure
+			if all, f = v.charges(ctx, clk, anchor, end); f != nil {
+				return f
+			}
+			listings[anchor] = all
+		}
+		bill, raw, f := vastBill(all, source)
+		if f != nil {
+			return f.at(vastCharges)
+		}
+		s.Lines = append(s.Lines, ledger.Line{
+			Resource: source, Kind: kind, Bill: &bill, Epoch: Epoch(anchor), Created: created, Raw: v.api.keep(raw),
+		})
+		return nil
+	}
+	if f := line(fmt.Sprintf("instance-%d", v.instance), ledger.Instance, m.created); f != nil {
+		return ledger.Sample{}, f
+	}
+	s.At = asOf()
+	s.Lines[0].Status, s.Lines[0].Running, s.Lines[0].Rate = v.api.word(m.status), m.running, m.rate
+
+	for _, id := range m.volumes {
+		born, f := v.birth(ctx, clk, id)
+		if f != nil {
+			return ledger.Sample{}, f
+		}
+		if born.After(at) {
+			continue
+		}
+		if f := line(fmt.Sprintf("volume-%d", id), ledger.Volume, born); f != nil {
+			return ledger.Sample{}, f
+		}
+		last := &s.Lines[len(s.Lines)-1]
+		last.Status, last.Running = "attached", true // billed while it exists
+	}
+	return s, nil
+}
+
+// vastPatience is how long a running instance's bill may stand still: the lag, or
+// where that is longer, the time in which it moves by three units at this rate.
+func vastPatience(rate *ledger.Nanos) time.Duration {
+	if rate == nil || *rate <= 0 {
+		return vastLag
+	}
+	const most = time.Hour // for a machine at a third of a cent
+	seconds := 3 * vastUnit * 3600 / int64(*rate)
+	return min(max(vastLag, time.Duration(min(seconds, 3600))*time.Second), most)
+}
+
+const vastCharges = "GET /api/v0/charges/"
+
+// charges lists what every contract of the account was charged from one midnight
+// up to another. A listing that does not add up, or that moved while its pages were
+// read, is no listing.
+func (v *vast) charges(ctx context.Context, clk clock, from, to time.Time) ([]vastCharge, *Failure) {
+	const maxPages = 100
+	query := url.Values{
+		"select_filters": {fmt.Sprintf(`{"day":{"gte":%d,"lte":%d},"type":{"in":["instance","volume"]}}`, from.Unix(), to.Unix()-1)},
+		"format":         {"table"},
+		"limit":          {strconv.Itoa(vastPage)},
+	}
+	var all []vastCharge
+	total := 0
+	for n := 1; n <= maxPages; n++ {
+		body, f := v.api.get(ctx, clk, vastCharges, "api/v0/charges/", query)
+		if f != nil {
+			return nil, f
+		}
+		page, f := decodeVastCharges(body)
+		if f != nil {
+			return nil, f.at(vastCharges)
+		}
+		if n > 1 && page.total != total {
+			return nil, fail(Incomplete, "listing moved between its pages: %d charges, then %d", total, page.total).at(vastCharges)
+		}
+		total = page.total
+		all = append(all, page.charges...)
+		if page.next == "" {
+			if len(all) != total {
+				return nil, fail(Incomplete, "listing has %d of %d charges", len(all), total).at(vastCharges)
+			}
+			return all, nil
+		}
+		query.Set("after_token", page.next)
+	}
+	return nil, fail(Incomplete, "listing does not end within %d pages", maxPages).at(vastCharges)
+}
+
+// vastCharge is what one contract was charged inside a window.
+type vastCharge struct {
+	source string
+	amount ledger.Nanos
+	raw    json.RawMessage // the entry as it came
+}
+
+type vastChargesPage struct {
+	charges []vastCharge
+	total   int
+	next    string // "" on the last page
+}
+
+// decodeVastCharges reads a page of the listing. It is pure, and takes bytes from
+// anywhere.
+func decodeVastCharges(body []byte) (vastChargesPage, *Failure) {
+	var reply struct {
+		Success *bool              `json:"success"`
+		Count   *int               `json:"count"`
+		Total   *int               `json:"total"`
+		Next    *string            `json:"next_token"`
+		Money   *string            `json:"currency"` // not in the API today
+		Results *[]json.RawMessage `json:"results"`
+	}
+	none := vastChargesPage{}
+	if f := vastDecode(body, &reply); f != nil {
+		return none, f
+	}
+	switch {
+	case reply.Success == nil || reply.Count == nil || reply.Total == nil || reply.Results == nil:
+		return none, fail(Incomplete, "reply lacks one of success, count, total, results")
+	case *reply.Count != len(*reply.Results):
+		return none, fail(Incomplete, "page has %d of %d charges", len(*reply.Results), *reply.Count)
+	case reply.Money != nil && !strings.EqualFold(*reply.Money, "USD"):
+		return none, fail(Currency, "charges are not in USD")
+	}
+	page := vastChargesPage{total: *reply.Total}
+	if reply.Next != nil {
+		page.next = *reply.Next
+	}
+	for _, raw := range *reply.Results {
+		var e struct {
+			Source *string `json:"source"`
+			Amount *amount `json:"amount"`
+			Money  *string `json:"currency"`
+		}
+		if f := decode(raw, &e); f != nil {
+			return none, f
+		}
+		switch {
+		case e.Source == nil || e.Amount == nil:
+			return none, fail(Incomplete, "reply has a charge without source or amount")
+		case e.Money != nil && !strings.EqualFold(*e.Money, "USD"):
+			return none, fail(Currency, "charges are not in USD")
+		}
+		page.charges = append(page.charges, vastCharge{*e.Source, ledger.Nanos(*e.Amount), raw})
+	}
+	return page, nil
+}
+
+// vastBill adds up the charges of one contract, and returns them as they came, in a
+// JSON array: the listing is of the whole account, and grows with it.
+func vastBill(all []vastCharge, source string) (ledger.Nanos, []byte, *Failure) {
+	var total ledger.Nanos
+	var raws [][]byte
+	seen := make(map[string]bool)
+	for _, c := range all {
+		if c.source != source {
+			continue
+		}
+		if c.amount < 0 {
+			return 0, nil, fail(Malformed, "reply has an amount below zero")
+		}
+		if seen[string(c.raw)] {
+			return 0, nil, fail(Incomplete, "listing moved between its pages: a charge came twice")
+		}
+		seen[string(c.raw)] = true
+		var err error
+		if total, err = total.Add(c.amount); err != nil {
+			return 0, nil, fail(Malformed, "add up amounts: out of range")
+		}
+		raws = append(raws, c.raw)
+	}
+	if raws == nil {
+		return 0, nil, fail(Incomplete, "no charge of %s is listed: no data, which is not a zero bill", source)
+	}
+	return total, append(append([]byte("["), bytes.Join(raws, []byte(","))...), ']'), nil
+}
+
+type vastMachine struct {
+	status  string
+	running bool
+	rate    *ledger.Nanos
+	created time.Time
+	volumes []int64
+}
+
+// machine reads what the box is and which volumes hang on it. The reply holds the
+// environment, tokens and commands of the user's: nothing of it is kept but these
+// fields.
+func (v *vast) machine(ctx context.Context, clk clock) (vastMachine, *Failure) {
+	const call = "GET /api/v0/instances/{id}/"
+	body, f := v.api.get(ctx, clk, call, fmt.Sprintf("api/v0/instances/%d/", v.instance), nil)
+	if f != nil {
+		if f.Class == HTTP4xx {
+			f.hint = "check --instance, and whether the instance still exists"
+		}
+		return vastMachine{}, f
+	}
+	m, f := decodeVastMachine(v.instance, body)
+	if f != nil {
+		return vastMachine{}, f.at(call)
+	}
+	return m, nil
+}
+
+func decodeVastMachine(id int64, body []byte) (vastMachine, *Failure) {
+	var reply struct {
+		VM *struct { // one, under a plural
+			ID       *int64  `json:"id"`
+			Actual   *string `json:"actual_status"` // null while it is being set up
+			State    *string `json:"cur_state"`
+			Start    *amount `json:"start_date"` // a Unix time with a fraction
+			DPH      *amount `json:"dph_total"`
+			Instance *struct {
+				Discounted *amount `json:"discountedTotalPerHour"`
+			} `json:"instance"`
+			Volumes json.RawMessage `json:"volume_info"`
+		} `json:"instances"`
+	}
+	none := vastMachine{}
+	if f := vastDecode(body, &reply); f != nil {
+		return none, f
+	}
+	vm := reply.VM
+	switch {
+	case vm == nil:
+		return none, fail(Incomplete, "reply has no instances object")
+	case vm.ID == nil || vm.Start == nil || vm.Volumes == nil:
+		return none, fail(Incomplete, "reply lacks one of id, start_date, volume_info")
+	case vm.Actual == nil && vm.State == nil:
+		return none, fail(Incomplete, "reply lacks actual_status and cur_state")
+	case *vm.ID != id:
+		return none, fail(Malformed, "the reply is of instance %d, not of %d", *vm.ID, id)
+	case *vm.Start <= 0:
+		return none, fail(Malformed, "reply has a date that cannot be read")
+	}
+	m := vastMachine{rate: vm.DPH.nanos(), created: vastInstant(vm.Start), running: vastRuns(vm.Actual, vm.State)}
+	if vm.Actual != nil {
+		m.status = *vm.Actual
+	} else {
+		m.status = *vm.State
+	}
+	if vm.Instance != nil && vm.Instance.Discounted != nil {
+		m.rate = vm.Instance.Discounted.nanos()
+	}
+	if m.rate != nil && *m.rate < 0 {
+		return none, fail(Malformed, "reply has an amount below zero")
+	}
+	var volumes []struct {
+		ID *int64 `json:"id"`
+	}
+	if f := decode(vm.Volumes, &volumes); f != nil {
+		return none, f
+	}
+	seen := make(map[int64]bool)
+	for _, a := range volumes {
+		if a.ID == nil || *a.ID <= 0 {
+			return none, fail(Incomplete, "reply has a volume without its id")
+		}
+		if !seen[*a.ID] {
+			seen[*a.ID] = true
+			m.volumes = append(m.volumes, *a.ID)
+		}
+	}
+	return m, nil
+}
+
+// vastRuns says whether an instance is billed as running. It is not where it holds
+// no GPU: stopped by its owner, outbid or released. What is unknown, or where the
+// two words disagree, counts as running.
+func vastRuns(actual, state *string) bool {
+	if state != nil {
+		switch strings.ToLower(*state) {
+		case "stopped", "unloaded":
+		default:
+			return true
+		}
+	}
+	if actual != nil {
+		switch strings.ToLower(*actual) {
+		case "stopped", "exited", "offline", "loading":
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// vastInstant reads a Unix time with a fraction by its digits: an amount holds nine.
+func vastInstant(a *amount) time.Time { return time.Unix(0, int64(*a)).UTC() }
+
+// birth asks when a volume was created, once in its life.
+func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Failure) {
+	const call = "GET /api/v0/volumes"
+	if t, ok := v.births[id]; ok {
+		return t, nil
+	}
+	body, f := v.api.get(ctx, clk, call, "api/v0/volumes", url.Values{"owner": {"me"}, "type": {"all"}})
+	if f != nil {
+		return time.Time{}, f
+	}
+	var reply struct {
+		Volumes *[]struct {
+			ID    *int64  `json:"id"`
+			Start *amount `json:"start_date"`
+		} `json:"volumes"`
+	}
+	if f := vastDecode(body, &reply); f != nil {
+		return time.Time{}, f.at(call)
+	}
+	if reply.Volumes == nil {
+		return time.Time{}, fail(Incomplete, "reply has no volumes").at(call)
+	}
+	for _, e := range *reply.Volumes {
+		if e.ID == nil || *e.ID != id {
+			continue
+		}
+		switch {
+		case e.Start == nil:
+			return time.Time{}, fail(Incomplete, "volume %d has no start_date", id).at(call)
+		case *e.Start <= 0:
+			return time.Time{}, fail(Malformed, "reply has a date that cannot be read").at(call)
+		}
+		v.births[id] = vastInstant(e.Start)
+		return v.births[id], nil
+	}
+	return time.Time{}, fail(Incomplete, "volume %d is attached and not listed", id).at(call)
+}
+
+// Balances is what an account has left, in the provider's two words for it. Which of
+// them moves with the bill is for a probe to see; nil is not told.
+type Balances struct {
+	Account string
+	Balance *ledger.Nanos
+	Credit  *ledger.Nanos
+}
+
+// Witness is a Provider that also tells what the whole account has left, which moves
+// within seconds. It is for a probe, to hold a bill's lag and unit against, and for a
+// warning before the money ends. It is no line of a sample, for it would count the
+// same money twice, and no condition of one: it covers every machine of the account
+// and rises with a top-up, so it can neither replace a bill nor refute one.
+type Witness interface {
+	Balances(ctx context.Context, now time.Time) (Balances, error)
+}
+
+// Balances implements Witness.
+func (v *vast) Balances(ctx context.Context, now time.Time) (Balances, error) {
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	b, f := v.balances(ctx, startClock(now))
+	if f != nil {
+		return Balances{}, f
+	}
+	return b, nil
+}
+
+// balances is also where a key shows that it is an account's: the first sample needs
+// it for the account's id, and fails here with a hint where it is an instance's own.
+func (v *vast) balances(ctx context.Context, clk clock) (Balances, *Failure) {
+	const call = "GET /api/v0/users/current/"
+	body, f := v.api.get(ctx, clk, call, "api/v0/users/current/", nil)
+	if f != nil {
+		if f.Class == HTTP4xx {
+			f.hint = v.api.keyHint // 404 is also the answer to a key that nobody has
+		}
+		return Balances{}, f
+	}
+	b, f := decodeVastBalances(body)
+	if f != nil {
+		return Balances{}, f.at(call)
+	}
+	return b, nil
+}
+
+func decodeVastBalances(body []byte) (Balances, *Failure) {
+	var reply struct {
+		ID      *int64  `json:"id"`
+		Balance *amount `json:"balance"`
+		Credit  *amount `json:"credit"`
+	}
+	if f := vastDecode(body, &reply); f != nil {
+		return Balances{}, f
+	}
+	if reply.ID == nil || (reply.Balance == nil && reply.Credit == nil) {
+		return Balances{}, fail(Incomplete, "reply lacks id, or both balance and credit")
+	}
+	return Balances{strconv.FormatInt(*reply.ID, 10), reply.Balance.nanos(), reply.Credit.nanos()}, nil
+}
+
+// vastDecode reads a reply into v, unless it is a refusal that came as a 200.
+func vastDecode(body []byte, v any) *Failure {
+	var says struct {
+		Success *bool `json:"success"`
+	}
+	if f := decode(body, &says); f != nil {
+		return f
+	}
+	if says.Success != nil && !*says.Success {
+		if word := reason(body); word != "" {
+			return fail(Incomplete, "reply says success false (%s)", word)
+		}
+		return fail(Incomplete, "reply says success false")
+	}
+	return decode(body, v)
+}

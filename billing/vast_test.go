@@ -1,0 +1,939 @@
+package billing_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+	"spotinference/ledger"
+)
+
+const (
+	vastChargesPath  = "/api/v0/charges/"
+	vastInstancePath = "/api/v0/instances/12345678/"
+	vastVolumesPath  = "/api/v0/volumes"
+	vastUserPath     = "/api/v0/users/current/"
+
+	getVastCharges  = "GET /api/v0/charges/"
+	getVastInstance = "GET /api/v0/instances/{id}/"
+	getVastVolumes  = "GET /api/v0/volumes"
+	getVastUser     = "GET /api/v0/users/current/"
+)
+
+// vastCloud answers as recorded in testdata/vast.json. Each test says what differs.
+type vastCloud struct {
+	t        testing.TB
+	now      func() time.Time
+	cases    map[string]recorded
+	reply    map[string]http.HandlerFunc // by path, before the recordings
+	charges  string                      // recording of the listing
+	instance string
+	calls    []*url.URL
+}
+
+func newVastCloud(t testing.TB) *vastCloud {
+	t.Helper()
+	b, err := os.ReadFile("testdata/vast.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct{ Cases []recorded }
+	if err := json.Unmarshal(b, &file); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	c := &vastCloud{t: t, cases: make(map[string]recorded), reply: make(map[string]http.HandlerFunc), charges: "charges", instance: "instance",
+		now: func() time.Time { return time.Date(2026, 11, 26, 10, 46, 40, 0, time.UTC).Add(time.Since(start)) }}
+	for _, r := range file.Cases {
+		c.cases[r.Name] = r
+	}
+	return c
+}
+
+func (c *vastCloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.calls = append(c.calls, r.URL)
+	w.Header().Set("Date", c.now().UTC().Format(http.TimeFormat))
+	if r.Header.Get("Authorization") != "Bearer "+testKey {
+		c.cases["err_unknown_key"].serve(w)
+		return
+	}
+	if h := c.reply[r.URL.Path]; h != nil {
+		h(w, r)
+		return
+	}
+	switch r.URL.Path {
+	case vastChargesPath:
+		c.cases[c.charges].serve(w)
+	case vastInstancePath:
+		c.cases[c.instance].serve(w)
+	case vastVolumesPath:
+		c.cases["volumes"].serve(w)
+	case vastUserPath:
+		c.cases["user"].serve(w)
+	default:
+		c.t.Errorf("unexpected call of %s", r.URL.Path)
+		http.NotFound(w, r)
+	}
+}
+
+// body answers 200 with a recording in which old is replaced by new.
+func (c *vastCloud) body(name, old, new string) http.HandlerFunc {
+	c.t.Helper()
+	var flat bytes.Buffer
+	if err := json.Compact(&flat, c.cases[name].Body); err != nil {
+		c.t.Fatal(err)
+	}
+	if !strings.Contains(flat.String(), old) {
+		c.t.Fatalf("recording %s does not contain %q", name, old)
+	}
+	b := strings.ReplaceAll(flat.String(), old, new)
+	return func(w http.ResponseWriter, _ *http.Request) { recorded{Status: 200, Body: []byte(b)}.serve(w) }
+}
+
+func (c *vastCloud) provider(change func(*billing.Options)) billing.Provider {
+	c.t.Helper()
+	opts := billing.Options{
+		URL: "https://cloud.test", Instance: "12345678", Transport: direct{c},
+		Getenv: getenv(map[string]string{"VAST_API_KEY": testKey}),
+	}
+	if change != nil {
+		change(&opts)
+	}
+	p, err := billing.New("vast", opts)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return p
+}
+
+func TestVastSample(t *testing.T) {
+	begin := when(t, "2026-11-26T10:46:40Z")
+	anchor := when(t, "2026-11-25T00:00:00Z")
+	f := func(charges, instance string, at time.Time, status string, running bool, wantBill, wantRate, wantVolume ledger.Nanos) {
+		t.Helper()
+		c := newVastCloud(t)
+		c.now = func() time.Time { return at }
+		c.charges, c.instance = charges, instance
+		s, err := c.provider(nil).Sample(t.Context(), at.Add(300*time.Millisecond))
+		if err != nil {
+			t.Errorf("%s: %v", charges, err)
+			return
+		}
+		if !s.At.Equal(at) || s.At.Location() != time.UTC || s.Provider != "vast" || s.Account != "4242" || s.Currency != "USD" ||
+			s.Truth != ledger.TruthResource || s.Step != time.Minute || s.Calibrated {
+			t.Errorf("%s: sample = %+v", charges, s)
+		}
+		if len(s.Lines) != 2 {
+			t.Fatalf("%s: %d lines, want 2", charges, len(s.Lines))
+		}
+		vm, vol := s.Lines[0], s.Lines[1]
+		if vm.Resource != "instance-12345678" || vm.Kind != ledger.Instance || vm.Status != status || vm.Running != running ||
+			!vm.Created.Equal(when(t, "2026-11-25T09:46:40Z")) || vm.Epoch != billing.Epoch(anchor) {
+			t.Errorf("%s: instance = %+v", charges, vm)
+		}
+		if vol.Resource != "volume-777" || vol.Kind != ledger.Volume || vol.Status != "attached" || !vol.Running || vol.Rate != nil ||
+			!vol.Created.Equal(when(t, "2026-11-25T09:46:30.25Z")) || vol.Epoch != billing.Epoch(anchor) {
+			t.Errorf("%s: volume = %+v", charges, vol)
+		}
+		if *vm.Bill != wantBill || *vm.Rate != wantRate || *vol.Bill != wantVolume {
+			t.Errorf("%s: bills %s, %s at %s; want %s, %s at %s", charges, *vm.Bill, *vol.Bill, *vm.Rate, wantBill, wantVolume, wantRate)
+		}
+		// What is kept is what was added up: the entries of this contract, as they came.
+		for _, l := range s.Lines {
+			var kept, listed []json.RawMessage
+			var reply struct{ Results []json.RawMessage }
+			if err := errors.Join(json.Unmarshal(l.Raw, &kept), json.Unmarshal(c.cases[charges].Body, &reply)); err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range reply.Results {
+				var entry struct{ Source string }
+				if err := json.Unmarshal(e, &entry); err != nil {
+					t.Fatal(err)
+				}
+				if entry.Source == l.Resource {
+					listed = append(listed, e)
+				}
+			}
+			if len(listed) == 0 || fmt.Sprintf("%s", kept) != fmt.Sprintf("%s", listed) {
+				t.Errorf("%s: of %s is kept\n%s\nwant\n%s", charges, l.Resource, kept, listed)
+			}
+		}
+		// The window is of whole days, from the midnight before the birth on.
+		want := map[string]url.Values{vastUserPath: {}, vastInstancePath: {}, vastVolumesPath: {}, vastChargesPath: {}}
+		for _, name := range []string{charges, "volumes"} {
+			for k, v := range c.cases[name].Request.Query {
+				want[c.cases[name].Request.Path].Set(k, v)
+			}
+		}
+		for _, u := range c.calls {
+			if got := u.Query().Encode(); got != want[u.Path].Encode() {
+				t.Errorf("%s: asked %s of %s, want %s", charges, got, u.Path, want[u.Path].Encode())
+			}
+		}
+		if len(c.calls) != 4 {
+			t.Errorf("%s: %d calls, want 4", charges, len(c.calls))
+		}
+	}
+	f("charges", "instance", begin, "running", true, 46_800_000_000, 1_872_000_000, 62_000_000)
+	f("charges_one_minute_later", "instance", begin.Add(time.Minute), "running", true, 46_831_000_000, 1_872_000_000, 62_000_000)
+	f("charges_two_entries", "instance", begin.Add(time.Minute), "running", true, 46_831_000_000, 1_872_000_000, 62_000_000)
+	f("charges_after_8h_stopped", "instance_stopped", begin.Add(8*time.Hour), "stopped", false, 46_847_000_000, 2_000_000, 62_000_000)
+}
+
+// A listing that comes in pages is read to its end.
+func TestVastPages(t *testing.T) {
+	c := newVastCloud(t)
+	at := when(t, "2026-11-26T10:46:40Z")
+	c.now = func() time.Time { return at }
+	c.reply[vastChargesPath] = func(w http.ResponseWriter, r *http.Request) {
+		switch r.FormValue("after_token") {
+		case "":
+			c.cases["charges_page1"].serve(w)
+		case c.cases["charges_page2"].Request.Query["after_token"]:
+			c.cases["charges_page2"].serve(w)
+		default:
+			t.Errorf("asked for %s", r.URL)
+		}
+	}
+	s, err := c.provider(nil).Sample(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Lines) != 2 || *s.Lines[0].Bill != 46_800_000_000 || *s.Lines[1].Bill != 62_000_000 {
+		t.Errorf("lines = %+v", s.Lines)
+	}
+
+	// page serves results, of which there are total, and a token for more.
+	page := func(results string, count, total int, next string) recorded {
+		return recorded{Status: 200, Body: fmt.Appendf(nil, `{"success":true,"count":%d,"total":%d,"next_token":%s,"results":[%s]}`, count, total, next, results)}
+	}
+	const vm, vm2, vol = `{"source":"instance-12345678","amount":1}`, `{"source":"instance-12345678","amount":2}`, `{"source":"volume-777","amount":3}`
+	f := func(name string, class billing.Class, pages ...recorded) {
+		t.Helper()
+		c := newVastCloud(t)
+		c.now = func() time.Time { return at }
+		n := 0
+		c.reply[vastChargesPath] = func(w http.ResponseWriter, _ *http.Request) {
+			pages[min(n, len(pages)-1)].serve(w)
+			n++
+		}
+		s, err := c.provider(nil).Sample(t.Context(), at)
+		if class != "" {
+			wantClass(t, err, class)
+			if s.Lines != nil || n > 100 {
+				t.Errorf("%s: %d lines after %d calls", name, len(s.Lines), n)
+			}
+			return
+		}
+		if err != nil || *s.Lines[0].Bill != 3_000_000_000 || *s.Lines[1].Bill != 3_000_000_000 {
+			t.Errorf("%s: %v, %+v", name, err, s.Lines)
+		}
+	}
+	f("two entries on two pages", "", page(vm, 1, 3, `"a"`), page(vm2+","+vol, 2, 3, "null"))
+	f("an empty last page", "", page(vm+","+vm2+","+vol, 3, 3, `"a"`), page("", 0, 3, "null"))
+	f("no token instead of null", "", page(vm+","+vm2+","+vol, 3, 3, `""`))
+	f("a page missing", billing.Incomplete, page(vm+","+vol, 2, 3, "null"))
+	f("a charge too many", billing.Incomplete, page(vm+","+vm2+","+vol, 3, 2, "null"))
+	f("a page that is cut", billing.Incomplete, page(vm+","+vol, 3, 3, "null"))
+	f("a total that moves", billing.Incomplete, page(vm, 1, 3, `"a"`), page(vol, 1, 2, "null"))
+	f("a charge on both pages", billing.Incomplete, page(vm, 1, 3, `"a"`), page(vm+","+vol, 2, 3, "null"))
+	f("no end", billing.Incomplete, page(vm, 1, 3, `"a"`))
+	f("second page fails", billing.Malformed, page(vm, 1, 3, `"a"`), recorded{Status: 200, Text: "<html>"})
+}
+
+// Every reply that is not a good bill is a failure of its class, and no number.
+func TestVastRefuses(t *testing.T) {
+	f := func(name, path, call string, class billing.Class, h func(c *vastCloud) http.HandlerFunc) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			c := newVastCloud(t)
+			c.reply[path] = h(c)
+			s, err := c.provider(nil).Sample(t.Context(), c.now())
+			var f *billing.Failure
+			if !errors.As(err, &f) {
+				t.Fatalf("%s: err = %v, want a failure", name, err)
+			}
+			if f.Class != class || f.Call != call {
+				t.Errorf("%s: %q in %q (%v), want %q in %q", name, f.Class, f.Call, err, class, call)
+			}
+			if s.Lines != nil || !s.At.IsZero() {
+				t.Errorf("%s: a failed sample holds something: %+v", name, s)
+			}
+			if strings.Contains(err.Error()+f.Hint(), testKey) {
+				t.Errorf("%s: the key is in %q", name, err)
+			}
+		})
+	}
+	replay := func(name string) func(*vastCloud) http.HandlerFunc {
+		return func(c *vastCloud) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) { c.cases[name].serve(w) }
+		}
+	}
+	as := func(r recorded) func(*vastCloud) http.HandlerFunc {
+		return func(*vastCloud) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { r.serve(w) } }
+	}
+	edit := func(path, call, from string) func(name, old, new string, class billing.Class) {
+		return func(name, old, new string, class billing.Class) {
+			t.Helper()
+			f(name, path, call, class, func(c *vastCloud) http.HandlerFunc { return c.body(from, old, new) })
+		}
+	}
+	charges := edit(vastChargesPath, getVastCharges, "charges")
+	instance := edit(vastInstancePath, getVastInstance, "instance")
+	volumes := edit(vastVolumesPath, getVastVolumes, "volumes")
+	user := edit(vastUserPath, getVastUser, "user")
+
+	// As recorded. A 429 is no JSON.
+	for path, call := range map[string]string{vastChargesPath: getVastCharges, vastInstancePath: getVastInstance,
+		vastVolumesPath: getVastVolumes, vastUserPath: getVastUser} {
+		f("soft error", path, call, billing.Incomplete, replay("err_soft_200"))
+		f("403", path, call, billing.HTTP403, replay("err_auth"))
+		f("404", path, call, billing.HTTP4xx, replay("err_unknown_key"))
+		f("429", path, call, billing.HTTP429, replay("err_429"))
+		f("401", path, call, billing.HTTP401, as(recorded{Status: 401}))
+		f("410", path, call, billing.HTTP4xx, as(recorded{Status: 410}))
+		f("502", path, call, billing.HTTP5xx, as(recorded{Status: 502, Text: "<html>"}))
+		f("redirect", path, call, billing.Redirect, as(recorded{Status: 301, Headers: map[string]string{"Location": path + "/"}}))
+		f("nothing", path, call, billing.Malformed, as(recorded{Status: 200}))
+		f("null", path, call, billing.Incomplete, as(recorded{Status: 200, Body: []byte(`null`)}))
+		f("a list", path, call, billing.Malformed, as(recorded{Status: 200, Body: []byte(`[]`)}))
+		f("an empty object", path, call, billing.Incomplete, as(recorded{Status: 200, Body: []byte(`{}`)}))
+		f("HTML", path, call, billing.Malformed, as(recorded{Status: 200, Headers: map[string]string{"Content-Type": "text/html"}, Text: "<html>"}))
+		f("HTML that says JSON", path, call, billing.Malformed, as(recorded{Status: 200, Text: "<html>"}))
+		f("huge", path, call, billing.TooLarge, as(recorded{Status: 200, Text: "{" + strings.Repeat(" ", 5<<20) + "}"}))
+		f("broken off", path, call, billing.Network, func(*vastCloud) http.HandlerFunc {
+			return func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+		})
+		f("hang", path, call, billing.Timeout, func(*vastCloud) http.HandlerFunc {
+			return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+		})
+		f("fast clock", path, call, billing.ClockSkew, func(c *vastCloud) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Date", c.now().Add(2*time.Minute).UTC().Format(http.TimeFormat))
+				recorded{Status: 200, Text: "{}"}.serve(w)
+			}
+		})
+	}
+	f("nothing was charged", vastChargesPath, getVastCharges, billing.Incomplete, replay("charges_empty"))
+	f("the volume was not charged", vastChargesPath, getVastCharges, billing.Incomplete, replay("charges_without_volume"))
+	f("another listing", vastChargesPath, getVastCharges, billing.Incomplete, replay("instances"))
+	f("a listing for one", vastInstancePath, getVastInstance, billing.Malformed, replay("instances"))
+
+	// Numbers that are none.
+	const amount = `"amount":46.8,`
+	charges("missing amount", amount, "", billing.Incomplete)
+	for _, v := range []string{`NaN`, `"NaN"`, `"Inf"`, `1e400`, `"1e400"`, `9300000000`, `-0.5`, `"a lot"`, `""`, `"0x10"`, `"1/2"`, `"1 2"`, `{}`, `[46.8]`, `true`} {
+		charges("amount "+v, amount, `"amount":`+v+`,`, billing.Malformed)
+		instance("rate "+v, `"discountedTotalPerHour":1.872`, `"discountedTotalPerHour":`+v, billing.Malformed)
+	}
+	charges("null amount", amount, `"amount":null,`, billing.Incomplete)
+	charges("amount of another machine", `"amount":3.14,`, `"amount":"a lot",`, billing.Malformed)
+	charges("a sum out of range", `"source":"instance-1234567",`, `"source":"instance-12345678","amount":9223372036,"x":`, billing.Malformed)
+
+	// Charges of a part, or of something else.
+	charges("no source", `"type":"instance","source":"instance-12345678",`, ``, billing.Incomplete)
+	charges("another instance", `"instance-12345678"`, `"instance-123456789"`, billing.Incomplete)
+	charges("null results", `"results":[`, `"results":null,"other":[`, billing.Incomplete)
+	charges("an empty entry", `"results":[`, `"results":[null,`, billing.Incomplete)
+	charges("one entry fewer", `"count":4,"total":4`, `"count":5,"total":5`, billing.Incomplete)
+	charges("no total", `"total":4,`, ``, billing.Incomplete)
+	charges("no count", `"count":4,`, ``, billing.Incomplete)
+	charges("no success", `"success":true,`, ``, billing.Incomplete)
+	charges("success in words", `"success":true`, `"success":"true"`, billing.Malformed)
+	charges("other currency", `"success":true,`, `"success":true,"currency":"EUR",`, billing.Currency)
+	charges("other currency in an entry", `"type":"volume",`, `"type":"volume","currency":"EUR",`, billing.Currency)
+	charges("truncated", `,"metadata":{},"items":[]}]}`, ``, billing.Malformed)
+	charges("more after it", `"success":true`, `"success":true}{"success":true`, billing.Malformed)
+	charges("a token that is none", `"next_token":null`, `"next_token":7`, billing.Malformed)
+
+	// An instance that cannot be read.
+	instance("another instance", `"id":12345678`, `"id":12345679`, billing.Malformed)
+	instance("no id", `"id":12345678,`, ``, billing.Incomplete)
+	instance("no status at all", `"actual_status":"running","intended_status":"running","cur_state":"running",`, ``, billing.Incomplete)
+	instance("no birth", `"start_date":1795600000.0,`, ``, billing.Incomplete)
+	instance("birth in words", `"start_date":1795600000.0`, `"start_date":"yesterday"`, billing.Malformed)
+	instance("birth before time", `"start_date":1795600000.0`, `"start_date":-1`, billing.Malformed)
+	instance("no volumes said", `"volume_info":[`, `"other":[`, billing.Incomplete)
+	instance("volumes in words", `"volume_info":[`, `"volume_info":"none","other":[`, billing.Malformed)
+	instance("a volume without id", `[{"id":777,`, `[{`, billing.Incomplete)
+	instance("a null volume", `"volume_info":[`, `"volume_info":[null,`, billing.Incomplete)
+	instance("gone", `"instances":{`, `"instances":null,"other":{`, billing.Incomplete)
+	f("born later", vastInstancePath, "", billing.Incomplete, func(c *vastCloud) http.HandlerFunc {
+		return c.body("instance", `"start_date":1795600000.0`, `"start_date":1795690030.0`)
+	})
+
+	// A volume whose series nobody knows the start of.
+	volumes("attached and not listed", `"id":777,`, `"id":778,`, billing.Incomplete)
+	volumes("no birth", `"start_date":1795599990.25,`, ``, billing.Incomplete)
+	volumes("birth before time", `"start_date":1795599990.25`, `"start_date":0`, billing.Malformed)
+	volumes("null list", `"volumes":[`, `"volumes":null,"other":[`, billing.Incomplete)
+
+	user("no id", `"id":4242,`, ``, billing.Incomplete)
+	user("neither balance nor credit", `,"balance":0,"credit":53.138`, ``, billing.Incomplete)
+	user("credit in words", `"credit":53.138`, `"credit":"NaN"`, billing.Malformed)
+}
+
+// What is odd and still a good bill.
+func TestVastAccepts(t *testing.T) {
+	f := func(name, path, from, old, new string, check func(*testing.T, ledger.Sample)) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			c := newVastCloud(t)
+			c.reply[path] = c.body(from, old, new)
+			s, err := c.provider(nil).Sample(t.Context(), c.now())
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			check(t, s)
+		})
+	}
+	bill := func(want ledger.Nanos) func(*testing.T, ledger.Sample) {
+		return func(t *testing.T, s ledger.Sample) {
+			t.Helper()
+			if got := *s.Lines[0].Bill; got != want {
+				t.Errorf("bill %s, want %s", got, want)
+			}
+		}
+	}
+	status := func(want string, running bool) func(*testing.T, ledger.Sample) {
+		return func(t *testing.T, s ledger.Sample) {
+			t.Helper()
+			if l := s.Lines[0]; l.Status != want || l.Running != running {
+				t.Errorf("%q counts as running = %v, want %q, %v", l.Status, l.Running, want, running)
+			}
+		}
+	}
+	patience := func(wantRate string, want time.Duration) func(*testing.T, ledger.Sample) {
+		return func(t *testing.T, s ledger.Sample) {
+			t.Helper()
+			rate := "unknown"
+			if r := s.Lines[0].Rate; r != nil {
+				rate = r.String()
+			}
+			if rate != wantRate || s.Lag != want {
+				t.Errorf("rate %s with a lag of %s, want %s with %s", rate, s.Lag, wantRate, want)
+			}
+		}
+	}
+	const amount = `"amount":46.8,`
+	f("numeric string", vastChargesPath, "charges", amount, `"amount":"46.8",`, bill(46_800_000_000))
+	f("exponent", vastChargesPath, "charges", amount, `"amount":4.68e1,`, bill(46_800_000_000))
+	f("noise of a float", vastChargesPath, "charges", amount, `"amount":46.800000000000004,`, bill(46_800_000_000))
+	f("zero that is said", vastChargesPath, "charges", amount, `"amount":0,`, bill(0))
+	f("beyond a float", vastChargesPath, "charges", amount, `"amount":9007199254.740993001,`, bill(9_007_199_254_740_993_001))
+	f("currency", vastChargesPath, "charges", `"success":true`, `"success":true,"currency":"usd"`, bill(46_800_000_000))
+	f("another machine's refund", vastChargesPath, "charges", `"amount":3.14,`, `"amount":-3.14,`, bill(46_800_000_000))
+	f("items of nobody", vastChargesPath, "charges", `"items":[]`, `"items":null`, bill(46_800_000_000))
+
+	words := func(actual, state string) string {
+		return `"actual_status":` + actual + `,"intended_status":"running","cur_state":` + state
+	}
+	was := words(`"running"`, `"running"`)
+	for _, c := range []struct {
+		actual, state, want string
+		running             bool
+	}{
+		{`"stopped"`, `"stopped"`, "stopped", false},
+		{`"exited"`, `"stopped"`, "exited", false},
+		{`"offline"`, `"unloaded"`, "offline", false},
+		{`null`, `"Stopped"`, "Stopped", false},
+		{`"STOPPED"`, `null`, "STOPPED", false},
+		{`null`, `"running"`, "running", true},            // being set up, on a GPU that is held
+		{`"exited"`, `"running"`, "exited", true},         // the GPU is still held
+		{`"running"`, `"stopped"`, "running", true},       // two words that disagree
+		{`"frozen"`, `"running"`, "frozen", true},         // paused, at the full price
+		{`"unknown"`, `"stopped"`, "unknown", true},       // no heartbeat
+		{`"hibernated"`, `"stopped"`, "hibernated", true}, // a word that nobody has seen
+		{`"stopped"`, `"scheduling"`, "stopped", true},
+	} {
+		f(c.actual+" and "+c.state, vastInstancePath, "instance", was, words(c.actual, c.state), status(c.want, c.running))
+	}
+
+	const discounted = `"discountedTotalPerHour":1.872`
+	f("discount", vastInstancePath, "instance", discounted, `"discountedTotalPerHour":1.5`, patience("1.5", 5*time.Minute))
+	f("no discount said", vastInstancePath, "instance", discounted, `"discountedTotalPerHour":null`, patience("1.872", 5*time.Minute))
+	f("no prices", vastInstancePath, "instance", `"instance":{`, `"prices":{`, patience("1.872", 5*time.Minute))
+	f("no rate at all", vastInstancePath, "instance",
+		`,"dph_total":1.872,"storage_cost":0.15,"storage_total_cost":0.002,"is_bid":true,"min_bid":1.31,"instance":{`, `,"prices":{`,
+		patience("unknown", 5*time.Minute))
+	// Three steps of 0.001 take 9 minutes at 2 cents an hour.
+	f("a cheap card", vastInstancePath, "instance", discounted, `"discountedTotalPerHour":0.02`, patience("0.02", 9*time.Minute))
+	f("next to nothing", vastInstancePath, "instance", discounted, `"discountedTotalPerHour":0.000000001`, patience("0.000000001", time.Hour))
+	f("free", vastInstancePath, "instance", discounted, `"discountedTotalPerHour":0`, patience("0", 5*time.Minute))
+
+	lines := func(want int) func(*testing.T, ledger.Sample) {
+		return func(t *testing.T, s ledger.Sample) {
+			t.Helper()
+			if len(s.Lines) != want {
+				t.Errorf("%d lines, want %d", len(s.Lines), want)
+			}
+		}
+	}
+	f("no volumes", vastInstancePath, "instance", `"volume_info":[`, `"volume_info":[],"other":[`, lines(1))
+	f("null volumes", vastInstancePath, "instance", `"volume_info":[`, `"volume_info":null,"other":[`, lines(1))
+	f("one volume twice", vastInstancePath, "instance", `"volume_info":[`, `"volume_info":[{"id":777},`, lines(2))
+	f("a volume from the next minute", vastVolumesPath, "volumes", `"start_date":1795599990.25`, `"start_date":1795690030`, lines(1))
+}
+
+// Charges are listed by the day, so the bill of a midnight is known, and no other.
+func TestVastBoundary(t *testing.T) {
+	c := newVastCloud(t)
+	now := when(t, "2026-11-26T10:46:40Z")
+	c.now = func() time.Time { return now }
+	b, ok := c.provider(nil).(billing.Boundary)
+	if !ok {
+		t.Fatal("vast can be asked for a past midnight")
+	}
+	midnight := when(t, "2026-11-26T00:00:00Z")
+	s, err := b.SampleAt(t.Context(), midnight, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.At.Equal(midnight) || len(s.Lines) != 2 {
+		t.Errorf("sample = %+v", s)
+	}
+	for _, l := range s.Lines {
+		if l.Rate != nil || l.Status != "" || l.Running || l.Bill == nil {
+			t.Errorf("%s knows of then what is known of now: %+v", l.Resource, l)
+		}
+	}
+	want := fmt.Sprintf(`{"day":{"gte":%d,"lte":%d},"type":{"in":["instance","volume"]}}`, midnight.Unix()-86400, midnight.Unix()-1)
+	for _, u := range c.calls {
+		if u.Path == vastChargesPath && u.Query().Get("select_filters") != want {
+			t.Errorf("asked %s", u)
+		}
+	}
+	for _, at := range []string{"2026-11-26T01:00:00Z", "2026-11-26T00:00:00.5Z", "2026-11-26T00:00:00+01:00", "2026-11-27T00:00:00Z", "2026-11-25T00:00:00Z"} {
+		if s, err := b.SampleAt(t.Context(), when(t, at), now); err == nil || s.Lines != nil {
+			t.Errorf("a bill as of %s: %+v", at, s)
+		}
+	}
+}
+
+func TestVastAnchor(t *testing.T) {
+	f := func(name, born, now string, stored billing.Anchors, want string) {
+		t.Helper()
+		c := newVastCloud(t)
+		at := when(t, now)
+		c.now = func() time.Time { return at }
+		c.reply[vastInstancePath] = c.body("instance", `"start_date":1795600000.0`, fmt.Sprintf(`"start_date":%d.5`, when(t, born).Unix()))
+		p := c.provider(func(o *billing.Options) { o.Anchors = stored })
+		for range 2 { // it does not move with the month
+			s, err := p.Sample(t.Context(), at)
+			if err != nil || s.Lines[0].Epoch != want {
+				t.Errorf("%s: %v, %+v, want %s", name, err, s.Lines, want)
+			}
+			last := ""
+			for _, u := range c.calls {
+				if u.Path == vastChargesPath {
+					last = u.Query().Get("select_filters")
+				}
+			}
+			if end := fmt.Sprintf(`"lte":%d}`, at.Truncate(24*time.Hour).Unix()+86399); !strings.Contains(last, end) {
+				t.Errorf("%s: asked for %s, want %s", name, last, end)
+			}
+			at = at.AddDate(0, 2, 0)
+		}
+	}
+	f("young", "2026-11-25T09:46:40Z", "2026-11-26T10:46:40Z", nil, "anchor:2026-11-25T00:00:00Z")
+	f("old", "2026-03-22T10:58:31Z", "2026-11-26T10:46:40Z", nil, "anchor:2026-11-01T00:00:00Z")
+	f("stored", "2026-03-22T10:58:31Z", "2026-11-26T10:46:40Z", fixedAnchor(when(t, "2026-06-01T00:00:00Z")), "anchor:2026-06-01T00:00:00Z")
+
+	// A volume older than the instance has a listing of its own.
+	c := newVastCloud(t)
+	at := when(t, "2026-11-26T10:46:40Z")
+	c.now = func() time.Time { return at }
+	c.reply[vastVolumesPath] = c.body("volumes", `"start_date":1795599990.25`, `"start_date":1795000000`)
+	s, err := c.provider(nil).Sample(t.Context(), at)
+	if err != nil || s.Lines[1].Epoch != "anchor:2026-11-18T00:00:00Z" || len(c.calls) != 5 {
+		t.Errorf("%v, %+v, %d calls", err, s.Lines, len(c.calls))
+	}
+
+	c = newVastCloud(t)
+	c.now = func() time.Time { return at }
+	_, err = c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(at.AddDate(0, 0, 1)) }).Sample(t.Context(), at)
+	wantClass(t, err, billing.ClockSkew)
+}
+
+func TestVastSetup(t *testing.T) {
+	key := map[string]string{"VAST_API_KEY": testKey}
+	with := func(more ...string) map[string]string {
+		env := map[string]string{"VAST_API_KEY": testKey}
+		for i := 0; i < len(more); i += 2 {
+			env[more[i]] = more[i+1]
+		}
+		return env
+	}
+	refused := func(instance string, env map[string]string, want, hint string) {
+		t.Helper()
+		_, err := billing.New("vast", billing.Options{Instance: instance, Getenv: getenv(env)})
+		h, ok := err.(interface{ Hint() string })
+		if err == nil || !ok || !strings.Contains(err.Error(), want) || !strings.Contains(h.Hint(), hint) || strings.Contains(err.Error()+h.Hint(), testKey) {
+			t.Errorf("%v: %v, want %q with hint %q", env, err, want, hint)
+		}
+	}
+	refused("1", nil, "VAST_API_KEY is not set", "VAST_API_KEY_FILE")
+	refused("1", map[string]string{"CONTAINER_API_KEY": testKey}, "VAST_API_KEY is not set", "CONTAINER_API_KEY")
+	refused("1", with("VAST_API_KEY_FILE", "/absent"), "both", "unset")
+	refused("1", map[string]string{"VAST_API_KEY_FILE": "/absent"}, "read API key", "VAST_API_KEY_FILE")
+	refused("1", map[string]string{"VAST_API_KEY": "short"}, "does not hold an API key", "console")
+	refused("1", with("VAST_URL", "http://console.vast.ai"), "in the clear", "https")
+	refused("", key, "CONTAINER_ID", "--instance")
+	refused("C.123456", key, `instance "C.123456"`, "console")
+	refused("-1", key, `instance "-1"`, "console")
+	refused("", with("CONTAINER_ID", "8f3a2c"), `"8f3a2c"`, "--instance")
+	refused("", with("VAST_CONTAINERLABEL", "C.0"), `"C.0"`, "--instance")
+	refused("", with("CONTAINER_ID", "123", "VAST_CONTAINERLABEL", "C.124"), "says 123", "--instance")
+
+	found := func(instance string, env map[string]string) {
+		t.Helper()
+		c := newVastCloud(t)
+		p := c.provider(func(o *billing.Options) { o.Instance, o.Getenv = instance, getenv(env) })
+		s, err := p.Sample(t.Context(), c.now())
+		if err != nil || s.Lines[0].Resource != "instance-12345678" {
+			t.Errorf("%q, %v: %v, %+v", instance, env, err, s.Lines)
+		}
+	}
+	found("12345678", with("CONTAINER_ID", "77"))
+	found("", with("CONTAINER_ID", "12345678"))
+	found("", with("CONTAINER_ID", "C.12345678"))
+	found("", with("VAST_CONTAINERLABEL", "C.12345678"))
+	found("", with("CONTAINER_ID", "12345678", "VAST_CONTAINERLABEL", "C.12345678"))
+	if got, err := billing.Detect(getenv(key)); got != "vast" || err != nil {
+		t.Errorf("Detect = %q, %v", got, err)
+	}
+}
+
+// A key that may not read the bill is told apart at the first sample.
+func TestVastKeyHint(t *testing.T) {
+	for _, name := range []string{"err_auth", "err_unknown_key"} {
+		c := newVastCloud(t)
+		c.reply[vastUserPath] = func(w http.ResponseWriter, _ *http.Request) { c.cases[name].serve(w) }
+		_, err := c.provider(nil).Sample(t.Context(), c.now())
+		var f *billing.Failure
+		if !errors.As(err, &f) || !strings.Contains(f.Hint(), "CONTAINER_API_KEY") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if word := map[string]string{"err_auth": "(auth_error)", "err_unknown_key": "(no_such_user)"}[name]; !strings.Contains(err.Error(), word) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestVastCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newVastCloud(t)
+		p := c.provider(nil)
+		for range 3 {
+			if _, err := p.Sample(t.Context(), c.now()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got := len(c.calls); got != 2+3*2 {
+			t.Errorf("%d calls, want 8: %v", got, c.calls)
+		}
+	})
+}
+
+// What the account has left is told apart from the bill, in both of its words.
+func TestVastWitness(t *testing.T) {
+	c := newVastCloud(t)
+	w, ok := c.provider(nil).(billing.Witness)
+	if !ok {
+		t.Fatal("vast has a witness")
+	}
+	b, err := w.Balances(t.Context(), c.now())
+	if err != nil || b.Account != "4242" || *b.Balance != 0 || *b.Credit != 53_138_000_000 {
+		t.Errorf("%v, %+v", err, b)
+	}
+	c.reply[vastUserPath] = c.body("user", `,"balance":0,"credit":53.138`, `,"credit":-0.25`) // in debt
+	b, err = w.Balances(t.Context(), c.now())
+	if err != nil || b.Balance != nil || *b.Credit != -250_000_000 {
+		t.Errorf("%v, %+v", err, b)
+	}
+	c.reply[vastUserPath] = c.body("user", `"credit":53.138`, `"credit":"1e400"`)
+	b, err = w.Balances(t.Context(), c.now())
+	if wantClass(t, err, billing.Malformed); b.Credit != nil || b.Account != "" {
+		t.Errorf("%+v", b)
+	}
+}
+
+func TestVastKeyIsKeptNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		c := newVastCloud(t)
+		c.reply[vastInstancePath] = c.body("instance", `"actual_status":"running"`, `"actual_status":"`+testKey+`"`)
+		c.reply[vastChargesPath] = c.body("charges", `"label":"spotinference"`, `"label":"`+testKey+`"`)
+		st := &memory{}
+		s, err := billing.NewSampler(billing.SamplerConfig{
+			Provider: c.provider(nil), Store: st, Now: c.now,
+			Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Last(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []recorded{
+			{Status: 403, Body: fmt.Appendf(nil, `{"success":false,"error":%q,"msg":%q}`, testKey, testKey)},
+			{Status: 200, Body: fmt.Appendf(nil, `{"success":false,"error":%q,"msg":%q}`, testKey, testKey)},
+			{Status: 302, Headers: map[string]string{"Location": "https://elsewhere.test/?k=" + testKey}},
+			{Status: 200, Body: fmt.Appendf(nil, `{"success":%q}`, testKey)},
+			{Status: 200, Body: fmt.Appendf(nil, `{"success":true,"count":1,"total":1,"results":[{"source":"instance-12345678","amount":%q}]}`, testKey)},
+			{Status: 200, Body: []byte(testKey)},
+		} {
+			c.reply[vastChargesPath] = func(w http.ResponseWriter, _ *http.Request) { r.serve(w) }
+			time.Sleep(time.Minute)
+			if err := s.Last(t.Context()); err == nil {
+				t.Errorf("%+v: a sample", r)
+			} else {
+				fmt.Fprintln(&log, err)
+			}
+		}
+		if len(st.samples) != 1 || len(st.failures) != 6 {
+			t.Fatalf("%d samples and %d failures, want 1 and 6", len(st.samples), len(st.failures))
+		}
+		all := fmt.Sprintf("%+v %+v %s", st.samples, st.failures, &log)
+		for _, l := range st.samples[0].Lines {
+			all += string(l.Raw)
+		}
+		if !strings.Contains(all, "[redacted]") {
+			t.Error("the reply that held the key is not marked as changed")
+		}
+		if strings.Contains(all, testKey) || strings.Contains(all, "hs-test-0f3b2a1c") || strings.Contains(all, "cloud.test") || strings.Contains(all, "select_filters") {
+			t.Errorf("the key, the host or the query is in what is kept:\n%s", all)
+		}
+	})
+}
+
+func simulatedVast(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
+	t.Helper()
+	cfg.Key = testKey
+	cloud, err := sim.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := billing.New("vast", billing.Options{
+		URL: "https://sim.test", Instance: "701234", Transport: direct{cloud.Handler()},
+		Getenv: getenv(map[string]string{"VAST_API_KEY": testKey}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cloud, p
+}
+
+// thousandths is nanos as the API gives it: rounded to 0.001, half away from zero.
+func thousandths(nanos int64) ledger.Nanos {
+	half := int64(500_000)
+	if nanos < 0 {
+		half = -half
+	}
+	return ledger.Nanos((nanos + half) / 1_000_000 * 1_000_000)
+}
+
+// Two days over a midnight: every contract's bill is the simulator's own figure to
+// the last digit that the API gives, whatever happened before, and the balance moved
+// by what both cost.
+func TestVastSamplesEqualTheBooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(22*time.Hour + 10*time.Minute + 123*time.Millisecond)
+		born := time.Now()
+		cloud, p := simulatedVast(t, sim.Config{
+			Volumes: []sim.Volume{
+				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
+				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600_000, Born: born.AddDate(0, 0, -3)},
+			},
+		})
+		st := &memory{}
+		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: st})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		fault := func(f sim.Fault) {
+			t.Helper()
+			if err := cloud.SetFault(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(17*time.Minute + 400*time.Millisecond)
+		before, err := p.(billing.Witness).Balances(t.Context(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := time.Now()
+		fault(sim.Fault{Mode: sim.TooMany, Times: 2}) // and then well, within the minute
+		time.Sleep(30 * time.Minute)
+		cloud.SetStatus("HIBERNATED")
+		time.Sleep(41*time.Minute + 7*time.Second)
+		cloud.SetStatus("ACTIVE")
+		fault(sim.Fault{Mode: sim.Refund, Nanos: 50_000_000})
+		time.Sleep(18 * time.Minute)
+		fault(sim.Fault{Mode: sim.Dark})
+		time.Sleep(10 * time.Minute)
+		fault(sim.Fault{})
+		time.Sleep(90 * time.Minute)
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		after, err := p.(billing.Witness).Balances(t.Context(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The tenth dark minute's poll was answered when the fault changed.
+		if len(st.failures) != 9 || len(st.samples) < 190 {
+			t.Errorf("%d failed polls, want 9, and %d samples", len(st.failures), len(st.samples))
+		}
+		names := map[string]string{"instance-701234": "vm-701234", "volume-45678": "volume-45678", "volume-45679": "volume-45679"}
+		for _, sample := range st.samples {
+			if len(sample.Lines) != 3 {
+				t.Fatalf("%d lines at %v", len(sample.Lines), sample.At)
+			}
+			for _, l := range sample.Lines {
+				anchor, err := billing.ParseEpoch(l.Epoch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := thousandths(cloud.Books(anchor, sample.At).Resources[names[l.Resource]].Nanos)
+				if *l.Bill != want {
+					t.Fatalf("%s at %v: %s, the books say %s", l.Resource, sample.At, *l.Bill, want)
+				}
+			}
+		}
+		if got, want := *before.Credit-*after.Credit, cloud.Books(first, time.Now()).Nanos; int64(got) != want || want == 0 {
+			t.Errorf("the balance moved by %s, the books say %s", got, ledger.Nanos(want))
+		}
+		one, last := st.samples[0], st.samples[len(st.samples)-1]
+		got, want := spent(t, one, last), cloud.Books(one.At, last.At)
+		if d := got - ledger.Nanos(want.Nanos); d < -3_000_000 || d > 3_000_000 { // two roundings a contract
+			t.Errorf("spent %s, the books say %s", got, want.Spend)
+		}
+
+		// Midnight is read after the event, and is what the books say.
+		midnight := born.Truncate(24 * time.Hour).Add(24 * time.Hour)
+		m, err := p.(billing.Boundary).SampleAt(t.Context(), midnight, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range m.Lines {
+			anchor, _ := billing.ParseEpoch(l.Epoch)
+			if want := thousandths(cloud.Books(anchor, midnight).Resources[names[l.Resource]].Nanos); *l.Bill != want {
+				t.Errorf("%s at midnight: %s, the books say %s", l.Resource, *l.Bill, want)
+			}
+		}
+		t.Logf("%s in %s, %d samples; books %s", got, last.At.Sub(one.At), len(st.samples), want.Spend)
+	})
+}
+
+func TestVastSimulatedFaults(t *testing.T) {
+	f := func(fault sim.Fault, want billing.Class) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			cloud, p := simulatedVast(t, sim.Config{})
+			read := func() (ledger.Sample, error) {
+				time.Sleep(time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+				defer cancel()
+				return p.Sample(ctx, time.Now())
+			}
+			if _, err := read(); err != nil {
+				t.Fatal(err)
+			}
+			if err := cloud.SetFault(fault); err != nil {
+				t.Fatal(err)
+			}
+			s, err := read()
+			if err == nil || s.Lines != nil {
+				t.Errorf("%s: %v, %d lines", fault.Mode, err, len(s.Lines))
+			}
+			wantClass(t, err, want)
+			if err := cloud.SetFault(sim.Fault{}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := read(); err != nil {
+				t.Errorf("after %s: %v", fault.Mode, err)
+			}
+		})
+	}
+	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)
+	f(sim.Fault{Mode: sim.ServerError}, billing.HTTP5xx)
+	f(sim.Fault{Mode: sim.TooMany}, billing.HTTP429)
+	f(sim.Fault{Mode: sim.Unauthorized}, billing.HTTP401)
+	f(sim.Fault{Mode: sim.HTML}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Truncated}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Truncated, Only: "charges"}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Cut}, billing.Network)
+	f(sim.Fault{Mode: sim.NaN}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Empty}, billing.Incomplete)
+	f(sim.Fault{Mode: sim.StatusFalse}, billing.Incomplete)
+	f(sim.Fault{Mode: sim.Elsewhere, To: "https://elsewhere.test/"}, billing.Redirect)
+	f(sim.Fault{Mode: sim.Huge}, billing.TooLarge)
+	f(sim.Fault{Mode: sim.Skew}, billing.ClockSkew)
+}
+
+// Over sockets, as a person would run it.
+func TestVastSimulatorOverHTTP(t *testing.T) {
+	cloud, err := sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: time.Now().Add(-90 * time.Minute)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cloud.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- cloud.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	root := strings.TrimSuffix(cloud.URL(), "/v1")
+	p, err := billing.New("vast", billing.Options{URL: root,
+		Getenv: getenv(map[string]string{"VAST_API_KEY": testKey, "VAST_CONTAINERLABEL": "C.701234"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := p.Sample(t.Context(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := cloud.Answers()
+	if len(answers) != 2 || len(s.Lines) != 2 {
+		t.Fatalf("%d answers in the books for %d lines", len(answers), len(s.Lines))
+	}
+	for i, l := range s.Lines {
+		if int64(*l.Bill) != answers[i].Nanos || *l.Bill == 0 || *l.Bill%1_000_000 != 0 {
+			t.Errorf("%s: %s, the books say %+v", l.Resource, *l.Bill, answers[i])
+		}
+	}
+	resp, err := http.Get(root + "/api/v0/charges/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 403 || !strings.Contains(string(b), "auth_error") {
+		t.Errorf("without a key: %d %s", resp.StatusCode, b)
+	}
+}
