@@ -319,22 +319,47 @@ func newReportCost() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cost",
 		Short: "What was spent, by the provider's own bill, and what a million output tokens cost",
+		Example: `  spotinference report cost --window 7d --bucket 24h
+  spotinference report cost --by model
+  spotinference report cost --window 1h --explain
+  spotinference report cost --window 7d --output svg > cost.svg`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q, err := ask(cmd, time.Now())
 			if err != nil {
 				return err
 			}
 			defer q.ledger.Close()
-			age, err := cmd.Flags().GetDuration("max-sample-age")
+			f := cmd.Flags()
+			age, err := f.GetDuration("max-sample-age")
 			if err != nil {
 				return err
 			}
 			if age <= 0 {
 				return usagef("give a duration such as 3m", "report cost: --max-sample-age %s: must be positive", age)
 			}
+			bucket, err := report.ParseBucket(f.Lookup("bucket").Value.String())
+			if err != nil {
+				return usagef(hintFor(err), "%w", err)
+			}
+			by, err := report.ParseBy(f.Lookup("by").Value.String())
+			if err != nil {
+				return usagef(hintFor(err), "%w", err)
+			}
+			explain := f.Lookup("explain").Value.String() == "true"
+			switch {
+			case explain && q.format != report.Text:
+				return usagef("leave out --output, or --explain", "report cost: --explain is text only")
+			case by != report.ByNothing && bucket > 0 && q.format == report.CSV:
+				return usagef("leave out --by or --bucket, or use --output json", "report cost: a CSV holds one table")
+			}
 			cost, err := report.Cost(q.ledger, report.CostQuery{
 				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: age, Demo: q.demo,
+				Bucket: bucket, Chart: q.format == report.SVG, By: by, Proof: explain,
 			})
+			var refused *report.Error
+			if errors.As(err, &refused) {
+				return usagef(refused.Hint, "%w", err)
+			}
 			if err != nil {
 				return err
 			}
@@ -348,7 +373,12 @@ func newReportCost() *cobra.Command {
 		},
 	}
 	addWindow(c)
-	c.Flags().Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen")
+	f := c.Flags()
+	f.Lookup("output").Usage = "text, json, csv or svg"
+	f.Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen")
+	f.String("bucket", "auto", "cut the window into buckets such as 1h or 7d; none; auto: an hour where the window is longer than two")
+	f.String("by", "", "divide by model or key, too")
+	f.Bool("explain", false, "show the samples, the provider's replies and the subtraction, to check by hand")
 	return c
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +41,15 @@ type CostQuery struct {
 	Now      time.Time
 	// MaxSampleAge is how long after a sample the bill still counts as seen.
 	MaxSampleAge time.Duration
-	Demo         bool
+	// Bucket is the length of the table's buckets, or AutoBucket, or NoBucket.
+	Bucket time.Duration
+	// Chart says that the answer is to be drawn: AutoBucket then cuts a short
+	// window, too.
+	Chart bool
+	By    By
+	// Proof asks for what the subtraction can be done again with, by hand.
+	Proof bool
+	Demo  bool
 }
 
 // CostReport is the spend in a window, the tokens made in it, and the one
@@ -64,6 +71,15 @@ type CostReport struct {
 	Pending        Pending  `json:"pending"`
 	Flags          []string `json:"flags"` // sorted, each once
 	Demo           bool     `json:"demo"`
+	Band           Band     `json:"band"`
+	// Utilisation is the share of the snapped window in which at least one
+	// request was in the engine, in four digits: "0.3720". Requests that still
+	// run are not in it.
+	Utilisation *Decimal `json:"utilisation"`
+	Split       Split    `json:"split"`
+	By          By       `json:"by"`
+	Groups      []Group  `json:"groups"`  // by By, those with the most output first
+	Buckets     []Bucket `json:"buckets"` // in order, without a hole
 
 	basis basis
 }
@@ -125,6 +141,15 @@ type basis struct {
 	newest   ledger.Sample // zero where the ledger has no sample
 	priced   ledger.Totals // of the snapped window
 	asked    ledger.Totals // of the asked window
+	step     time.Duration // in which the bill moves, by the last sample's word
+	bucket   time.Duration // length of the buckets, NoBucket for none
+	even     time.Duration // see shape
+	proof    proof
+}
+
+// window is the snapped window.
+func (b basis) window() ledger.Window {
+	return ledger.Window{From: b.spend.From.At, To: b.spend.To.At}
 }
 
 // Cost subtracts two samples of the bill and divides by the tokens between them.
@@ -156,7 +181,9 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 		Samples:          Samples{Gaps: []Span{}},
 		Flags:            []string{},
 		Demo:             q.Demo,
-		basis:            b,
+		By:               q.By,
+		Groups:           []Group{},
+		Buckets:          []Bucket{},
 	}
 	if b.sampled {
 		from, to := SampleRef(b.spend.From), SampleRef(b.spend.To)
@@ -167,15 +194,59 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 		}
 	}
 	if !c.Refused() {
-		net, gross := Decimal(b.spend.Net.String()), Decimal(b.spend.Gross.String())
-		c.Spend = Spend{Net: &net, Gross: &gross}
+		c.Spend = Spend{Net: nanosDecimal(b.spend.Net), Gross: nanosDecimal(b.spend.Gross)}
 		c.CostPerMillion = perMillion(b.spend.Net, c.CompletionTokens)
+		if err := c.detail(r, &b); err != nil {
+			return c, err
+		}
 	}
+	c.basis = b
 	if c.Pending, err = b.pending(r); err != nil {
 		return c, err
 	}
 	c.Flags, err = b.flags(r, c.Reason)
 	return c, err
+}
+
+// detail fills in what a report with a spend has beyond its one figure: when the
+// spend was made, and what for.
+func (c *CostReport) detail(r *ledger.Reader, b *basis) error {
+	var edges []time.Time
+	var err error
+	if b.bucket != NoBucket {
+		if edges, err = bucketEdges(r, b.window(), b.bucket); err != nil {
+			return err
+		}
+		if c.Buckets, err = b.buckets(r, edges); err != nil {
+			return err
+		}
+		if b.bucket >= b.step {
+			c.Band = bandOf(c.Buckets)
+		}
+	}
+	shape, err := b.shape(r, edges)
+	if err != nil {
+		return err
+	}
+	b.even = shape.even
+	c.Utilisation = utilisation(shape.busy, b.spend.To.At.Sub(b.spend.From.At))
+	for i := range c.Buckets {
+		k := &c.Buckets[i]
+		k.Utilisation = utilisation(shape.bucket[i], k.To.Sub(k.From))
+	}
+	var served *ledger.Nanos
+	if c.Split, served, err = shape.split(r, b.spend.Net); err != nil {
+		return err
+	}
+	if b.query.By != ByNothing {
+		if c.Groups, err = b.groups(r, served); err != nil {
+			return err
+		}
+	}
+	if b.query.Proof {
+		b.proof, err = prove(r, b.spend)
+	}
+	return err
 }
 
 // gather asks the ledger. serve may write a sample between two of the questions,
@@ -199,6 +270,14 @@ func gather(r *ledger.Reader, q CostQuery) (basis, error) {
 			return b, err
 		}
 		b.alone = b.spend.Count == 1 && !earlier
+		last, _, err := r.Sample(b.spend.To.ID)
+		if err != nil {
+			return b, err
+		}
+		b.step = last.Step
+	}
+	if b.bucket, err = bucketLength(q, b.step); err != nil {
+		return b, err
 	}
 	if b.asked, err = r.Totals(q.Window.From, q.Window.To); err != nil {
 		return b, err
@@ -220,7 +299,7 @@ func (b basis) reason() string {
 		return ReasonNoProvider
 	case !b.sampled:
 		return ReasonNoSamples
-	case b.billless():
+	case billless(b.spend):
 		return ReasonDark
 	case b.spend.Count == 1 && (b.alone || !b.dark()):
 		return ReasonOneSample
@@ -240,8 +319,8 @@ func (b basis) dark() bool {
 
 // billless tells whether the samples came with rates only: their difference is
 // not zero, it is not known.
-func (b basis) billless() bool {
-	return len(b.spend.Resources) == 0 && slices.Contains(b.spend.Flags, ledger.FlagUnknownBill)
+func billless(sp ledger.Spend) bool {
+	return len(sp.Resources) == 0 && slices.Contains(sp.Flags, ledger.FlagUnknownBill)
 }
 
 // pending sums what no sample covers yet.
@@ -292,6 +371,9 @@ func (b basis) flags(r *ledger.Reader, reason string) ([]string, error) {
 	if reason != ReasonNoProvider && reason != ReasonDark {
 		add(FlagStale, b.sampled && b.dark())
 	}
+	if reason == "" || reason == ReasonNoTokens {
+		add(FlagUnsettled, b.spend.To.At.Sub(b.spend.From.At) < b.step || b.bucket != NoBucket && b.bucket < b.step)
+	}
 	add(FlagNoProvider, b.provider == noProvider && b.sampled && reason != ReasonNoProvider)
 	slices.Sort(flags)
 	return slices.Compact(flags), nil
@@ -316,35 +398,70 @@ func (b basis) frozen(r *ledger.Reader) (bool, error) {
 	return true, nil
 }
 
-// perMillion is net ÷ tokens × 1e6, nil without tokens. It is exact until the one
-// division, which rounds half away from zero to 9 decimals.
-func perMillion(net ledger.Nanos, tokens int64) *Decimal {
-	if tokens <= 0 {
-		return nil
-	}
-	n := new(big.Int).Mul(big.NewInt(int64(net)), big.NewInt(1_000_000))
-	q := new(big.Int).Mul(new(big.Int).Abs(n), big.NewInt(2))
-	q.Add(q, big.NewInt(tokens))
-	q.Quo(q, new(big.Int).Mul(big.NewInt(tokens), big.NewInt(2)))
-
-	whole, frac := new(big.Int).QuoRem(q, big.NewInt(1_000_000_000), new(big.Int))
-	s := whole.String()
-	if f := strings.TrimRight(fmt.Sprintf("%09d", frac), "0"); f != "" {
-		s += "." + f
-	}
-	if n.Sign() < 0 && q.Sign() != 0 {
-		s = "-" + s
-	}
-	d := Decimal(s)
-	return &d
-}
-
 // Write writes the report.
 func (c CostReport) Write(w io.Writer, f Format) error {
+	switch f {
+	case CSV:
+		return writeRecords(w, c.table())
+	case SVG:
+		return writeAll(w, []byte(c.svg()))
+	}
 	return write(w, f, c, c.text, c.cells)
 }
 
-// cells flattens the report. Gaps are from/to pairs and flags are words, both
+// table is the CSV: one row a group where groups were asked for, else one a
+// bucket where buckets were, else the whole report in one row. A report without
+// figures is always that one row, for it says why.
+func (c CostReport) table() [][]cell {
+	var rows [][]cell
+	switch {
+	case c.Refused():
+	case c.By != ByNothing:
+		for _, g := range c.Groups {
+			rows = append(rows, g.cells(c))
+		}
+	case c.basis.query.Bucket > 0:
+		for _, k := range c.Buckets {
+			rows = append(rows, k.cells(c))
+		}
+	}
+	if rows == nil {
+		rows = append(rows, c.cells())
+	}
+	return rows
+}
+
+func (k Bucket) cells(c CostReport) []cell {
+	return []cell{
+		{"from", stamp(k.From)},
+		{"to", stamp(k.To)},
+		{"currency", c.Currency},
+		{"net", decimalOrEmpty(k.Net)},
+		{"gross", decimalOrEmpty(k.Gross)},
+		{"requests", integer(k.Requests)},
+		{"completion_tokens", integer(k.CompletionTokens)},
+		{"cost_per_million_output_tokens", decimalOrEmpty(k.CostPerMillion)},
+		{"utilisation", decimalOrEmpty(k.Utilisation)},
+		{"flags", strings.Join(k.Flags, " ")},
+		{"demo", strconv.FormatBool(c.Demo)},
+	}
+}
+
+func (g Group) cells(c CostReport) []cell {
+	return []cell{
+		{string(c.By), g.Name},
+		{"requests", integer(g.Requests)},
+		{"prompt_tokens", integer(g.PromptTokens)},
+		{"cached_tokens", integer(g.CachedTokens)},
+		{"completion_tokens", integer(g.CompletionTokens)},
+		{"share", decimalOrEmpty(g.Share)},
+		{"currency", c.Currency},
+		{"spend", decimalOrEmpty(g.Spend)},
+		{"demo", strconv.FormatBool(c.Demo)},
+	}
+}
+
+// cells flattens the report, less its tables. Gaps are from/to pairs and flags are words, both
 // with a space between.
 func (c CostReport) cells() []cell {
 	var gaps []string
@@ -378,6 +495,15 @@ func (c CostReport) cells() []cell {
 		{"pending_next_sample_at", stampOrEmpty(c.Pending.NextSampleAt)},
 		{"flags", strings.Join(c.Flags, " ")},
 		{"demo", strconv.FormatBool(c.Demo)},
+		{"band_low", decimalOrEmpty(c.Band.Low)},
+		{"band_median", decimalOrEmpty(c.Band.Median)},
+		{"band_high", decimalOrEmpty(c.Band.High)},
+		{"utilisation", decimalOrEmpty(c.Utilisation)},
+		{"split_serving", decimalOrEmpty(c.Split.Serving)},
+		{"split_idle", decimalOrEmpty(c.Split.Idle)},
+		{"split_waking", decimalOrEmpty(c.Split.Waking)},
+		{"split_suspended", decimalOrEmpty(c.Split.Suspended)},
+		{"split_down", decimalOrEmpty(c.Split.Down)},
 	}
 }
 

@@ -32,6 +32,7 @@ Cost from 2026-10-17 08:00:00 to 09:00:00 UTC (1h)
 demo: simulated figures
 
 per million output tokens      $ 1.47
+utilisation                      0.5%   of the time a request ran; finished ones only
 spend                          $ 2.40   from the bill of hyperstack
 output tokens               1,634,666
 prompt tokens                     300   75 of them cached (25%)
@@ -84,12 +85,28 @@ Counted: GPU compute and this box's volumes. Not counted: egress and other
   "flags": [
     "lower_bound"
   ],
-  "demo": true
+  "demo": true,
+  "band": {
+    "low": null,
+    "median": null,
+    "high": null
+  },
+  "utilisation": "0.0050",
+  "split": {
+    "serving": null,
+    "idle": null,
+    "waking": null,
+    "suspended": null,
+    "down": null
+  },
+  "by": "",
+  "groups": [],
+  "buckets": []
 }
 `)
 	same(t, "csv", written(t, c, report.CSV), `
-window_from,window_to,window_asked_from,window_asked_to,currency,spend_net,spend_gross,requests,prompt_tokens,cached_tokens,completion_tokens,cost_per_million_output_tokens,reason,samples_from_id,samples_from_at,samples_to_id,samples_to_at,samples_count,samples_gaps,pending_requests,pending_completion_tokens,pending_next_sample_at,flags,demo
-2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,2026-10-17T08:00:00Z,2026-10-17T09:00:48Z,USD,2.4,2.4,3,300,75,1634666,1.468189832,,1,2026-10-17T08:00:00Z,61,2026-10-17T09:00:00Z,61,,1,77,2026-10-17T09:01:00Z,lower_bound,true
+window_from,window_to,window_asked_from,window_asked_to,currency,spend_net,spend_gross,requests,prompt_tokens,cached_tokens,completion_tokens,cost_per_million_output_tokens,reason,samples_from_id,samples_from_at,samples_to_id,samples_to_at,samples_count,samples_gaps,pending_requests,pending_completion_tokens,pending_next_sample_at,flags,demo,band_low,band_median,band_high,utilisation,split_serving,split_idle,split_waking,split_suspended,split_down
+2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,2026-10-17T08:00:00Z,2026-10-17T09:00:48Z,USD,2.4,2.4,3,300,75,1634666,1.468189832,,1,2026-10-17T08:00:00Z,61,2026-10-17T09:00:00Z,61,,1,77,2026-10-17T09:01:00Z,lower_bound,true,,,,0.0050,,,,,
 `)
 	sameColumns(t, written(t, c, report.CSV), written(t, c, report.JSON))
 }
@@ -103,6 +120,8 @@ func TestCostFields(t *testing.T) {
 		"samples.count", "samples.from.at", "samples.from.id", "samples.gaps", "samples.gaps[].from", "samples.gaps[].to",
 		"samples.to.at", "samples.to.id", "spend.gross", "spend.net",
 		"window.asked_from", "window.asked_to", "window.from", "window.to",
+		"band.low", "band.median", "band.high", "utilisation", "buckets", "by", "groups",
+		"split.serving", "split.idle", "split.waking", "split.suspended", "split.down",
 	}
 	slices.Sort(full)
 	b := open(t)
@@ -149,11 +168,27 @@ func TestCostFields(t *testing.T) {
     "next_sample_at": null
   },
   "flags": [],
-  "demo": false
+  "demo": false,
+  "band": {
+    "low": null,
+    "median": null,
+    "high": null
+  },
+  "utilisation": null,
+  "split": {
+    "serving": null,
+    "idle": null,
+    "waking": null,
+    "suspended": null,
+    "down": null
+  },
+  "by": "",
+  "groups": [],
+  "buckets": []
 }
 `)
 	same(t, "csv of an empty ledger", strings.SplitAfter(written(t, open(t).cost(until(0, 60)), report.CSV), "\n")[1],
-		",,2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,,,,0,0,0,0,,no_samples,,,,,0,,0,0,,,false\n")
+		",,2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,,,,0,0,0,0,,no_samples,,,,,0,,0,0,,,false,,,,,,,,,\n")
 }
 
 // holds checks a report's verdict, and that money is shown just where it is known.
@@ -285,6 +320,7 @@ func TestNoTokens(t *testing.T) {
 	if !strings.HasPrefix(text, `Cost from 2026-10-17 08:00:00 to 08:10:00 UTC (10m)
 
 per million output tokens        -   no output token was made
+utilisation                   1.0%   of the time a request ran; finished ones only
 spend                       $ 0.40   from the bill of hyperstack
 output tokens                    0
 `) {
@@ -388,6 +424,7 @@ func TestStale(t *testing.T) {
 Cost from 2026-10-17 08:00:00 to 08:10:00 UTC (10m)
 
 per million output tokens   $ 400.00
+utilisation                     1.0%   of the time a request ran; finished ones only
 spend                         $ 0.40   from the bill of hyperstack
 output tokens                  1,000
 prompt tokens                    100   25 of them cached (25%)
@@ -504,6 +541,7 @@ func TestRefundAndOtherFlags(t *testing.T) {
 Cost from 2026-10-17 08:00:00 to 08:02:00 UTC (2m)
 
 per million output tokens   EUR -0.6173
+utilisation                       15.0%   of the time a request ran; finished ones only
 spend                         EUR -1.23   from the bill of verda
 spend before credits           EUR 0.00   what the budget counts
 output tokens                 2,000,000

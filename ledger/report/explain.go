@@ -28,12 +28,16 @@ func (c CostReport) text() string {
 		heading(&b, "Cost", Span{*c.Window.From, *c.Window.To}, c.Demo)
 		b.WriteString("\n")
 		writeRows(&b, c.rows())
+		c.writeTables(&b)
 	}
 	for i, r := range c.remarks() {
 		if i == 0 {
 			b.WriteString("\n")
 		}
 		paragraph(&b, r)
+	}
+	if c.basis.query.Proof && !c.Refused() {
+		b.WriteString(c.proofText())
 	}
 	return b.String()
 }
@@ -44,7 +48,21 @@ func (c CostReport) rows() []row {
 	if c.CostPerMillion != nil {
 		price.value, price.aside = money(c.Currency, *c.CostPerMillion), ""
 	}
-	rows := []row{price, {"spend", money(c.Currency, *c.Spend.Net), "from the bill of " + c.basis.spend.Provider}}
+	rows := []row{price}
+	if c.Band.over > 1 {
+		rows = append(rows,
+			row{"  low", money(c.Currency, *c.Band.Low), fmt.Sprintf("of %d buckets of %s", c.Band.over, spell(c.basis.bucket))},
+			row{"  median", money(c.Currency, *c.Band.Median), ""},
+			row{"  high", money(c.Currency, *c.Band.High), ""})
+	}
+	rows = append(rows,
+		row{"utilisation", percent(c.Utilisation), "of the time a request ran; finished ones only"},
+		row{"spend", money(c.Currency, *c.Spend.Net), "from the bill of " + c.basis.spend.Provider})
+	for part, field := range c.Split.fields() {
+		if d := *field; d != nil && (*d != "0" || part == serving || part == idle) {
+			rows = append(rows, row{"  " + partNames[part], money(c.Currency, *d), partMeanings[part]})
+		}
+	}
 	if *c.Spend.Gross != *c.Spend.Net {
 		rows = append(rows, row{"spend before credits", money(c.Currency, *c.Spend.Gross), "what the budget counts"})
 	}
@@ -88,7 +106,7 @@ func (b basis) explainReason(reason string) string {
 		return b.explainOneSample()
 	}
 	switch { // dark
-	case b.billless():
+	case billless(b.spend):
 		return "the samples show rates and no bill, and a rate is not what was spent."
 	case !last.After(q.Window.From):
 		return fmt.Sprintf("the bill was last seen at %s, before this window began. serve's log says why the samples ended.", clock(last))
@@ -152,7 +170,22 @@ func (c CostReport) remarks() []string {
 	if c.Pending.Requests > 0 {
 		all = append(all, "pending: "+c.Pending.text())
 	}
-	return append(append(all, notes...), c.scope())
+	return append(append(append(all, notes...), c.methods()...), c.scope())
+}
+
+// methods say how a division was made, where there is more than one way.
+func (c CostReport) methods() []string {
+	var notes []string
+	if c.basis.even > 0 && c.Split.Serving != nil {
+		notes = append(notes, fmt.Sprintf("note: the spend is split by the time in each state within %s, not within each minute.", spell(c.basis.even)))
+	}
+	if c.By == ByNothing {
+		return notes
+	}
+	if c.Split.Serving == nil {
+		return append(notes, fmt.Sprintf("note: the share is by output tokens. What serving cost is not known, for the ledger does not hold the engine's states, so that no spend is put to a %s.", c.By))
+	}
+	return append(notes, fmt.Sprintf("note: the share is by output tokens, and so is the spend while the engine served. What it cost while it did not is put to no %s.", c.By))
 }
 
 // explainFlag says what a flag means for the figures.
@@ -168,6 +201,11 @@ func (b basis) explainFlag(flag string) string {
 		return "the machine runs and its bill stands still, so the provider's figures are dead and the spend is too low."
 	case FlagLowerBound:
 		return lowerBoundText(b.priced.LowerBound)
+	case FlagUnsettled:
+		if b.bucket != NoBucket && b.bucket < b.step {
+			return fmt.Sprintf("the bill moves in steps of %s, and a bucket of %s shows the steps, not the price of its tokens; so there is no band.", spell(b.step), spell(b.bucket))
+		}
+		return fmt.Sprintf("this window is shorter than the %s in which the bill moves: the spend may be a step too high or too low.", spell(b.step))
 	case ledger.FlagStartsLate:
 		return fmt.Sprintf("begins %s after the asked start, at the ledger's first sample; what was billed before is not in the spend.",
 			length(sp.From.At.Sub(b.query.Window.From)))

@@ -10,4 +10,5 @@ func PerMillion(net ledger.Nanos, tokens int64) string {
 var (
 	Money  = money
 	Length = length
+	Allot  = allot
 )

@@ -1,5 +1,5 @@
 // Package report holds the questions asked of a ledger, usage and cost, and
-// writes the answers as text, JSON or CSV. It knows the ledger only: no
+// writes the answers as text, JSON, CSV or SVG. It knows the ledger only: no
 // provider, no engine, no flag of a command line. It sees no figure that the
 // ledger does not hold, estimates none, and makes a quotient only where both
 // its parts are known.
@@ -33,16 +33,17 @@ type Format string
 const (
 	Text Format = "text" // for a person; may change between versions
 	JSON Format = "json" // one object, indented; field names are kept
-	CSV  Format = "csv"  // a header and one row, the JSON's fields flattened
+	CSV  Format = "csv"  // a header and one row, the JSON's fields flattened; or a table's rows
+	SVG  Format = "svg"  // a drawing, of a cost report only
 )
 
 // ParseFormat reads the name of a format.
 func ParseFormat(s string) (Format, error) {
 	switch f := Format(s); f {
-	case Text, JSON, CSV:
+	case Text, JSON, CSV, SVG:
 		return f, nil
 	}
-	return "", &Error{Msg: fmt.Sprintf("format %q: not a format", s), Hint: "use text, json or csv"}
+	return "", &Error{Msg: fmt.Sprintf("format %q: not a format", s), Hint: "use text, json or csv; report cost also svg"}
 }
 
 // Span is a window as reports show it: after From, up to and including To.
@@ -58,7 +59,8 @@ type Decimal string
 // cell is one column of a CSV report. An empty value is "not known" or "none".
 type cell struct{ name, value string }
 
-// write renders a report in one of its three forms. w gets it in one piece.
+// write renders a report in one of the three forms that every report has. w gets
+// it in one piece.
 func write(w io.Writer, f Format, rep any, text func() string, cells func() []cell) error {
 	var buf bytes.Buffer
 	switch f {
@@ -72,17 +74,37 @@ func write(w io.Writer, f Format, rep any, text func() string, cells func() []ce
 			return fmt.Errorf("encode report: %w", err)
 		}
 	case CSV:
-		var names, values []string
-		for _, c := range cells() {
-			names, values = append(names, c.name), append(values, c.value)
-		}
-		if err := csv.NewWriter(&buf).WriteAll([][]string{names, values}); err != nil {
-			return fmt.Errorf("encode report: %w", err)
-		}
+		return writeRecords(w, [][]cell{cells()})
+	case SVG:
+		return &Error{Msg: "format svg: this report has no drawing", Hint: "use text, json or csv"}
 	default:
 		return fmt.Errorf("write report: format %q: not a format", f)
 	}
-	if _, err := w.Write(buf.Bytes()); err != nil {
+	return writeAll(w, buf.Bytes())
+}
+
+// writeRecords writes rows of the same columns as CSV, under their names.
+func writeRecords(w io.Writer, rows [][]cell) error {
+	var records [][]string
+	for i, row := range rows {
+		var names, values []string
+		for _, c := range row {
+			names, values = append(names, c.name), append(values, c.value)
+		}
+		if i == 0 {
+			records = append(records, names)
+		}
+		records = append(records, values)
+	}
+	var buf bytes.Buffer
+	if err := csv.NewWriter(&buf).WriteAll(records); err != nil {
+		return fmt.Errorf("encode report: %w", err)
+	}
+	return writeAll(w, buf.Bytes())
+}
+
+func writeAll(w io.Writer, b []byte) error {
+	if _, err := w.Write(b); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil

@@ -176,7 +176,8 @@ func keys(t *testing.T, text string) []string {
 	return slices.Compact(out)
 }
 
-// sameColumns holds the CSV's header to the JSON's fields.
+// sameColumns holds the CSV's header to the JSON's fields, less the tables, which
+// are CSVs of their own.
 func sameColumns(t *testing.T, csvText, jsonText string) (row map[string]string) {
 	t.Helper()
 	records, err := csv.NewReader(strings.NewReader(csvText)).ReadAll()
@@ -185,7 +186,7 @@ func sameColumns(t *testing.T, csvText, jsonText string) (row map[string]string)
 	}
 	var want []string
 	for _, k := range keys(t, jsonText) {
-		if !strings.Contains(k, "[]") {
+		if !strings.Contains(k, "[]") && !slices.Contains([]string{"by", "groups", "buckets"}, k) {
 			want = append(want, strings.ReplaceAll(k, ".", "_"))
 		}
 	}

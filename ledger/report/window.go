@@ -20,33 +20,51 @@ const maxDays = 36500
 // ParseWindow reads the length of a window: a Go duration, whole days ("7d"), or
 // days and then a duration ("1d12h"). A day is 24 hours.
 func ParseWindow(s string) (time.Duration, error) {
-	fail := func(what string) (time.Duration, error) {
-		return 0, &Error{Msg: fmt.Sprintf("window %q: %s", s, what), Hint: WindowHint}
+	d, fault := parseSpan(s)
+	if fault != "" {
+		return 0, &Error{Msg: fmt.Sprintf("window %q: %s", s, fault), Hint: WindowHint}
 	}
-	var sum time.Duration
+	return d, nil
+}
+
+// parseSpan reads a length of time, or says what is wrong with it.
+func parseSpan(s string) (d time.Duration, fault string) {
 	days, rest, hasDays := strings.Cut(s, "d")
 	if hasDays {
 		n, err := strconv.ParseUint(days, 10, 16)
 		if err != nil || n > maxDays || strings.HasPrefix(rest, "+") || strings.HasPrefix(rest, "-") {
-			return fail("not a duration")
+			return 0, "not a duration"
 		}
-		sum = time.Duration(n) * 24 * time.Hour
+		d = time.Duration(n) * day
 	} else {
 		rest = s
 	}
 	if rest != "" || !hasDays {
-		d, err := time.ParseDuration(rest)
+		clock, err := time.ParseDuration(rest)
 		if err != nil {
-			return fail("not a duration")
+			return 0, "not a duration"
 		}
-		if sum += d; sum > maxDays*24*time.Hour || d > maxDays*24*time.Hour {
-			return fail("longer than 100 years")
+		if d += clock; d > maxDays*day || clock > maxDays*day {
+			return 0, "longer than 100 years"
 		}
 	}
-	if sum < time.Microsecond {
-		return fail("not a positive duration") // the ledger's clock ticks in microseconds
+	if d < time.Microsecond {
+		return 0, "not a positive duration" // the ledger's clock ticks in microseconds
 	}
-	return sum, nil
+	return d, ""
+}
+
+// spell writes a length as parseSpan reads it.
+func spell(d time.Duration) string {
+	switch {
+	case d >= 2*day && d%day == 0:
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	case d%time.Hour == 0:
+		return strconv.FormatInt(int64(d/time.Hour), 10) + "h"
+	case d%time.Minute == 0:
+		return strconv.FormatInt(int64(d/time.Minute), 10) + "m"
+	}
+	return d.String()
 }
 
 // ParseUntil reads the end of a window: "" or "now" for now, else an RFC 3339

@@ -88,14 +88,14 @@ func TestParseUntil(t *testing.T) {
 }
 
 func TestParseFormat(t *testing.T) {
-	for _, f := range []report.Format{report.Text, report.JSON, report.CSV} {
+	for _, f := range []report.Format{report.Text, report.JSON, report.CSV, report.SVG} {
 		if got, err := report.ParseFormat(string(f)); err != nil || got != f {
 			t.Errorf("ParseFormat(%q) = %q, %v", f, got, err)
 		}
 	}
 	_, err := report.ParseFormat("xml")
 	var e *report.Error
-	if !errors.As(err, &e) || e.Error() != `format "xml": not a format` || e.Hint != "use text, json or csv" {
+	if !errors.As(err, &e) || e.Error() != `format "xml": not a format` || e.Hint != "use text, json or csv; report cost also svg" {
 		t.Errorf("ParseFormat(xml) = %v", err)
 	}
 }

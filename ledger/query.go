@@ -1,0 +1,291 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The questions of a report beyond sums: how long the engine was busy, in which
+// state it was, and what stands in single samples.
+
+// Sample returns a sample with its lines (without raw replies), or false where
+// there is none of that id.
+func (r *Reader) Sample(id int64) (s Sample, ok bool, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		if s, err = scanSample(tx.QueryRow(selectSample+" WHERE id = ?", id)); errors.Is(err, sql.ErrNoRows) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		ok = true
+		s.Lines, err = lines(tx, s.ID)
+		return err
+	})
+	return s, ok, err
+}
+
+// SampleTimes returns the instants of the samples in [from, to], in order.
+func (r *Reader) SampleTimes(from, to time.Time) (at []time.Time, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		rows, err := tx.Query("SELECT at FROM sample WHERE at >= ? AND at <= ? ORDER BY at", micros(from), micros(to))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var us int64
+			if err := rows.Scan(&us); err != nil {
+				return err
+			}
+			at = append(at, fromMicros(us))
+		}
+		return rows.Err()
+	})
+	return at, err
+}
+
+// Fall is a bill that went down from one sample to the next that had it.
+type Fall struct {
+	From, To SampleRef
+	By       Nanos // positive
+}
+
+// Falls returns where the bill of one series fell between two samples, in order.
+func (r *Reader) Falls(resource, epoch string, from, to time.Time) (falls []Fall, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		rows, err := tx.Query(`SELECT prev_id, prev_at, prev, id, at, bill FROM (
+				SELECT sample.id AS id, at, bill, lag(sample.id) OVER w AS prev_id, lag(at) OVER w AS prev_at, lag(bill) OVER w AS prev
+				FROM sample JOIN line ON line.sample = sample.id
+				WHERE at >= ? AND at <= ? AND resource = ? AND epoch = ? AND bill IS NOT NULL WINDOW w AS (ORDER BY at))
+			WHERE bill < prev ORDER BY at`, micros(from), micros(to), resource, epoch)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var f Fall
+			var was, is, fromAt, toAt int64
+			if err := rows.Scan(&f.From.ID, &fromAt, &was, &f.To.ID, &toAt, &is); err != nil {
+				return err
+			}
+			f.From.At, f.To.At = fromMicros(fromAt), fromMicros(toAt)
+			if f.By, err = Nanos(was).Sub(Nanos(is)); err != nil {
+				return err
+			}
+			falls = append(falls, f)
+		}
+		return rows.Err()
+	})
+	return falls, err
+}
+
+// Group is what was served of one model, or to one key.
+type Group struct {
+	Name     string // "" where the requests have none
+	Requests int64
+	Usage    Usage
+}
+
+// ModelGroups sums the requests that finished in (from, to] by model, those
+// with the most output first.
+func (r *Reader) ModelGroups(from, to time.Time) ([]Group, error) { return r.groups("model", from, to) }
+
+// KeyGroups sums them by the name of the API key.
+func (r *Reader) KeyGroups(from, to time.Time) ([]Group, error) { return r.groups("key", from, to) }
+
+func (r *Reader) groups(column string, from, to time.Time) (out []Group, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		rows, err := tx.Query("SELECT "+column+`, count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens)
+			FROM request WHERE finished > ? AND finished <= ? GROUP BY 1 ORDER BY 5 DESC, 2 DESC, 1`, micros(from), micros(to))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var g Group
+			if err := rows.Scan(&g.Name, &g.Requests, &g.Usage.PromptTokens, &g.Usage.CachedTokens, &g.Usage.CompletionTokens); err != nil {
+				return err
+			}
+			out = append(out, g)
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// longestRequest is how long after the end of a window a request may finish that
+// ran inside it. There is no index on started, so that the search needs an end;
+// no client waits for an answer for a day.
+const longestRequest = 24 * time.Hour
+
+// Busy tells for each span between two neighbouring edges, which rise, how long
+// at least one finished request was between its start and its end. A request
+// that still runs has no row yet: nothing is known of it here.
+//
+// It walks the rows, newest first, and keeps no more than the answer. Over a
+// window of millions of rows, a sum by the minute kept beside them would answer
+// whole minutes; this is the one place that it would change.
+func (r *Reader) Busy(edges []time.Time) (busy []time.Duration, err error) {
+	if len(edges) < 2 {
+		return nil, nil
+	}
+	us := make([]int64, len(edges))
+	for i, e := range edges {
+		us[i] = micros(e)
+	}
+	from, to := us[0], us[len(us)-1]
+	sum := make([]int64, len(us)-1)
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		rows, err := tx.Query(`SELECT started, finished FROM request WHERE finished > ? AND finished <= ? AND started < ?
+			ORDER BY finished DESC`, from, to+longestRequest.Microseconds(), to)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		u := union{edges: us, sum: sum, at: len(sum) - 1, low: to, high: to}
+		for rows.Next() {
+			var started, finished int64
+			if err := rows.Scan(&started, &finished); err != nil {
+				return err
+			}
+			u.add(max(started, from), min(finished, to))
+		}
+		u.flush()
+		return rows.Err()
+	})
+	for _, d := range sum {
+		busy = append(busy, fromDuration(d))
+	}
+	return busy, err
+}
+
+// union merges intervals that come by falling end, and spreads the merged ones
+// over the spans between the edges. It never holds more than one interval.
+type union struct {
+	edges, sum []int64
+	at         int   // the span in which high lies, or one after it
+	low, high  int64 // the interval that still grows, downwards
+}
+
+func (u *union) add(low, high int64) {
+	if low >= high {
+		return // no time, or a clock that stepped back meanwhile
+	}
+	if high < u.low {
+		u.flush()
+		u.high, u.low = high, low
+	}
+	u.low = min(u.low, low)
+}
+
+func (u *union) flush() {
+	for u.at > 0 && u.edges[u.at] >= u.high {
+		u.at--
+	}
+	for i := u.at; i >= 0 && u.edges[i+1] > u.low; i-- {
+		if d := min(u.high, u.edges[i+1]) - max(u.low, u.edges[i]); d > 0 {
+			u.sum[i] += d
+		}
+	}
+}
+
+// GatewayDown is the state of an engine without a gateway: it does not run.
+const GatewayDown = "down"
+
+// EngineState is what the engine was in from At on: "" where nothing tells,
+// GatewayDown, or the engine's own word ("starting", "ready", ...).
+type EngineState struct {
+	At    time.Time
+	State string
+}
+
+// EngineStates returns the engine's states in [from, to]; the first is the one
+// at from. Where a gateway started and the one before never said that it
+// stopped, it was down from the last trace of it on.
+func (r *Reader) EngineStates(from, to time.Time) (states []EngineState, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		events, err := lifeEvents(tx, micros(from), micros(to))
+		if err != nil {
+			return err
+		}
+		states = append(states, EngineState{At: from})
+		enter := func(at time.Time, state string) {
+			last := &states[len(states)-1]
+			switch {
+			case last.State == state:
+			case !at.After(last.At): // before the window, or in the same microsecond
+				last.State = state
+			default:
+				states = append(states, EngineState{at, state})
+			}
+		}
+		for i, e := range events {
+			if e.Kind == "gateway" && e.Subject == "started" && i > 0 && events[i-1].Subject != "stopped" {
+				trace, err := lastTrace(tx, micros(events[i-1].At), micros(e.At))
+				if err != nil {
+					return err
+				}
+				enter(fromMicros(trace), GatewayDown)
+			}
+			enter(e.At, e.state())
+		}
+		return nil
+	})
+	return states, err
+}
+
+// state is what an event of the engine's life left it in.
+func (e Event) state() string {
+	if e.Kind == "gateway" {
+		return GatewayDown // started: its engine is still to come
+	}
+	_, to, _ := strings.Cut(e.Subject, "→")
+	return to
+}
+
+// lifeEvents returns the events of engine and gateway up to to, in order, from
+// the last one at or before from on. It reads them from the newest back.
+func lifeEvents(tx *sql.Tx, from, to int64) (events []Event, err error) {
+	rows, err := tx.Query("SELECT at, kind, subject FROM event WHERE kind IN ('engine', 'gateway') ORDER BY id DESC")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var at int64
+		var e Event
+		if err := rows.Scan(&at, &e.Kind, &e.Subject); err != nil {
+			return nil, err
+		}
+		e.At = fromMicros(at)
+		if at <= to {
+			events = append(events, e)
+		}
+		if at <= from {
+			break
+		}
+	}
+	slices.Reverse(events)
+	slices.SortStableFunc(events, func(x, y Event) int { return x.At.Compare(y.At) })
+	return events, rows.Err()
+}
+
+// lastTrace is the last instant in [after, before) at which something was
+// written by a gateway that died: a sample, a finished request, an event.
+func lastTrace(tx *sql.Tx, after, before int64) (int64, error) {
+	trace := after
+	for _, query := range []string{"SELECT max(at) FROM sample WHERE at < ?", "SELECT max(finished) FROM request WHERE finished < ?"} {
+		var us sql.NullInt64
+		if err := tx.QueryRow(query, before).Scan(&us); err != nil {
+			return 0, err
+		}
+		if us.Valid {
+			trace = max(trace, us.Int64)
+		}
+	}
+	return trace, nil
+}

@@ -1,0 +1,116 @@
+package report
+
+import (
+	"fmt"
+	"math/big"
+	"strings"
+
+	"spotinference/ledger"
+)
+
+// quotient is a ÷ b for b > 0, rounded half away from zero.
+func quotient(a, b *big.Int) *big.Int {
+	q := new(big.Int).Mul(new(big.Int).Abs(a), big.NewInt(2))
+	q.Add(q, b)
+	q.Quo(q, new(big.Int).Mul(b, big.NewInt(2)))
+	if a.Sign() < 0 {
+		q.Neg(q)
+	}
+	return q
+}
+
+// nanosPerMillion is net ÷ tokens × 1e6 in units of 1e-9, nil without tokens. It
+// is exact until the one division. No int64 holds every such price.
+func nanosPerMillion(net ledger.Nanos, tokens int64) *big.Int {
+	if tokens <= 0 {
+		return nil
+	}
+	return quotient(new(big.Int).Mul(big.NewInt(int64(net)), big.NewInt(1_000_000)), big.NewInt(tokens))
+}
+
+// perMillion is that price as a decimal.
+func perMillion(net ledger.Nanos, tokens int64) *Decimal {
+	return decimal(nanosPerMillion(net, tokens), 9)
+}
+
+// decimal is n ÷ 10^digits, without trailing zeros; nil where n is.
+func decimal(n *big.Int, digits int) *Decimal {
+	if n == nil {
+		return nil
+	}
+	unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(digits)), nil)
+	whole, frac := new(big.Int).QuoRem(new(big.Int).Abs(n), unit, new(big.Int))
+	s := whole.String()
+	if f := strings.TrimRight(fmt.Sprintf("%0*d", digits, frac), "0"); f != "" {
+		s += "." + f
+	}
+	if n.Sign() < 0 {
+		s = "-" + s
+	}
+	d := Decimal(s)
+	return &d
+}
+
+func nanosDecimal(n ledger.Nanos) *Decimal {
+	d := Decimal(n.String())
+	return &d
+}
+
+// share is part ÷ whole with four digits, "0.3720"; nil where there is no whole.
+func share(part, whole int64) *Decimal {
+	if whole <= 0 {
+		return nil
+	}
+	q := quotient(new(big.Int).Mul(big.NewInt(part), big.NewInt(10_000)), big.NewInt(whole)).Int64()
+	d := Decimal(fmt.Sprintf("%d.%04d", q/10_000, q%10_000))
+	return &d
+}
+
+// percent is a share as a person reads it: "37.2%".
+func percent(share *Decimal) string {
+	if share == nil {
+		return "-"
+	}
+	n, ok := new(big.Int).SetString(strings.Replace(string(*share), ".", "", 1), 10)
+	if !ok {
+		panic("BUG: not a share: " + string(*share))
+	}
+	tenths := quotient(n, big.NewInt(10)).Int64()
+	return fmt.Sprintf("%d.%d%%", tenths/10, tenths%10)
+}
+
+// allot divides n by weights so that the parts add up to n exactly: each gets
+// its share rounded towards zero, and what is left goes, a nano each, to those
+// with the largest remainders, the first among equals. nil where no weight is
+// positive.
+func allot(n ledger.Nanos, weights []int64) []ledger.Nanos {
+	sum := new(big.Int)
+	for _, w := range weights {
+		sum.Add(sum, big.NewInt(w))
+	}
+	if sum.Sign() <= 0 {
+		return nil
+	}
+	abs, sign := new(big.Int).Abs(big.NewInt(int64(n))), ledger.Nanos(1)
+	if n < 0 {
+		sign = -1
+	}
+	parts, rests := make([]ledger.Nanos, len(weights)), make([]*big.Int, len(weights))
+	left := new(big.Int).Set(abs)
+	for i, w := range weights {
+		q, rest := new(big.Int).QuoRem(new(big.Int).Mul(abs, big.NewInt(w)), sum, new(big.Int))
+		parts[i], rests[i] = sign*ledger.Nanos(q.Int64()), rest
+		left.Sub(left, q)
+	}
+	for ; left.Sign() > 0; left.Sub(left, big.NewInt(1)) {
+		best := 0
+		for i := range rests {
+			if rests[i].Cmp(rests[best]) > 0 {
+				best = i
+			}
+		}
+		parts[best] += sign
+		rests[best] = big.NewInt(-1)
+	}
+	return parts
+}

@@ -1,0 +1,61 @@
+package report
+
+import (
+	"time"
+
+	"spotinference/ledger"
+)
+
+// What a report asks of the ledger once a span, in one place: a ledger that can
+// answer for all spans at once is asked here.
+
+// spends are the spends between neighbouring edges. Each edge is the instant of
+// a sample, so that the spans share their samples and leave nothing out.
+func spends(r *ledger.Reader, edges []time.Time) ([]ledger.Spend, error) {
+	var out []ledger.Spend
+	for i := range len(edges) - 1 {
+		sp, err := r.Spent(edges[i], edges[i+1])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sp)
+	}
+	return out, nil
+}
+
+// totals are the sums of the requests between neighbouring edges.
+func totals(r *ledger.Reader, edges []time.Time) ([]ledger.Totals, error) {
+	var out []ledger.Totals
+	for i := range len(edges) - 1 {
+		t, err := r.Totals(edges[i], edges[i+1])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// groups are the sums by model or by key.
+func groups(r *ledger.Reader, by By, w ledger.Window) ([]ledger.Group, error) {
+	if by == ByKey {
+		return r.KeyGroups(w.From, w.To)
+	}
+	return r.ModelGroups(w.From, w.To)
+}
+
+// snap moves instants to the last sample at or before each. Those without one,
+// and those that meet, are left out.
+func snap(r *ledger.Reader, instants []time.Time) ([]time.Time, error) {
+	var out []time.Time
+	for _, t := range instants {
+		at, ok, err := r.SampleBefore(t)
+		if err != nil {
+			return nil, err
+		}
+		if ok && (len(out) == 0 || at.After(out[len(out)-1])) {
+			out = append(out, at)
+		}
+	}
+	return out, nil
+}
