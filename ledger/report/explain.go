@@ -51,7 +51,7 @@ func (c CostReport) rows() []row {
 	rows := []row{price}
 	if c.Band.over > 1 {
 		rows = append(rows,
-			row{"  low", money(c.Currency, *c.Band.Low), fmt.Sprintf("of %d buckets of %s", c.Band.over, spell(c.basis.bucket))},
+			row{"  low", money(c.Currency, *c.Band.Low), fmt.Sprintf("of %d buckets of %s with output", c.Band.over, spell(c.basis.bucket))},
 			row{"  median", money(c.Currency, *c.Band.Median), ""},
 			row{"  high", money(c.Currency, *c.Band.High), ""})
 	}

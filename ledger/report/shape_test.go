@@ -75,7 +75,7 @@ func TestCostOfAnAfternoon(t *testing.T) {
 Cost from 2026-10-17 07:50:00 to 12:10:00 UTC (4h 20m)
 
 per million output tokens       $ 2.97
-  low                           $ 0.80   of 3 buckets of 1h
+  low                           $ 0.80   of 3 buckets of 1h with output
   median                        $ 4.80
   high                      $ 2,400.00
 utilisation                      36.9%   of the time a request ran; finished ones only
