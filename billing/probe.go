@@ -248,20 +248,24 @@ func (p *probe) begin(s ledger.Sample) error {
 	default:
 		return refuse("serve with --provider none", "%s shows rates and no bill: there is nothing to measure", s.Provider)
 	}
-	running := false
 	for _, l := range s.Lines {
-		running = running || l.Running && l.Kind == ledger.Instance
 		if l.Kind == kind && l.Bill != nil && (l.Running || kind == ledger.AccountKind) {
-			running = true
 			p.watched = append(p.watched, l.Resource)
 		}
 	}
-	if !running || len(p.watched) == 0 {
+	if !runs(s) || len(p.watched) == 0 {
 		return refuse("start the machine first: a bill that stands still tells nothing", "no machine of this bill runs")
 	}
 	slices.Sort(p.watched)
 	p.first = s
 	return nil
+}
+
+// runs tells whether a machine runs, by its own line or by its account's.
+func runs(s ledger.Sample) bool {
+	return slices.ContainsFunc(s.Lines, func(l ledger.Line) bool {
+		return l.Running && (l.Kind == ledger.Instance || l.Kind == ledger.AccountKind)
+	})
 }
 
 // look adds up what is watched. It must be the same throughout, or two polls are
@@ -292,6 +296,9 @@ func (p *probe) look(s ledger.Sample) (seen, error) {
 		if one.bill, err = one.bill.Add(*l.Bill); err != nil {
 			return seen{}, err
 		}
+	}
+	if !runs(s) {
+		return seen{}, again("no machine of this bill runs any more")
 	}
 	if found != len(p.watched) {
 		return seen{}, again("%d of %d watched resources are in the bill", found, len(p.watched))

@@ -176,6 +176,10 @@ func TestProbeMeasures(t *testing.T) {
 		}},
 		step: time.Minute, worst: time.Minute, lag: 3 * time.Minute, changes: 30, unit: billing.UnitConfirmed, ratio: "1.0000",
 	}, {
+		name:  "an account's bill and nothing else",
+		cloud: metered{sample: func(n int, s *ledger.Sample) error { account(true)(s); return nil }},
+		step:  time.Minute, worst: time.Minute, lag: 3 * time.Minute, changes: 30, unit: billing.UnitConfirmed, ratio: "1.0000",
+	}, {
 		// A failed poll hides a change for a while: the gap is a longer one.
 		name: "a failure now and then",
 		cloud: metered{sample: func(n int, s *ledger.Sample) error {
@@ -197,6 +201,15 @@ func TestProbeMeasures(t *testing.T) {
 					test.step, test.worst, test.lag, test.changes, test.unit, test.ratio)
 			}
 		})
+	}
+}
+
+// account makes a sample one whose only line is the account's.
+func account(running bool) func(*ledger.Sample) {
+	return func(s *ledger.Sample) {
+		s.Truth = ledger.TruthAccount
+		s.Lines = s.Lines[:1]
+		s.Lines[0].Resource, s.Lines[0].Kind, s.Lines[0].Running = "account-7", ledger.AccountKind, running
 	}
 }
 
@@ -234,6 +247,8 @@ func TestProbeRefuses(t *testing.T) {
 		{"it leaves", metered{sample: from(5, func(s *ledger.Sample) { s.Lines = s.Lines[1:] })}, "0 of 1 watched resources", 5},
 		{"another epoch", metered{sample: from(5, func(s *ledger.Sample) { s.Lines[0].Epoch = "f" })}, "the bill of vm-1 began anew", 5},
 		{"another account", metered{sample: from(5, func(s *ledger.Sample) { s.Account = "8" })}, `account "7", then "8"`, 5},
+		{"a stopped account", metered{sample: from(1, account(false))}, "no machine of this bill runs", 1},
+		{"an account stops", metered{sample: func(n int, s *ledger.Sample) error { account(n < 5)(s); return nil }}, "no machine of this bill runs any more", 5},
 		{"rates only", metered{sample: from(1, func(s *ledger.Sample) { s.Truth = ledger.TruthNone })}, "shows rates and no bill", 1},
 		{"no key", metered{sample: failing(billing.HTTP401, 1)}, "of the test", 1},
 		{"a skewed clock", metered{sample: failing(billing.ClockSkew, 7)}, "of the test", 7},
