@@ -195,7 +195,7 @@ ann,2,200,50,1500000,0.4284,USD,1.628106255,false
 // The parts of the split add up to net to the nano, whatever the story: odd
 // instants, refunds, resources that come and go, gateways that die.
 func TestSplitAddsUp(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(10) {
 		b := open(t)
 		rnd := rand.New(rand.NewPCG(seed, 7))
 		b.event(-0.5, "gateway", "started")
