@@ -297,11 +297,11 @@ func (p *probe) look(s ledger.Sample) (seen, error) {
 			return seen{}, err
 		}
 	}
-	if !runs(s) {
-		return seen{}, again("no machine of this bill runs any more")
-	}
 	if found != len(p.watched) {
 		return seen{}, again("%d of %d watched resources are in the bill", found, len(p.watched))
+	}
+	if !runs(s) {
+		return seen{}, again("no machine of this bill runs any more")
 	}
 	var err error
 	one.rate, err = p.rate(s)
