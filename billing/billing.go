@@ -62,6 +62,9 @@ type Options struct {
 	// this machine's addresses and name, which must then match exactly one.
 	Instance string
 
+	// Command is what "exec" runs to read the bill, as words, with no shell between.
+	Command []string
+
 	// Getenv looks up the provider's customary variables, credentials among
 	// them. Nil finds nothing.
 	Getenv func(string) string
@@ -106,6 +109,8 @@ func adapters() []adapter {
 		{name: "vast", env: []string{vastKey, vastKeyFile}, open: newVast},
 		{name: "runpod", env: []string{runpodKey, runpodKeyFile}, open: newRunpod},
 		{name: "verda", env: []string{verdaID, datacrunchID}, open: newVerda},
+		{name: "exec", open: newExec},
+
 		{name: "scaleway", why: unwritten},
 		{name: "ovh", why: unwritten},
 		{name: "vultr", why: unwritten},
