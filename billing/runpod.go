@@ -2,8 +2,6 @@ package billing
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,9 +17,9 @@ import (
 // api-reference-v2/openapi.json); v1 is retired. What that file leaves open, and
 // how it is taken here:
 //
-//   - startTime is snapped down to its bucket, and without one it is 30 days ago,
-//     which slides. Both ends are always sent, on whole hours, and the window that
-//     the reply says it resolved must be that one.
+//   - startTime is snapped down to its bucket, endTime up; without a start it is 30
+//     days ago, which slides. Both are always sent, the start on a whole hour, and
+//     the window that the reply says it resolved must be the one that was meant.
 //   - The last bucket is in progress, and old ones may be restated. So the whole
 //     window is read anew each time; nothing is ever added to an earlier figure.
 //   - The total must be the sum of the records, or one of them is not what it seems.
@@ -106,7 +104,7 @@ func runpodID(s string) bool {
 func (r *runpod) Name() string { return "runpod" }
 
 // A sample takes three calls, since a pod mounts one network volume at most, and
-// the published example of a limit is 60 a minute.
+// the published example of a limit is 60 a minute, 3000 an hour.
 func (r *runpod) MinInterval() time.Duration { return 5 * time.Second }
 
 // Sample implements Provider. A bucket in progress holds what was billed by the
@@ -117,13 +115,12 @@ func (r *runpod) Sample(ctx context.Context, now time.Time) (ledger.Sample, erro
 		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", r.newest.Format(time.RFC3339))
 	}
 	clk := startClock(now)
-	end := at.Truncate(runpodBucket).Add(runpodBucket) // of the bucket in progress
-	s, f := r.read(ctx, clk, end, at)
+	s, f := r.read(ctx, clk, at)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
 	s.At = clk.read().UTC().Truncate(time.Second)
-	if s.At.After(end) {
+	if end := runpodEnd(at); s.At.After(end) {
 		s.At = end // the window holds nothing of the time after it
 	}
 	r.newest = s.At
@@ -140,7 +137,7 @@ func (r *runpod) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample
 	case !at.Equal(at.Truncate(runpodBucket)):
 		return ledger.Sample{}, fail(Incomplete, "%s is not on the hour, and the bill is told by the hour", at.Format(time.RFC3339))
 	}
-	s, f := r.read(ctx, startClock(now), at, at)
+	s, f := r.read(ctx, startClock(now), at)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -151,18 +148,18 @@ func (r *runpod) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample
 	return s, nil
 }
 
-// read takes the whole sample, but for its At, or none of it. The pod's bill comes
-// last: it is the one that moves, and no retry of another call is to lie between it
-// and the time that the sample bears.
-func (r *runpod) read(ctx context.Context, clk clock, end, by time.Time) (ledger.Sample, *Failure) {
+// read takes the whole sample up to the end of at's bucket, but for its At, or none
+// of it. The pod's bill comes last: it is the one that moves, and no retry of another
+// call is to lie between it and the time that the sample bears.
+func (r *runpod) read(ctx context.Context, clk clock, at time.Time) (ledger.Sample, *Failure) {
 	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
 	defer cancel()
 	pod, f := r.describe(ctx, clk)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
-	if pod.created.After(by) {
-		return ledger.Sample{}, fail(Incomplete, "pod %s did not exist at %s", r.pod, by.Format(time.RFC3339))
+	if pod.created.After(at) {
+		return ledger.Sample{}, fail(Incomplete, "pod %s did not exist at %s", r.pod, at.Format(time.RFC3339))
 	}
 	s := ledger.Sample{
 		Provider: r.Name(),
@@ -173,14 +170,14 @@ func (r *runpod) read(ctx context.Context, clk clock, end, by time.Time) (ledger
 		Lines:    make([]ledger.Line, 1),
 	}
 	for _, id := range pod.volumes {
-		line, f := r.line(ctx, clk, runpodVolumeBill, id, time.Time{}, end)
+		line, f := r.line(ctx, clk, runpodVolumeBill, id, time.Time{}, at)
 		if f != nil {
 			return ledger.Sample{}, f
 		}
 		line.Running = true // a volume is billed while it exists
 		s.Lines = append(s.Lines, line)
 	}
-	line, f := r.line(ctx, clk, runpodPodBill, r.pod, pod.created, end)
+	line, f := r.line(ctx, clk, runpodPodBill, r.pod, pod.created, at)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -193,14 +190,14 @@ func (r *runpod) read(ctx context.Context, clk clock, end, by time.Time) (ledger
 // it is first seen: enough for its first records to be there.
 const runpodAge = 7 * 24 * time.Hour
 
-// line reads the bill of one resource from its anchor to end.
-func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string, created, end time.Time) (ledger.Line, *Failure) {
+// line reads the bill of one resource from its anchor to the end of at's bucket.
+func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string, created, at time.Time) (ledger.Line, *Failure) {
 	resource := kind.name + "-" + id
 	born := created
 	if born.IsZero() {
 		born = clk.now.Add(-runpodAge)
 	}
-	w := runpodWindow{from: r.anchors.of(resource, born, clk.now), to: end}
+	w := runpodWindow{from: r.anchors.of(resource, born, clk.now), to: runpodEnd(at)}
 	start := w.from.Format(time.RFC3339)
 	switch {
 	case w.from.After(clk.now):
@@ -208,14 +205,14 @@ func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string
 	case !w.from.Equal(w.from.Truncate(runpodBucket)):
 		// It would be snapped down, and the bill be of another window.
 		return ledger.Line{}, fail(Internal, "the series of %s starts at %s, which is not on the hour", resource, start).at(kind.call)
-	case !w.from.Before(end):
+	case !w.from.Before(w.to):
 		return ledger.Line{}, fail(Incomplete, "the series of %s starts at %s, and nothing before that is known", resource, start).at(kind.call)
 	}
 	body, f := r.api.get(ctx, clk, kind.call, kind.path, url.Values{
 		kind.filter:  {id},
 		"bucketSize": {"hour"},
 		"startTime":  {start},
-		"endTime":    {w.to.Format(time.RFC3339)},
+		"endTime":    {at.Format(time.RFC3339)}, // not w.to, which is still to come
 	})
 	if f != nil {
 		return ledger.Line{}, f
@@ -230,8 +227,16 @@ func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string
 		Bill:     &bill,
 		Epoch:    Epoch(w.from),
 		Created:  created,
-		Raw:      r.api.keep(body),
+		Raw:      r.api.keep(runpodNewest(body)),
 	}, nil
+}
+
+// runpodEnd is where the API snaps an endTime to: up, unless it is on the hour.
+func runpodEnd(t time.Time) time.Time {
+	if start := t.Truncate(runpodBucket); !start.Equal(t) {
+		return start.Add(runpodBucket)
+	}
+	return t
 }
 
 // runpodKind is a kind of thing that has a bill.
@@ -257,130 +262,6 @@ var (
 // runpodWindow is [from, to), both on the hour.
 type runpodWindow struct{ from, to time.Time }
 
-// runpodSpan is how the API writes one; runpodOwner whose it is.
-type runpodSpan struct {
-	Start *runpodTime `json:"startTime"`
-	End   *runpodTime `json:"endTime"`
-}
-
-type runpodOwner struct {
-	Pod    *string `json:"podId"`
-	Volume *string `json:"networkVolumeId"`
-}
-
-func (o runpodOwner) id(kind runpodKind) *string {
-	if kind.kind == ledger.Volume {
-		return o.Volume
-	}
-	return o.Pod
-}
-
-// decodeRunpodBill reads a billing reply. It is pure, and takes bytes from anywhere.
-func decodeRunpodBill(kind runpodKind, id string, w runpodWindow, body []byte) (ledger.Nanos, *Failure) {
-	var reply struct {
-		Money   *string `json:"currency"` // not in the API today
-		Records *[]struct {
-			runpodSpan
-			runpodOwner
-			Total *amount `json:"totalAmount"`
-		} `json:"records"`
-		Meta *struct {
-			Money *string `json:"currency"`
-			Query *struct {
-				runpodSpan
-				runpodOwner
-				Bucket *string `json:"bucketSize"`
-			} `json:"query"`
-			Count  *int64 `json:"recordCount"`
-			Totals *struct {
-				Total *amount `json:"totalAmount"`
-			} `json:"totals"`
-		} `json:"metadata"`
-	}
-	if f := decode(body, &reply); f != nil {
-		return 0, f
-	}
-	if reply.Records == nil || reply.Meta == nil || reply.Meta.Query == nil || reply.Meta.Count == nil || reply.Meta.Totals == nil {
-		return 0, fail(Incomplete, "reply lacks one of records, metadata, query, recordCount, totals")
-	}
-	records, meta, query, total := *reply.Records, reply.Meta, reply.Meta.Query, reply.Meta.Totals.Total.nanos()
-	for _, m := range []*string{reply.Money, meta.Money} {
-		if m != nil && !strings.EqualFold(*m, "USD") {
-			return 0, fail(Currency, "bill is not in USD")
-		}
-	}
-	switch owner := query.id(kind); {
-	case query.Start == nil || query.End == nil || query.Bucket == nil || owner == nil:
-		return 0, fail(Incomplete, "reply does not say what it was asked")
-	case !query.Start.Equal(w.from) || !query.End.Equal(w.to) || *query.Bucket != "hour":
-		return 0, fail(Malformed, "the bill is of another window than was asked")
-	case *owner != id:
-		return 0, fail(Malformed, "the bill is of another %s than was asked", kind.name)
-	case *meta.Count != int64(len(records)):
-		return 0, fail(Incomplete, "reply has %d of %d records", len(records), *meta.Count)
-	case total == nil:
-		return 0, fail(Incomplete, "reply has no totalAmount")
-	case *total < 0:
-		return 0, fail(Malformed, "reply has an amount below zero")
-	case len(records) == 0:
-		f := fail(Incomplete, "there are no records: no data yet, which is not a zero bill")
-		f.hint = "what is new shows in Runpod's records only after a while"
-		return 0, f
-	}
-	var sum ledger.Nanos
-	seen := make(map[int64]bool, len(records))
-	for _, rec := range records {
-		owner, part := rec.id(kind), rec.Total.nanos()
-		switch {
-		case rec.Start == nil || rec.End == nil || owner == nil || part == nil:
-			return 0, fail(Incomplete, "a record lacks one of startTime, endTime, %s, totalAmount", kind.filter)
-		case *owner != id:
-			return 0, fail(Malformed, "a record is of another %s than was asked", kind.name)
-		case *part < 0:
-			return 0, fail(Malformed, "reply has an amount below zero")
-		case !rec.Start.Equal(rec.Start.Truncate(runpodBucket)) || rec.End.Sub(rec.Start.Time) != runpodBucket:
-			return 0, fail(Malformed, "a record is not of one hour")
-		case rec.Start.Before(w.from) || rec.End.After(w.to):
-			return 0, fail(Malformed, "a record lies outside the window")
-		case seen[rec.Start.Unix()]:
-			return 0, fail(Malformed, "an hour has two records")
-		}
-		seen[rec.Start.Unix()] = true
-		var err error
-		if sum, err = sum.Add(*part); err != nil {
-			return 0, fail(Malformed, "add up totalAmount: out of range")
-		}
-	}
-	// Each amount was a double there and is rounded to a nano here.
-	if d, err := total.Sub(sum); err != nil || max(d, -d) > runpodNoise+ledger.Nanos(len(records)) {
-		return 0, fail(Malformed, "the total is not the sum of the records")
-	}
-	return *total, nil
-}
-
-// runpodNoise is by how much the total may miss the sum of its records: a millionth
-// of a dollar.
-const runpodNoise ledger.Nanos = 1_000
-
-// runpodTime is a time in a reply. The error of time.Time's own reader would quote it.
-type runpodTime struct{ time.Time }
-
-var errNotTime = errors.New("a date cannot be read")
-
-func (t *runpodTime) UnmarshalJSON(b []byte) error {
-	if t.Time.UnmarshalJSON(b) != nil {
-		return errNotTime
-	}
-	return nil
-}
-
-type runpodState struct {
-	status  string
-	created time.Time
-	rate    *ledger.Nanos
-	volumes []string // network volumes that are mounted
-}
-
 // describe reads what the pod is and what it mounts. The reply holds the pod's
 // environment: nothing of it is kept but these fields.
 func (r *runpod) describe(ctx context.Context, clk clock) (runpodState, *Failure) {
@@ -396,56 +277,6 @@ func (r *runpod) describe(ctx context.Context, clk clock) (runpodState, *Failure
 	for _, id := range p.volumes {
 		if r.api.word(id) != id {
 			return runpodState{}, fail(Malformed, "reply has an id that is none").at(call)
-		}
-	}
-	return p, nil
-}
-
-func decodeRunpodPod(id string, body []byte) (runpodState, *Failure) {
-	var reply struct {
-		ID      *string         `json:"id"`
-		Status  *string         `json:"status"`
-		Created *runpodTime     `json:"createdAt"`
-		Cost    *amount         `json:"cost"`
-		Cluster json.RawMessage `json:"cluster"`
-		Mounts  *struct {
-			Network []struct {
-				ID *string `json:"volumeId"`
-			} `json:"network"`
-		} `json:"mounts"`
-	}
-	none := runpodState{}
-	if f := decode(body, &reply); f != nil {
-		return none, f
-	}
-	switch {
-	case reply.ID == nil || reply.Status == nil || reply.Created == nil || reply.Mounts == nil:
-		return none, fail(Incomplete, "reply lacks one of id, status, createdAt, mounts")
-	case *reply.ID != id:
-		return none, fail(Malformed, "the reply is of another pod than was asked")
-	case len(reply.Cluster) > 0 && string(reply.Cluster) != "null":
-		f := fail(Incomplete, "pod %s is part of a cluster: its cost is in the cluster's bill", id)
-		f.hint = "use a pod of its own, or --provider none"
-		return none, f
-	}
-	p := runpodState{status: *reply.Status, created: reply.Created.UTC(), rate: reply.Cost.nanos()}
-	switch {
-	case p.rate == nil:
-	case *p.rate < 0:
-		return none, fail(Malformed, "reply has a cost below zero")
-	case *p.rate == 0:
-		p.rate = nil
-	}
-	seen := make(map[string]bool)
-	for _, m := range reply.Mounts.Network {
-		switch {
-		case m.ID == nil:
-			return none, fail(Incomplete, "reply has a network mount without volumeId")
-		case !runpodID(*m.ID):
-			return none, fail(Malformed, "reply has an id that is none")
-		case !seen[*m.ID]:
-			seen[*m.ID] = true
-			p.volumes = append(p.volumes, *m.ID)
 		}
 	}
 	return p, nil

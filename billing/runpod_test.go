@@ -179,8 +179,8 @@ func TestRunpodSample(t *testing.T) {
 			if !bytes.Equal(l.Raw, p.cases[bill].Body) {
 				t.Errorf("%s: the raw reply is not the one that came", name)
 			}
-			// Both ends of the window are sent, on the hour.
-			if got, want := p.calls[1].RawQuery, "bucketSize=hour&endTime=2026-11-23T13%3A00%3A00Z&podId=7h9k2m4n6p&startTime=2026-11-23T10%3A00%3A00Z"; got != want {
+			// Both ends of the window are sent.
+			if got, want := p.calls[1].RawQuery, "bucketSize=hour&endTime=2026-11-23T12%3A25%3A00Z&podId=7h9k2m4n6p&startTime=2026-11-23T10%3A00%3A00Z"; got != want {
 				t.Errorf("%s: asked %s, want %s", name, got, want)
 			}
 		})
@@ -209,7 +209,7 @@ func TestRunpodNetworkVolume(t *testing.T) {
 			!bytes.Equal(l.Raw, p.cases["netvol_billing"].Body) {
 			t.Errorf("volume = %+v, bill %s", l, *l.Bill)
 		}
-		if got, want := p.calls[1].RawQuery, "bucketSize=hour&endTime=2026-11-23T13%3A00%3A00Z&networkVolumeId=agv6w2qcg7&startTime=2026-11-23T12%3A00%3A00Z"; got != want {
+		if got, want := p.calls[1].RawQuery, "bucketSize=hour&endTime=2026-11-23T12%3A25%3A00Z&networkVolumeId=agv6w2qcg7&startTime=2026-11-23T12%3A00%3A00Z"; got != want {
 			t.Errorf("asked %s, want %s", got, want)
 		}
 		if len(p.calls) != 3 {
@@ -469,22 +469,30 @@ func TestRunpodAt(t *testing.T) {
 	f("over the end of the window", 34*time.Minute+58*time.Second, 1, "13:00:00")
 }
 
-// On the hour, the bucket that begins is asked for too.
+// The window ends where the API snaps the time to: the hour that begins at it is not
+// part of it.
 func TestRunpodWindow(t *testing.T) {
-	f := func(at, want string) {
+	f := func(at, asked string, want billing.Class) {
 		t.Helper()
 		p := newPods(t)
 		now := when(t, at)
 		p.now = func() time.Time { return now }
-		p.provider(nil).Sample(t.Context(), now) // the recording is of another window
-		if got := p.calls[1].Query().Get("endTime"); got != want {
-			t.Errorf("at %s: asked up to %s, want %s", at, got, want)
+		_, err := p.provider(nil).Sample(t.Context(), now)
+		if got := p.calls[1].Query().Get("endTime"); got != asked {
+			t.Errorf("at %s: asked up to %s, want %s", at, got, asked)
+		}
+		if want == "" && err != nil {
+			t.Errorf("at %s: %v", at, err)
+		} else if want != "" {
+			wantClass(t, err, want)
 		}
 	}
-	f("2026-11-23T12:00:00Z", "2026-11-23T13:00:00Z")
-	f("2026-11-23T12:59:59.9Z", "2026-11-23T13:00:00Z")
-	f("2026-11-23T23:30:00+05:30", "2026-11-23T19:00:00Z")
-	f("2026-11-23T23:59:00Z", "2026-11-24T00:00:00Z")
+	f("2026-11-23T12:00:01.9Z", "2026-11-23T12:00:01Z", "")
+	f("2026-11-23T12:59:59.9Z", "2026-11-23T12:59:59Z", "")
+	f("2026-11-23T13:00:00.9Z", "2026-11-23T13:00:00Z", "")
+	f("2026-11-23T18:15:00+05:30", "2026-11-23T12:45:00Z", "")
+	f("2026-11-23T12:00:00Z", "2026-11-23T12:00:00Z", billing.Malformed)
+	f("2026-11-23T13:00:01Z", "2026-11-23T13:00:01Z", billing.Malformed)
 }
 
 func TestRunpodBoundary(t *testing.T) {
@@ -537,7 +545,7 @@ func TestRunpodAnchor(t *testing.T) {
 			}
 			recorded{Status: 200, Body: fmt.Appendf(nil, `{"records":[{"startTime":%[1]q,"endTime":%[2]q,%[3]q:%[4]q,"totalAmount":1}],
 				"metadata":{"query":{"startTime":%[1]q,"endTime":%[5]q,"bucketSize":"hour",%[3]q:%[4]q},"recordCount":1,"totals":{"totalAmount":1}}}`,
-				r.FormValue("startTime"), start.Add(time.Hour).Format(time.RFC3339), owner, id, r.FormValue("endTime"))}.serve(w)
+				r.FormValue("startTime"), start.Add(time.Hour).Format(time.RFC3339), owner, id, at.Add(time.Hour-1).Truncate(time.Hour).UTC().Format(time.RFC3339))}.serve(w)
 		}
 		p.reply[podBillPath], p.reply[netvolBillPath] = ask, ask
 		provider := p.provider(func(o *billing.Options) { o.Anchors = stored })
@@ -670,6 +678,74 @@ func TestRunpodKeyIsKeptNowhere(t *testing.T) {
 	})
 }
 
+// Of a long window, the newest day is kept with the total; the bill is of all of it.
+func TestRunpodRawIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		born := time.Now()
+		cloud, p := simulatedPod(t, sim.Config{Volumes: []sim.Volume{}})
+		time.Sleep(29*24*time.Hour + 90*time.Minute)
+		s, err := p.Sample(t.Context(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := s.Lines[0]
+		if want := cloud.Books(born, s.At); int64(*l.Bill) != want.Nanos {
+			t.Errorf("bill %s, want %s", *l.Bill, want.Spend)
+		}
+		var raw struct {
+			Cut     int `json:"records_cut"`
+			Records []struct{ StartTime time.Time }
+			Meta    struct {
+				Count  int `json:"recordCount"`
+				Totals struct{ TotalAmount json.Number }
+			} `json:"metadata"`
+		}
+		if err := json.Unmarshal(l.Raw, &raw); err != nil {
+			t.Fatal(err)
+		}
+		if len(raw.Records) != 24 || raw.Cut+24 != raw.Meta.Count || raw.Meta.Count != 29*24+2 ||
+			raw.Meta.Totals.TotalAmount.String() != l.Bill.String() || !raw.Records[23].StartTime.Equal(s.At.Truncate(time.Hour)) || len(l.Raw) > 8<<10 {
+			t.Errorf("%d bytes are kept: %s", len(l.Raw), l.Raw)
+		}
+	})
+}
+
+// Over sockets, as the demo would run it: each bill is one that the simulator gave out.
+func TestRunpodOverHTTP(t *testing.T) {
+	cloud, err := sim.New(sim.Config{Key: runpodTestKey, VM: sim.VM{Born: time.Now().Add(-90 * time.Minute)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cloud.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- cloud.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	p, err := billing.New("runpod", billing.Options{URL: strings.TrimSuffix(cloud.URL(), "/v1"),
+		Getenv: getenv(map[string]string{"RUNPOD_API_KEY": runpodTestKey, "RUNPOD_POD_ID": "pod701234"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := p.Sample(t.Context(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := make(map[string]int64)
+	for _, a := range cloud.Answers() {
+		given[a.Resource] = a.Nanos
+	}
+	if len(s.Lines) != 2 || len(given) != 2 || int64(*s.Lines[0].Bill) != given["vm-701234"] || int64(*s.Lines[1].Bill) != given["volume-45678"] || given["vm-701234"] == 0 {
+		t.Errorf("lines %+v, given %v", s.Lines, given)
+	}
+}
+
 func simulatedPod(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
 	t.Helper()
 	cfg.Key = runpodTestKey
@@ -687,7 +763,7 @@ func simulatedPod(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
 	return cloud, p
 }
 
-// Four hours of everything that can happen to the bill: what the samples say was
+// Three hours of everything that can happen to the bill: what the samples say was
 // spent is what the simulator's own books say, to the nano-unit, between any two.
 func TestRunpodSamplesEqualTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -695,7 +771,7 @@ func TestRunpodSamplesEqualTheBooks(t *testing.T) {
 		cloud, p := simulatedPod(t, sim.Config{
 			Volumes: []sim.Volume{
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
-				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(-1, 0, 0)},
+				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(0, -2, 0)},
 			},
 		})
 		st := &memory{}
@@ -727,7 +803,7 @@ func TestRunpodSamplesEqualTheBooks(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		thawed := time.Now()
 		fault(sim.Fault{})
-		time.Sleep(3 * time.Hour)
+		time.Sleep(100 * time.Minute)
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
@@ -857,6 +933,7 @@ func TestRunpodSimulatedFaults(t *testing.T) {
 
 func TestRunpodSimulatedOddities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Second) // on the hour, that hour's bucket is not yet told
 		cloud, p := simulatedPod(t, sim.Config{})
 		read := func() ledger.Sample {
 			t.Helper()
@@ -891,6 +968,7 @@ func TestRunpodSimulatedOddities(t *testing.T) {
 // As often as it says that it can be asked, the API's limit allows.
 func TestRunpodRateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Second)
 		_, p := simulatedPod(t, sim.Config{})
 		st := &memory{}
 		run(t, billing.SamplerConfig{Provider: p, Store: st, Every: p.MinInterval()}, 5*time.Minute)

@@ -1,0 +1,224 @@
+package billing
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// What Runpod's replies hold, read from bytes that may come from anywhere.
+
+// runpodSpan is how the API writes one; runpodOwner whose it is.
+type runpodSpan struct {
+	Start *runpodTime `json:"startTime"`
+	End   *runpodTime `json:"endTime"`
+}
+
+type runpodOwner struct {
+	Pod    *string `json:"podId"`
+	Volume *string `json:"networkVolumeId"`
+}
+
+func (o runpodOwner) id(kind runpodKind) *string {
+	if kind.kind == ledger.Volume {
+		return o.Volume
+	}
+	return o.Pod
+}
+
+// decodeRunpodBill reads a billing reply. It is pure, and takes bytes from anywhere.
+func decodeRunpodBill(kind runpodKind, id string, w runpodWindow, body []byte) (ledger.Nanos, *Failure) {
+	var reply struct {
+		Money   *string `json:"currency"` // not in the API today
+		Records *[]struct {
+			runpodSpan
+			runpodOwner
+			Total *amount `json:"totalAmount"`
+		} `json:"records"`
+		Meta *struct {
+			Money *string `json:"currency"`
+			Query *struct {
+				runpodSpan
+				runpodOwner
+				Bucket *string `json:"bucketSize"`
+			} `json:"query"`
+			Count  *int64 `json:"recordCount"`
+			Totals *struct {
+				Total *amount `json:"totalAmount"`
+			} `json:"totals"`
+		} `json:"metadata"`
+	}
+	if f := decode(body, &reply); f != nil {
+		return 0, f
+	}
+	if reply.Records == nil || reply.Meta == nil || reply.Meta.Query == nil || reply.Meta.Count == nil || reply.Meta.Totals == nil {
+		return 0, fail(Incomplete, "reply lacks one of records, metadata, query, recordCount, totals")
+	}
+	records, meta, query, total := *reply.Records, reply.Meta, reply.Meta.Query, reply.Meta.Totals.Total.nanos()
+	for _, m := range []*string{reply.Money, meta.Money} {
+		if m != nil && !strings.EqualFold(*m, "USD") {
+			return 0, fail(Currency, "bill is not in USD")
+		}
+	}
+	switch owner := query.id(kind); {
+	case query.Start == nil || query.End == nil || query.Bucket == nil || owner == nil:
+		return 0, fail(Incomplete, "reply does not say what it was asked")
+	case !query.Start.Equal(w.from) || !query.End.Equal(w.to) || *query.Bucket != "hour":
+		return 0, fail(Malformed, "the bill is of another window than was asked")
+	case *owner != id:
+		return 0, fail(Malformed, "the bill is of another %s than was asked", kind.name)
+	case *meta.Count != int64(len(records)):
+		return 0, fail(Incomplete, "reply has %d of %d records", len(records), *meta.Count)
+	case total == nil:
+		return 0, fail(Incomplete, "reply has no totalAmount")
+	case *total < 0:
+		return 0, fail(Malformed, "reply has an amount below zero")
+	case len(records) == 0:
+		f := fail(Incomplete, "there are no records: no data yet, which is not a zero bill")
+		f.hint = "what is new shows in Runpod's records only after a while"
+		return 0, f
+	}
+	var sum ledger.Nanos
+	seen := make(map[int64]bool, len(records))
+	for _, rec := range records {
+		owner, part := rec.id(kind), rec.Total.nanos()
+		switch {
+		case rec.Start == nil || rec.End == nil || owner == nil || part == nil:
+			return 0, fail(Incomplete, "a record lacks one of startTime, endTime, %s, totalAmount", kind.filter)
+		case *owner != id:
+			return 0, fail(Malformed, "a record is of another %s than was asked", kind.name)
+		case *part < 0:
+			return 0, fail(Malformed, "reply has an amount below zero")
+		case !rec.Start.Equal(rec.Start.Truncate(runpodBucket)) || rec.End.Sub(rec.Start.Time) != runpodBucket:
+			return 0, fail(Malformed, "a record is not of one hour")
+		case rec.Start.Before(w.from) || rec.End.After(w.to):
+			return 0, fail(Malformed, "a record lies outside the window")
+		case seen[rec.Start.Unix()]:
+			return 0, fail(Malformed, "an hour has two records")
+		}
+		seen[rec.Start.Unix()] = true
+		var err error
+		if sum, err = sum.Add(*part); err != nil {
+			return 0, fail(Malformed, "add up totalAmount: out of range")
+		}
+	}
+	// Each amount was a double there and is rounded to a nano here.
+	if d, err := total.Sub(sum); err != nil || max(d, -d) > runpodNoise+ledger.Nanos(len(records)) {
+		return 0, fail(Malformed, "the total is not the sum of the records")
+	}
+	return *total, nil
+}
+
+// runpodNoise is by how much the total may miss the sum of its records: a millionth
+// of a dollar.
+const runpodNoise ledger.Nanos = 1_000
+
+// runpodTime is a time in a reply. The error of time.Time's own reader would quote it.
+type runpodTime struct{ time.Time }
+
+var errNotTime = errors.New("a date cannot be read")
+
+func (t *runpodTime) UnmarshalJSON(b []byte) error {
+	if t.Time.UnmarshalJSON(b) != nil {
+		return errNotTime
+	}
+	return nil
+}
+
+type runpodState struct {
+	status  string
+	created time.Time
+	rate    *ledger.Nanos
+	volumes []string // network volumes that are mounted
+}
+
+func decodeRunpodPod(id string, body []byte) (runpodState, *Failure) {
+	var reply struct {
+		ID      *string         `json:"id"`
+		Status  *string         `json:"status"`
+		Created *runpodTime     `json:"createdAt"`
+		Cost    *amount         `json:"cost"`
+		Cluster json.RawMessage `json:"cluster"`
+		Mounts  *struct {
+			Network []struct {
+				ID *string `json:"volumeId"`
+			} `json:"network"`
+		} `json:"mounts"`
+	}
+	none := runpodState{}
+	if f := decode(body, &reply); f != nil {
+		return none, f
+	}
+	switch {
+	case reply.ID == nil || reply.Status == nil || reply.Created == nil || reply.Mounts == nil:
+		return none, fail(Incomplete, "reply lacks one of id, status, createdAt, mounts")
+	case *reply.ID != id:
+		return none, fail(Malformed, "the reply is of another pod than was asked")
+	case len(reply.Cluster) > 0 && string(reply.Cluster) != "null":
+		f := fail(Incomplete, "pod %s is part of a cluster: its cost is in the cluster's bill", id)
+		f.hint = "use a pod of its own, or --provider none"
+		return none, f
+	}
+	p := runpodState{status: *reply.Status, created: reply.Created.UTC(), rate: reply.Cost.nanos()}
+	switch {
+	case p.rate == nil:
+	case *p.rate < 0:
+		return none, fail(Malformed, "reply has a cost below zero")
+	case *p.rate == 0:
+		p.rate = nil
+	}
+	seen := make(map[string]bool)
+	for _, m := range reply.Mounts.Network {
+		switch {
+		case m.ID == nil:
+			return none, fail(Incomplete, "reply has a network mount without volumeId")
+		case !runpodID(*m.ID):
+			return none, fail(Malformed, "reply has an id that is none")
+		case !seen[*m.ID]:
+			seen[*m.ID] = true
+			p.volumes = append(p.volumes, *m.ID)
+		}
+	}
+	return p, nil
+}
+
+// runpodKept is how many records of a reply are kept. Those of older hours came with
+// earlier samples, and a year of them with every sample would fill the disk.
+const runpodKept = 24
+
+// runpodNewest cuts a reply that was decoded down to its newest records and its
+// metadata, which holds the total. What it leaves is as it came.
+func runpodNewest(body []byte) []byte {
+	var reply struct {
+		Records []json.RawMessage `json:"records"`
+		Meta    json.RawMessage   `json:"metadata"`
+	}
+	if json.Unmarshal(body, &reply) != nil || len(reply.Records) <= runpodKept {
+		return body
+	}
+	slices.SortStableFunc(reply.Records, func(a, b json.RawMessage) int {
+		return runpodStart(a).Compare(runpodStart(b))
+	})
+	cut := len(reply.Records) - runpodKept
+	b := fmt.Appendf(nil, `{"records_cut":%d,"records":[`, cut)
+	for i, rec := range reply.Records[cut:] {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, rec...)
+	}
+	return fmt.Appendf(b, `],"metadata":%s}`, reply.Meta)
+}
+
+func runpodStart(record []byte) time.Time {
+	var span runpodSpan
+	if json.Unmarshal(record, &span) != nil || span.Start == nil {
+		return time.Time{}
+	}
+	return span.Start.Time
+}
