@@ -43,3 +43,15 @@ func (l *Ledger) Exec(query string) error {
 	_, err := l.writer.conn.ExecContext(context.Background(), query)
 	return err
 }
+
+// AddSamples writes many samples in one transaction.
+func (l *Ledger) AddSamples(ss []Sample) error {
+	return l.submit(context.Background(), func(w *batch) error {
+		for _, s := range ss {
+			if _, err := w.addSample(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

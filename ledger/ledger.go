@@ -273,7 +273,7 @@ func migrate(db *sql.DB, demo bool) error {
 			stmts = append(stmts, fmt.Sprintf("PRAGMA application_id = %d", applicationID),
 				"INSERT INTO meta VALUES ('demo', '"+map[bool]string{false: "0", true: "1"}[demo]+"')")
 		}
-		if err := inTx(db, stmts); err != nil {
+		if err := inTx(db, stmts, fill[n]); err != nil {
 			return fmt.Errorf("migrate %s: %w", filepath.Base(files[n]), err)
 		}
 	}
@@ -283,7 +283,10 @@ func migrate(db *sql.DB, demo bool) error {
 	return checkDemo(db, demo)
 }
 
-func inTx(db *sql.DB, stmts []string) error {
+// fill is what a step does beyond its SQL.
+var fill = map[int]func(*sql.Tx) error{1: fillRollups}
+
+func inTx(db *sql.DB, stmts []string, then func(*sql.Tx) error) error {
 	tx, err := db.Begin()
 	if err != nil {
 		return err
@@ -291,6 +294,11 @@ func inTx(db *sql.DB, stmts []string) error {
 	defer tx.Rollback()
 	for _, s := range stmts {
 		if _, err := tx.Exec(s); err != nil {
+			return err
+		}
+	}
+	if then != nil {
+		if err := then(tx); err != nil {
 			return err
 		}
 	}

@@ -283,7 +283,7 @@ func TestHistoryIsAppendOnly(t *testing.T) {
 	if err := led.AddEvent(ledger.Event{At: t0, Kind: "engine", Subject: "starting→ready"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, table := range []string{"request", "sample", "line", "raw", "sample_failure", "event"} {
+	for _, table := range []string{"request", "sample", "source", "series", "state", "reading", "raw", "sample_failure", "event"} {
 		if err := led.Exec("DELETE FROM " + table); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("delete from %s: %v", table, err)
 		}

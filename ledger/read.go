@@ -1,113 +1,11 @@
 package ledger
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
 	"database/sql"
 	"errors"
-	"io"
 	"time"
 )
-
-// Totals is a sum over requests.
-type Totals struct {
-	OK, Aborted, Failed, Lost int64
-	LowerBound                int64 // how many of them are known only from below
-	Usage                     Usage
-}
-
-// Requests is the number of requests, however they ended.
-func (t Totals) Requests() int64 { return t.OK + t.Aborted + t.Failed + t.Lost }
-
-func (t *Totals) add(r Request) {
-	switch r.Status {
-	case OK:
-		t.OK++
-	case Aborted:
-		t.Aborted++
-	case Failed:
-		t.Failed++
-	case Lost:
-		t.Lost++
-	}
-	if r.LowerBound {
-		t.LowerBound++
-	}
-	t.Usage.PromptTokens += r.Usage.PromptTokens
-	t.Usage.CachedTokens += r.Usage.CachedTokens
-	t.Usage.CompletionTokens += r.Usage.CompletionTokens
-}
-
-const minuteMicros = int64(time.Minute / time.Microsecond)
-
-// floorMinute is the minute of us since 1970, rounding down also before it.
-func floorMinute(us int64) int64 {
-	m := us / minuteMicros
-	if us%minuteMicros < 0 {
-		m--
-	}
-	return m
-}
-
-// Totals sums the requests that finished in (from, to]. Whole minutes come
-// from the rollup, the window's edges from the rows.
-func (r *Reader) Totals(from, to time.Time) (Totals, error) {
-	var t Totals
-	err := r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		var err error
-		t, err = totals(tx, micros(from), micros(to))
-		return err
-	})
-	return t, err
-}
-
-func totals(tx *sql.Tx, from, to int64) (Totals, error) {
-	var t Totals
-	if to <= from {
-		return t, nil
-	}
-	first, end := floorMinute(from)+1, floorMinute(to+1) // whole minutes: [first, end)
-	if first >= end {
-		return t, sumRows(tx, &t, from, to)
-	}
-	if err := sumRows(tx, &t, from, first*minuteMicros-1); err != nil {
-		return t, err
-	}
-	if err := sumInto(tx, &t, `SELECT coalesce(sum(ok), 0), coalesce(sum(aborted), 0), coalesce(sum(failed), 0), coalesce(sum(lost), 0),
-		coalesce(sum(lower_bound), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)
-		FROM minute WHERE minute >= ? AND minute < ?`, first, end); err != nil {
-		return t, err
-	}
-	return t, sumRows(tx, &t, end*minuteMicros-1, to)
-}
-
-// sumRows adds the rows of (from, to].
-func sumRows(tx *sql.Tx, t *Totals, from, to int64) error {
-	if to <= from {
-		return nil
-	}
-	return sumInto(tx, t, `SELECT coalesce(sum(status = 'ok'), 0), coalesce(sum(status = 'aborted'), 0), coalesce(sum(status = 'failed'), 0),
-		coalesce(sum(status = 'lost'), 0), coalesce(sum(lower_bound), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0),
-		coalesce(sum(completion_tokens), 0) FROM request WHERE finished > ? AND finished <= ?`, from, to)
-}
-
-func sumInto(tx *sql.Tx, t *Totals, query string, args ...any) error {
-	var s Totals
-	if err := tx.QueryRow(query, args...).Scan(&s.OK, &s.Aborted, &s.Failed, &s.Lost, &s.LowerBound,
-		&s.Usage.PromptTokens, &s.Usage.CachedTokens, &s.Usage.CompletionTokens); err != nil {
-		return err
-	}
-	t.OK += s.OK
-	t.Aborted += s.Aborted
-	t.Failed += s.Failed
-	t.Lost += s.Lost
-	t.LowerBound += s.LowerBound
-	t.Usage.PromptTokens += s.Usage.PromptTokens
-	t.Usage.CachedTokens += s.Usage.CachedTokens
-	t.Usage.CompletionTokens += s.Usage.CompletionTokens
-	return nil
-}
 
 // Newest returns the newest sample with its lines (without raw replies), or
 // false where there is none.
@@ -164,7 +62,8 @@ func (r *Reader) sampleTime(query string, t time.Time) (at time.Time, ok bool, e
 // adapter that pins the start of a bill finds it here again after a restart.
 func (r *Reader) Epoch(resource string) (epoch string, ok bool, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		err := tx.QueryRow(`SELECT epoch FROM line WHERE resource = ? ORDER BY sample DESC LIMIT 1`, resource).Scan(&epoch)
+		err := tx.QueryRow(`SELECT epoch FROM series WHERE resource = ? ORDER BY
+			(SELECT seen FROM bill_hour WHERE bill_hour.series = series.id ORDER BY hour DESC LIMIT 1) DESC, seen DESC, epoch DESC LIMIT 1`, resource).Scan(&epoch)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -208,8 +107,11 @@ func (r *Reader) Frozen() (resource string, since time.Time, frozen bool, err er
 // bill, until that was for longer than the lag.
 func stillSince(tx *sql.Tx, s Sample, ln Line) (time.Time, error) {
 	since := s.At
+	// A sight from before twice the lag is of no use, and the search must not run
+	// through a year of samples that lack the resource.
 	rows, err := tx.Query(`SELECT at, bill, running FROM sample JOIN line ON line.sample = sample.id
-		WHERE at < ? AND resource = ? AND epoch = ? ORDER BY at DESC`, micros(s.At), ln.Resource, ln.Epoch)
+		WHERE at < ? AND at >= ? AND resource = ? AND epoch = ? ORDER BY at DESC`,
+		micros(s.At), micros(s.At)-2*s.Lag.Microseconds(), ln.Resource, ln.Epoch)
 	if err != nil {
 		return since, err
 	}
@@ -230,29 +132,7 @@ func stillSince(tx *sql.Tx, s Sample, ln Line) (time.Time, error) {
 	return since, rows.Err()
 }
 
-// Raw returns the billing reply behind a line of a sample, nil where none was kept.
-func (r *Reader) Raw(sample int64, resource, epoch string) (body []byte, err error) {
-	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		var packed []byte
-		err := tx.QueryRow("SELECT body FROM line JOIN raw ON hash = raw WHERE sample = ? AND resource = ? AND epoch = ?",
-			sample, resource, epoch).Scan(&packed)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		z, err := gzip.NewReader(bytes.NewReader(packed))
-		if err != nil {
-			return err
-		}
-		body, err = io.ReadAll(z)
-		return err
-	})
-	return body, err
-}
-
-const selectSample = "SELECT id, at, provider, account, currency, truth, step, lag, calibrated, every FROM sample"
+const selectSample = "SELECT id, at, provider, account, currency, truth, step, lag, calibrated, every FROM full_sample"
 
 func scanSample(row interface{ Scan(...any) error }) (Sample, error) {
 	var s Sample

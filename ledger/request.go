@@ -35,6 +35,11 @@ func (w *batch) addRequest(r Request) error {
 			w.minutes[m] = &Totals{}
 		}
 		w.minutes[m].add(r)
+		h := hourKey{floorDiv(at, hourMicros), r.Model, r.Key}
+		if w.hours[h] == nil {
+			w.hours[h] = &Totals{}
+		}
+		w.hours[h].add(r)
 	} else if err := w.same(r); err != nil {
 		return err
 	}

@@ -1,13 +1,11 @@
 package ledger
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -44,9 +42,15 @@ func (w *batch) addSample(s Sample) (int64, error) {
 	if err := w.oneCurrency(s.Currency); err != nil {
 		return 0, err
 	}
-	res, err := w.exec("INSERT INTO sample (at, provider, account, currency, truth, step, lag, calibrated, every) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		micros(s.At), s.Provider, s.Account, s.Currency, string(s.Truth),
-		s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, s.Every.Microseconds())
+	if s.Truth == TruthNone && slices.ContainsFunc(s.Lines, func(ln Line) bool { return ln.Bill != nil }) {
+		return 0, fmt.Errorf("sample with a bill, of a provider that knows rates only: %w", ErrRefused)
+	}
+	source, err := w.source(s)
+	if err != nil {
+		return 0, err
+	}
+	at := micros(s.At)
+	res, err := w.exec("INSERT INTO sample (at, source) VALUES (?, ?)", at, source)
 	if err != nil {
 		return 0, fmt.Errorf("sample: %w", err)
 	}
@@ -54,19 +58,84 @@ func (w *batch) addSample(s Sample) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, ln := range s.Lines {
-		raw, err := w.addRaw(ln.Raw)
-		if err != nil {
-			return 0, err
+	src := sourceRow{truth: s.Truth, calibrated: s.Calibrated, every: s.Every.Microseconds()}
+	if err := w.rollSample(id, at, source, src, newest); err != nil {
+		return 0, err
+	}
+	// All series first: a bill that begins asks whether another one of its
+	// resource is there.
+	series := make([]int64, len(s.Lines))
+	for i, ln := range s.Lines {
+		if series[i], err = w.series(id, s.Provider, ln); err != nil {
+			return 0, fmt.Errorf("line %s: %w", ln.Resource, err)
 		}
-		_, err = w.exec("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			id, ln.Resource, ln.Epoch, string(ln.Kind), ln.Status, ln.Running,
-			nullNanos(ln.Rate), nullNanos(ln.Bill), nullMicros(ln.Created), raw)
-		if err != nil {
+		if slices.Contains(series[:i], series[i]) {
+			return 0, fmt.Errorf("line %s: epoch %q twice in one sample: %w", ln.Resource, ln.Epoch, ErrRefused)
+		}
+	}
+	kept := map[string]int64{}
+	for i, ln := range s.Lines {
+		if err := w.addLine(id, at, series[i], ln, kept); err != nil {
 			return 0, fmt.Errorf("line %s: %w", ln.Resource, err)
 		}
 	}
 	return id, nil
+}
+
+func (w *batch) addLine(sample, at, series int64, ln Line, kept map[string]int64) error {
+	state, err := w.state(series, ln)
+	if err != nil {
+		return err
+	}
+	raw, err := w.addRaw(series, billHour(at), ln.Raw, kept)
+	if err != nil {
+		return err
+	}
+	bill := nullNanos(ln.Bill)
+	if _, err := w.exec("INSERT INTO reading VALUES (?, ?, ?, ?)", sample, state, bill, raw); err != nil {
+		return err
+	}
+	return w.rollLine(series, sample, at, bill, nullMicros(ln.Created))
+}
+
+// source is the id of what s says of itself, which seldom changes.
+func (w *batch) source(s Sample) (int64, error) {
+	return w.intern("SELECT id FROM source WHERE provider = ? AND account = ? AND currency = ? AND truth = ? AND step = ? AND lag = ? AND calibrated = ? AND every = ?",
+		"INSERT INTO source (provider, account, currency, truth, step, lag, calibrated, every) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+		s.Provider, s.Account, s.Currency, string(s.Truth), s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, s.Every.Microseconds())
+}
+
+// series is the id of the bill that ln continues, or begins in sample.
+func (w *batch) series(sample int64, provider string, ln Line) (id int64, err error) {
+	err = w.scan("SELECT id FROM series WHERE resource = ? AND epoch = ? AND provider = ?", []any{ln.Resource, ln.Epoch, provider}, &id)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return id, err
+	}
+	res, err := w.exec("INSERT INTO series (resource, epoch, provider, kind, seen) VALUES (?, ?, ?, ?, ?)",
+		ln.Resource, ln.Epoch, provider, string(ln.Kind), sample)
+	if err != nil {
+		return 0, err
+	}
+	return res.LastInsertId()
+}
+
+// state is the id of what ln says beside its bill, which seldom changes.
+func (w *batch) state(series int64, ln Line) (int64, error) {
+	return w.intern("SELECT id FROM state WHERE series = ? AND kind = ? AND status = ? AND running = ? AND rate IS ? AND created IS ?",
+		"INSERT INTO state (series, kind, status, running, rate, created) VALUES (?, ?, ?, ?, ?, ?)",
+		series, string(ln.Kind), ln.Status, ln.Running, nullNanos(ln.Rate), nullMicros(ln.Created))
+}
+
+// intern finds the row that holds args, or makes it.
+func (w *batch) intern(find, insert string, args ...any) (id int64, err error) {
+	if err = w.scan(find, args, &id); !errors.Is(err, sql.ErrNoRows) {
+		return id, err
+	}
+	res, err := w.exec(insert, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.LastInsertId()
 }
 
 // oneCurrency fixes the ledger's currency at its first sample.
@@ -86,29 +155,6 @@ func (w *batch) oneCurrency(code string) error {
 		return fmt.Errorf("sample in %s, the ledger is in %s: %w", code, have, ErrRefused)
 	}
 	return nil
-}
-
-// addRaw keeps a billing reply once, however often it came.
-func (w *batch) addRaw(body []byte) (any, error) {
-	if body == nil {
-		return nil, nil
-	}
-	hash := sha256.Sum256(body)
-	var packed bytes.Buffer
-	z, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := z.Write(body); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	if _, err := w.exec("INSERT INTO raw VALUES (?, ?) ON CONFLICT (hash) DO NOTHING", hash[:], packed.Bytes()); err != nil {
-		return nil, fmt.Errorf("raw reply: %w", err)
-	}
-	return hash[:], nil
 }
 
 func nullNanos(n *Nanos) sql.NullInt64 {

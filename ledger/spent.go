@@ -1,12 +1,10 @@
 package ledger
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -16,6 +14,7 @@ const (
 	FlagStartsLate   = "starts_late"   // the window begins before the first sample
 	FlagFirstSeen    = "first_seen"    // a resource's bill before its first sight is not in the figure
 	FlagGone         = "gone"          // a resource left the bill; counted up to its last sight
+	FlagUnseen       = "unseen"        // a resource was missing from the bill at the start, or all through, and is back: its growth meanwhile counts where it came back
 	FlagEpochChanged = "epoch_changed" // a bill began anew; counted up to the old one's last sight
 	FlagAdjusted     = "adjusted"      // a bill fell: a refund, a credit or a restatement
 	FlagUnknownBill  = "unknown_bill"  // a line came without its bill
@@ -55,7 +54,7 @@ type ResourceSpend struct {
 	Resource string
 	Epoch    string
 	Kind     Kind
-	First    SampleRef // where the baseline was read
+	First    SampleRef // where the baseline was read: before From for a resource that was missing there
 	Last     SampleRef // where the last bill was read
 	Base     Nanos     // the bill at First; 0 for a resource that was born inside the window
 	Bill     Nanos     // the bill at Last
@@ -68,188 +67,61 @@ type ResourceSpend struct {
 // after it). Nothing is integrated and nothing is extrapolated. Where both are
 // the same sample, the spend is zero over no time, and the caller says so.
 //
-// Bills are subtracted only inside one (resource, epoch). The first sight of a
-// resource is a baseline, unless the provider says that it was created after
-// From.
+// Bills are subtracted only inside one (resource, epoch), of one provider. The
+// first sight of a resource is a baseline, unless the provider says that it was
+// created after From. Where a resource is missing at From and was seen before in
+// the same epoch, its bill there is the baseline: what it grew by while nobody
+// saw it counts where it is seen again.
 func (r *Reader) Spent(from, to time.Time) (Spend, error) {
-	var sp Spend
-	err := r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		a, b, err := bounds(tx, micros(from), micros(to))
-		if err != nil {
-			return err
-		}
-		sp, err = subtract(tx, a, b)
-		if a > micros(from) {
-			sp.flag(FlagStartsLate)
-		}
+	spends, err := r.spent([]Window{{from, to}})
+	if err != nil {
+		return Spend{}, err
+	}
+	if spends[0].Count == 0 {
+		return Spend{}, fmt.Errorf("read ledger: %w", ErrNoSamples)
+	}
+	return spends[0], nil
+}
+
+// ErrBucket is returned for a bucket that is not a whole number of hours.
+var ErrBucket = errors.New("a bucket is a whole number of hours")
+
+// maxBuckets is a bound on what one question may ask for: ten years of hours.
+const maxBuckets = 100_000
+
+// Buckets cuts (from, to] at the multiples of bucket since 1970 UTC.
+func Buckets(from, to time.Time, bucket time.Duration) ([]Window, error) {
+	if bucket <= 0 || bucket%time.Hour != 0 {
+		return nil, fmt.Errorf("bucket %s: %w", bucket, ErrBucket)
+	}
+	if to.Sub(from)/bucket >= maxBuckets {
+		return nil, fmt.Errorf("bucket %s: more than %d in the window", bucket, maxBuckets)
+	}
+	var windows []Window
+	step := bucket.Microseconds()
+	for start, end := micros(from), micros(to); start < end; {
+		next := min((floorDiv(start, step)+1)*step, end)
+		windows = append(windows, Window{fromMicros(start), fromMicros(next)})
+		start = next
+	}
+	return windows, nil
+}
+
+// SpentBuckets is Spent of each of Buckets(from, to, bucket), in one pass. Where
+// Spent would return ErrNoSamples, the Spend is zero, with a Count of 0.
+func (r *Reader) SpentBuckets(from, to time.Time, bucket time.Duration) ([]Spend, error) {
+	windows, err := Buckets(from, to, bucket)
+	if err != nil || len(windows) == 0 {
+		return nil, err
+	}
+	return r.spent(windows)
+}
+
+// spent subtracts in each of the windows, which follow on each other.
+func (r *Reader) spent(windows []Window) (spends []Spend, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		spends, err = subtract(tx, windows)
 		return err
 	})
-	slices.Sort(sp.Flags)
-	return sp, err
-}
-
-// bounds snaps a window to the times of two samples.
-func bounds(tx *sql.Tx, from, to int64) (a, b int64, err error) {
-	var last, before, after sql.NullInt64
-	if err := tx.QueryRow("SELECT max(at) FROM sample WHERE at <= ?", to).Scan(&last); err != nil {
-		return 0, 0, err
-	}
-	if !last.Valid {
-		return 0, 0, ErrNoSamples
-	}
-	if err := tx.QueryRow("SELECT max(at) FROM sample WHERE at <= ?", from).Scan(&before); err != nil {
-		return 0, 0, err
-	}
-	if before.Valid {
-		return before.Int64, last.Int64, nil
-	}
-	if err := tx.QueryRow("SELECT min(at) FROM sample WHERE at > ?", from).Scan(&after); err != nil {
-		return 0, 0, err
-	}
-	return after.Int64, last.Int64, nil
-}
-
-// series is one (resource, epoch) while the samples are walked in order.
-type series struct {
-	ResourceSpend
-	seen int // index of the last sample that had it
-}
-
-// subtract walks the samples from a to b and sums what their bills grew by.
-func subtract(tx *sql.Tx, a, b int64) (Spend, error) {
-	var sp Spend
-	rows, err := tx.Query(`SELECT sample.id, at, provider, currency, truth, calibrated, every,
-			resource, epoch, kind, bill, created
-		FROM sample LEFT JOIN line ON line.sample = sample.id WHERE at >= ? AND at <= ? ORDER BY at, resource, epoch`, a, b)
-	if err != nil {
-		return sp, err
-	}
-	defer rows.Close()
-	type key struct{ resource, epoch string }
-	all := map[key]*series{}
-	current := map[string]string{} // resource → the epoch of its newest line
-	var at SampleRef
-	for rows.Next() {
-		var (
-			us, every            int64
-			id                   int64
-			truth                Truth
-			calibrated           bool
-			resource, epoch, knd sql.NullString
-			bill, created        sql.NullInt64
-		)
-		if err := rows.Scan(&id, &us, &sp.Provider, &sp.Currency, &truth, &calibrated, &every, &resource, &epoch, &knd, &bill, &created); err != nil {
-			return sp, err
-		}
-		if id != at.ID {
-			sp.enter(SampleRef{ID: id, At: fromMicros(us)}, at, fromDuration(every))
-			at = SampleRef{ID: id, At: fromMicros(us)}
-			if !calibrated {
-				sp.flag(FlagUncalibrated)
-			}
-			if truth == TruthAccount {
-				sp.flag(FlagAccountTruth)
-			}
-		}
-		if !resource.Valid {
-			continue // a sample without a line: nothing counts towards this box
-		}
-		k := key{resource.String, epoch.String}
-		s := all[k]
-		if !bill.Valid {
-			sp.flag(FlagUnknownBill)
-			if s != nil {
-				s.seen = sp.Count
-			}
-			continue
-		}
-		if s == nil {
-			s = &series{ResourceSpend: ResourceSpend{
-				Resource: k.resource, Epoch: k.epoch, Kind: Kind(knd.String), First: at, Last: at, Base: Nanos(bill.Int64), Bill: Nanos(bill.Int64)}}
-			all[k] = s
-			_, before := current[k.resource]
-			if err := sp.firstSight(s, before, created); err != nil {
-				return sp, err
-			}
-		} else if err := sp.grow(s, Nanos(bill.Int64)); err != nil {
-			return sp, err
-		}
-		s.Last, s.seen, current[k.resource] = at, sp.Count, k.epoch
-	}
-	if err := rows.Err(); err != nil {
-		return sp, err
-	}
-	sp.To = at
-	for k, s := range all {
-		if s.seen < sp.Count && current[k.resource] == k.epoch {
-			sp.flag(FlagGone)
-		}
-		sp.Resources = append(sp.Resources, s.ResourceSpend)
-		if sp.Net, err = sp.Net.Add(s.Net); err != nil {
-			return sp, fmt.Errorf("net spend: %w", err)
-		}
-		if sp.Gross, err = sp.Gross.Add(s.Gross); err != nil {
-			return sp, fmt.Errorf("gross spend: %w", err)
-		}
-	}
-	slices.SortFunc(sp.Resources, func(x, y ResourceSpend) int {
-		return cmp.Or(cmp.Compare(x.Resource, y.Resource), x.First.At.Compare(y.First.At), cmp.Compare(x.Epoch, y.Epoch))
-	})
-	return sp, nil
-}
-
-// enter takes note of the next sample. A step of more than two and a half
-// intervals is a gap: one sample may come late, two do not.
-func (sp *Spend) enter(next, prev SampleRef, every time.Duration) {
-	if sp.Count == 0 {
-		sp.From = next
-	} else if every > 0 && next.At.Sub(prev.At) > every*5/2 {
-		sp.Gaps = append(sp.Gaps, Window{prev.At, next.At})
-		sp.flag(FlagGaps)
-	}
-	sp.Count++
-	sp.Every = every
-}
-
-// firstSight decides what a series begins from.
-func (sp *Spend) firstSight(s *series, hadEpoch bool, created sql.NullInt64) error {
-	switch {
-	case sp.Count == 1: // in the first sample: its bill there is the baseline
-	case hadEpoch:
-		sp.flag(FlagEpochChanged)
-	case created.Valid && created.Int64 > micros(sp.From.At):
-		// Born inside the window: all of its bill is.
-		s.Base = 0
-		return sp.grow(s, s.Bill)
-	default:
-		sp.flag(FlagFirstSeen)
-	}
-	return nil
-}
-
-// grow moves a series to its next bill. A bill that fell is an adjustment: net
-// follows it, gross does not.
-func (sp *Spend) grow(s *series, bill Nanos) error {
-	last := s.Base
-	if s.seen > 0 {
-		last = s.Bill
-	}
-	d, err := bill.Sub(last)
-	if err != nil {
-		return fmt.Errorf("bill of %s: %w", s.Resource, err)
-	}
-	if d < 0 {
-		sp.flag(FlagAdjusted)
-	} else if s.Gross, err = s.Gross.Add(d); err != nil {
-		return fmt.Errorf("bill of %s: %w", s.Resource, err)
-	}
-	s.Bill = bill
-	s.Net, err = bill.Sub(s.Base)
-	return err
-}
-
-func (sp *Spend) flag(f string) {
-	if !slices.Contains(sp.Flags, f) {
-		sp.Flags = append(sp.Flags, f)
-	}
+	return spends, err
 }

@@ -78,8 +78,28 @@ func TestSpent(t *testing.T) {
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1)), sample(minute(2), bill("vm", 120))},
 		minute(0), minute(2), 20, 20)
 	f("a refund lowers net, not gross",
-		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 150)), sample(minute(2), bill("vm", 90)), sample(minute(3), bill("vm", 95))},
-		minute(0), minute(3), -5, 55, ledger.FlagAdjusted)
+		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 15_000)), sample(minute(2), bill("vm", 9000)), sample(minute(3), bill("vm", 9500))},
+		minute(0), minute(3), -500, 5500, ledger.FlagAdjusted)
+	f("a fall below a millionth is noise: it counts and is no adjustment",
+		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 9001)), sample(minute(2), bill("vm", 9101))},
+		minute(0), minute(2), -899, 100)
+	f("a fall of a millionth is an adjustment",
+		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 9000))},
+		minute(0), minute(1), -1000, 0, ledger.FlagAdjusted)
+	f("missing at the start: its growth counts where it is seen again",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1)), sample(minute(2), bill("vm", 130)), sample(minute(3), bill("vm", 135))},
+		minute(1), minute(3), 35, 35, ledger.FlagUnseen)
+	f("missing all through, and back later: nobody knows",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1)), sample(minute(2)), sample(minute(3), bill("vm", 135))},
+		minute(1), minute(2), 0, 0, ledger.FlagUnseen)
+	f("its bill is not known at the start",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), unknown(bill("vm", 0))), sample(minute(2), bill("vm", 130))},
+		minute(1), minute(2), 30, 30, ledger.FlagUnknownBill, ledger.FlagUnseen)
+	f("gone is not superseded: a late figure alone does not hide that the new bill left",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), epoch(bill("vm", 3), "e0")), sample(minute(2), bill("vm", 105))},
+		minute(0), minute(2), 5, 5, ledger.FlagEpochChanged, ledger.FlagGone)
+	f("samples without a line: nothing counts, and that is known",
+		[]ledger.Sample{sample(minute(0)), sample(minute(1))}, minute(0), minute(1), 0, 0)
 	f("a new epoch closes the old one at its last sight",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 110)), sample(minute(2), epoch(bill("vm", 3), "e2")), sample(minute(3), epoch(bill("vm", 8), "e2"))},
 		minute(0), minute(3), 15, 15, ledger.FlagEpochChanged)

@@ -176,22 +176,24 @@ type batch struct {
 	replace []OpenRequest // what SaveOpen wants there; nil where it was not called
 	removed []string      // ids that finished in this transaction
 
-	minutes map[int64]*Totals // what this transaction adds to the minute rollup
-	last    int64             // finished of the newest request row that we know of
-	wrote   bool              // this transaction has changed something
+	minutes map[int64]*Totals   // what this transaction adds to the minute rollup
+	hours   map[hourKey]*Totals // and to the hour rollup
+	last    int64               // finished of the newest request row that we know of
+	wrote   bool                // this transaction has changed something
 
 	// The time that was asked for last, and the free one given for it.
 	asked, given int64
 }
 
 func newBatch(conn *sql.Conn) *batch {
-	return &batch{conn: conn, stmts: map[string]*sql.Stmt{}, saved: map[string]bool{}, minutes: map[int64]*Totals{}}
+	return &batch{conn: conn, stmts: map[string]*sql.Stmt{}, saved: map[string]bool{}, minutes: map[int64]*Totals{}, hours: map[hourKey]*Totals{}}
 }
 
 func (w *batch) begin(now time.Time) {
 	w.now, w.wrote = now, false
 	w.replace, w.removed = nil, w.removed[:0]
 	clear(w.minutes)
+	clear(w.hours)
 }
 
 // stmt returns query prepared, the first time preparing it.
@@ -254,6 +256,17 @@ func (w *batch) flush() error {
 			m, t.OK, t.Aborted, t.Failed, t.Lost, t.LowerBound, t.Usage.PromptTokens, t.Usage.CachedTokens, t.Usage.CompletionTokens)
 		if err != nil {
 			return fmt.Errorf("minute: %w", err)
+		}
+	}
+	for h, t := range w.hours {
+		_, err := w.exec(`INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (hour, model, key) DO UPDATE SET ok = ok + excluded.ok, aborted = aborted + excluded.aborted,
+				failed = failed + excluded.failed, lost = lost + excluded.lost, lower_bound = lower_bound + excluded.lower_bound,
+				prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
+				completion_tokens = completion_tokens + excluded.completion_tokens`,
+			h.hour, h.model, h.key, t.OK, t.Aborted, t.Failed, t.Lost, t.LowerBound, t.Usage.PromptTokens, t.Usage.CachedTokens, t.Usage.CompletionTokens)
+		if err != nil {
+			return fmt.Errorf("hour: %w", err)
 		}
 	}
 	return nil

@@ -1,0 +1,487 @@
+package ledger
+
+import (
+	"cmp"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+)
+
+// instant is a sample as the walk meets it.
+type instant struct {
+	id, at, source int64
+}
+
+func (i instant) ref() SampleRef { return SampleRef{ID: i.id, At: fromMicros(i.at)} }
+
+// stretch is one sample, or an hour of them, that a walk takes in one step.
+type stretch struct {
+	end                   instant // its last sample
+	samples               int64
+	uncalibrated, account int64
+	lines                 []stretchLine
+}
+
+type stretchLine struct {
+	series, seen, unknown int64
+	last                  known
+	growth                // set where hour is
+	hour                  bool
+}
+
+// track is one series while the samples are walked in order.
+type track struct {
+	*seriesRow
+	seenAt int64 // the last sample that had it
+	now    known // its last known bill, also from before the walk
+
+	// Of the window under way.
+	base   known // its last known bill at the start
+	read   bool  // its bill was read after the start
+	growth growth
+}
+
+// walk subtracts in consecutive windows. Its state is what was known of each
+// series so far, so that the end of one window is the start of the next.
+type walk struct {
+	tx      *sql.Tx
+	sources map[int64]sourceRow
+	series  seriesTable
+	begin   int64 // the sample that the walk began at
+	tracks  map[int64]*track
+	at      instant // the newest sample taken
+
+	// Of the window under way.
+	start instant
+	spend Spend
+}
+
+// subtract returns a Spend for each of the windows, which follow on each other;
+// one with Count 0 where there is no sample at or before the window's end.
+func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
+	spends := make([]Spend, len(windows))
+	from, to := micros(windows[0].From), micros(windows[len(windows)-1].To)
+	a, err := firstInstant(tx, from, to)
+	if errors.Is(err, sql.ErrNoRows) {
+		return spends, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	w := walk{tx: tx, begin: a.id, tracks: map[int64]*track{}}
+	if w.sources, err = loadSources(tx); err != nil {
+		return nil, err
+	}
+	if w.series, err = loadSeries(tx); err != nil {
+		return nil, err
+	}
+	if err := w.take(a); err != nil {
+		return nil, err
+	}
+	i := 0
+	for micros(windows[i].To) < a.at {
+		i++ // before the first sample
+	}
+	w.enter()
+	if a.at > micros(windows[i].From) {
+		w.spend.flag(FlagStartsLate)
+	}
+	leave := func() error {
+		spends[i], err = w.leave()
+		return err
+	}
+	err = w.stretches(max(from, a.at), to, func(s stretch) error {
+		for s.end.at > micros(windows[i].To) {
+			if err := leave(); err != nil {
+				return err
+			}
+			i++
+			w.enter()
+		}
+		return w.add(s)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for ; i < len(windows); i++ {
+		if err := leave(); err != nil {
+			return nil, err
+		}
+		w.enter()
+	}
+	return spends, w.gaps(spends, a.id)
+}
+
+// firstInstant is the sample that a window begins at: the last at or before from,
+// else the first after it that is not after to.
+func firstInstant(tx *sql.Tx, from, to int64) (a instant, err error) {
+	const query = "SELECT id, at, source FROM sample WHERE "
+	err = tx.QueryRow(query+"at <= ? ORDER BY at DESC LIMIT 1", min(from, to)).Scan(&a.id, &a.at, &a.source)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.QueryRow(query+"at > ? AND at <= ? ORDER BY at LIMIT 1", from, to).Scan(&a.id, &a.at, &a.source)
+	}
+	return a, err
+}
+
+// take reads the lines of the sample that the walk begins at.
+func (w *walk) take(a instant) error {
+	rows, err := w.tx.Query("SELECT series, bill FROM reading JOIN state ON state.id = state WHERE sample = ?", a.id)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var series int64
+		var bill sql.NullInt64
+		if err := rows.Scan(&series, &bill); err != nil {
+			return err
+		}
+		t, err := w.track(series, bill.Valid)
+		if err != nil {
+			return err
+		}
+		t.seenAt = a.id
+		if bill.Valid {
+			t.now = known{a.id, a.at, Nanos(bill.Int64)}
+		}
+	}
+	w.at = a
+	return rows.Err()
+}
+
+// track is the track of a series. On its first meeting after the walk's begin,
+// what was known of it before is looked up, unless fresh says that the caller
+// knows better.
+func (w *walk) track(series int64, fresh bool) (*track, error) {
+	t := w.tracks[series]
+	if t != nil {
+		return t, nil
+	}
+	t = &track{seriesRow: w.series.byID[series]}
+	if t.seriesRow == nil {
+		return nil, fmt.Errorf("series %d is not there", series)
+	}
+	w.tracks[series] = t
+	if fresh || t.first.id == 0 || t.first.id >= w.begin {
+		return t, nil
+	}
+	var err error
+	t.now, err = lastKnown(w.tx, series, w.begin)
+	t.base = t.now
+	return t, err
+}
+
+// lastKnown is the last bill of a series before a sample.
+func lastKnown(tx *sql.Tx, series, sample int64) (k known, err error) {
+	var at int64
+	if err := tx.QueryRow("SELECT at FROM sample WHERE id = ?", sample).Scan(&at); err != nil {
+		return k, err
+	}
+	hour := billHour(at)
+	err = tx.QueryRow(`SELECT sample.id, at, bill FROM sample JOIN reading ON reading.sample = sample.id JOIN state ON state.id = state
+		WHERE at > ? AND at < ? AND series = ? AND bill IS NOT NULL ORDER BY at DESC LIMIT 1`, hour*hourMicros, at, series).Scan(&k.id, &k.at, &k.bill)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.QueryRow("SELECT last, last_at, bill FROM bill_hour WHERE series = ? AND hour < ? AND last IS NOT NULL ORDER BY hour DESC LIMIT 1",
+			series, hour).Scan(&k.id, &k.at, &k.bill)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return known{}, nil
+	}
+	return k, err
+}
+
+// stretches yields the samples in (from, to], whole hours in one piece.
+func (w *walk) stretches(from, to int64, yield func(stretch) error) error {
+	first, end := -floorDiv(-from, hourMicros), floorDiv(to, hourMicros)
+	if first >= end {
+		return w.rows(from, to, yield)
+	}
+	if err := w.rows(from, first*hourMicros, yield); err != nil {
+		return err
+	}
+	if err := w.hours(first, end, yield); err != nil {
+		return err
+	}
+	return w.rows(end*hourMicros, to, yield)
+}
+
+// rows yields the samples in (from, to] one by one.
+func (w *walk) rows(from, to int64, yield func(stretch) error) error {
+	if from >= to {
+		return nil
+	}
+	rows, err := w.tx.Query(`SELECT sample.id, at, source, series, bill FROM sample LEFT JOIN reading ON reading.sample = sample.id
+		LEFT JOIN state ON state.id = state WHERE at > ? AND at <= ? ORDER BY at`, from, to)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var s stretch
+	done := func() error {
+		if s.samples == 0 {
+			return nil
+		}
+		return yield(s)
+	}
+	for rows.Next() {
+		var at instant
+		var series, bill sql.NullInt64
+		if err := rows.Scan(&at.id, &at.at, &at.source, &series, &bill); err != nil {
+			return err
+		}
+		if at.id != s.end.id {
+			if err := done(); err != nil {
+				return err
+			}
+			var h sampleHour
+			h.add(at.id, at.at, at.source, w.sources[at.source])
+			s = stretch{end: at, samples: 1, uncalibrated: h.uncalibrated, account: h.account}
+		}
+		if !series.Valid {
+			continue // a sample without a line: nothing counts towards this box
+		}
+		ln := stretchLine{series: series.Int64, seen: at.id}
+		if bill.Valid {
+			ln.last = known{at.id, at.at, Nanos(bill.Int64)}
+		} else {
+			ln.unknown = 1
+		}
+		s.lines = append(s.lines, ln)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return done()
+}
+
+// hours yields the hours in [first, end) that have samples.
+func (w *walk) hours(first, end int64, yield func(stretch) error) error {
+	samples, err := w.tx.Query(selectSampleHour+" WHERE hour >= ? AND hour < ? ORDER BY hour", first, end)
+	if err != nil {
+		return err
+	}
+	defer samples.Close()
+	bills, err := w.tx.Query(selectSeriesHour+" WHERE hour >= ? AND hour < ? ORDER BY hour", first, end)
+	if err != nil {
+		return err
+	}
+	defer bills.Close()
+	next := seriesHour{hour: math.MinInt64}
+	advance := func() (err error) {
+		if !bills.Next() {
+			next.hour = math.MaxInt64
+			return bills.Err()
+		}
+		next, err = scanSeriesHour(bills)
+		return err
+	}
+	if err := advance(); err != nil {
+		return err
+	}
+	for samples.Next() {
+		h, err := scanSampleHour(samples)
+		if err != nil {
+			return err
+		}
+		s := stretch{end: instant{h.last.id, h.last.at, h.source}, samples: h.samples, uncalibrated: h.uncalibrated, account: h.account}
+		for next.hour == h.hour {
+			s.lines = append(s.lines, stretchLine{series: next.series, seen: next.seen, unknown: next.unknown, last: next.last, growth: next.growth, hour: true})
+			if err := advance(); err != nil {
+				return err
+			}
+		}
+		if err := yield(s); err != nil {
+			return err
+		}
+	}
+	return samples.Err()
+}
+
+// enter begins a window at the newest sample taken.
+func (w *walk) enter() {
+	w.start = w.at
+	src := w.sources[w.at.source]
+	w.spend = Spend{From: w.at.ref(), Count: 1}
+	w.flags(src.truth == TruthAccount, !src.calibrated)
+	for _, t := range w.tracks {
+		t.base, t.read, t.growth = t.now, false, growth{}
+		if t.seenAt == w.at.id && t.now.id != w.at.id {
+			w.spend.flag(FlagUnknownBill)
+		}
+	}
+}
+
+func (w *walk) flags(account, uncalibrated bool) {
+	if account {
+		w.spend.flag(FlagAccountTruth)
+	}
+	if uncalibrated {
+		w.spend.flag(FlagUncalibrated)
+	}
+}
+
+// add takes a stretch into the window.
+func (w *walk) add(s stretch) error {
+	w.spend.Count += int(s.samples)
+	w.flags(s.account > 0, s.uncalibrated > 0)
+	for _, ln := range s.lines {
+		t, err := w.track(ln.series, false)
+		if err != nil {
+			return err
+		}
+		t.seenAt = ln.seen
+		if ln.unknown > 0 {
+			w.spend.flag(FlagUnknownBill)
+		}
+		if ln.last.id == 0 {
+			continue
+		}
+		g := ln.growth
+		if !ln.hour {
+			g, err = since(t.now, ln.last.bill)
+		}
+		if err == nil {
+			t.growth, err = t.growth.plus(g)
+		}
+		if err != nil {
+			return fmt.Errorf("bill of %s: %w", t.resource, err)
+		}
+		t.now, t.read = ln.last, true
+	}
+	w.at = s.end
+	return nil
+}
+
+// leave ends the window at the newest sample taken and sums it up.
+func (w *walk) leave() (Spend, error) {
+	sp := w.spend
+	src := w.sources[w.at.source]
+	sp.To, sp.Provider, sp.Currency, sp.Every = w.at.ref(), src.provider, src.currency, fromDuration(src.every)
+	for _, t := range w.tracks {
+		if t.seenAt < w.start.id {
+			continue
+		}
+		if !t.read && t.base.id != w.start.id {
+			continue // its bill was not read in this window
+		}
+		r, err := w.resource(&sp, t)
+		if err == nil {
+			sp.Net, err = sp.Net.Add(r.Net)
+		}
+		if err == nil {
+			sp.Gross, err = sp.Gross.Add(r.Gross)
+		}
+		if err != nil {
+			return sp, fmt.Errorf("spend of %s: %w", t.resource, err)
+		}
+		sp.Resources = append(sp.Resources, r)
+	}
+	w.absences(&sp)
+	slices.SortFunc(sp.Resources, func(x, y ResourceSpend) int {
+		return cmp.Or(cmp.Compare(x.Resource, y.Resource), x.First.At.Compare(y.First.At), cmp.Compare(x.Epoch, y.Epoch))
+	})
+	slices.Sort(sp.Flags)
+	return sp, nil
+}
+
+// resource is one subtraction, from the base to the last bill.
+func (w *walk) resource(sp *Spend, t *track) (ResourceSpend, error) {
+	base, g := t.base, t.growth
+	switch {
+	case base.id == w.start.id:
+	case base.id != 0:
+		sp.flag(FlagUnseen)
+	default: // first sight
+		base = t.first
+		switch {
+		case t.rolled:
+			sp.flag(FlagEpochChanged)
+		case t.created.Valid && t.created.Int64 > w.start.at:
+			// Born inside the window: all of its bill is.
+			born, err := since(known{id: base.id}, base.bill)
+			if err == nil {
+				g, err = g.plus(born)
+			}
+			if err != nil {
+				return ResourceSpend{}, err
+			}
+			base.bill = 0
+		default:
+			sp.flag(FlagFirstSeen)
+		}
+	}
+	if g.fell > 0 {
+		sp.flag(FlagAdjusted)
+	}
+	return ResourceSpend{
+		Resource: t.resource, Epoch: t.epoch, Kind: t.kind,
+		First: instant{id: base.id, at: base.at}.ref(), Last: instant{id: t.now.id, at: t.now.at}.ref(),
+		Base: base.bill, Bill: t.now.bill, Net: g.net, Gross: g.gross,
+	}, nil
+}
+
+// absences flags the resources that are missing where they should not be.
+func (w *walk) absences(sp *Spend) {
+	for _, epochs := range w.series.resources {
+		var before, inside, after, left bool
+		for _, s := range *epochs {
+			seenAt := int64(0)
+			if t := w.tracks[s.id]; t != nil {
+				seenAt = t.seenAt
+			}
+			before = before || s.seen < w.start.id
+			inside = inside || seenAt >= w.start.id
+			after = after || s.last > w.at.id
+			left = left || s.seen <= w.at.id && seenAt != w.at.id && !s.superseded(w.at.id)
+		}
+		if inside && left {
+			// Its newest bill is not in the last sample, whatever an older one says.
+			sp.flag(FlagGone)
+		}
+		if before && after && !inside {
+			// What it cost meanwhile shows only where it comes back.
+			sp.flag(FlagUnseen)
+		}
+	}
+}
+
+// superseded tells whether the resource has begun another epoch by sample.
+func (s *seriesRow) superseded(sample int64) bool {
+	for _, o := range *s.sameResource {
+		if o.seen > s.seen && o.seen <= sample {
+			return true
+		}
+	}
+	return false
+}
+
+// gaps gives each window the gaps that end in it.
+func (w *walk) gaps(spends []Spend, begin int64) error {
+	rows, err := w.tx.Query("SELECT sample, from_at, to_at FROM gap WHERE sample > ? AND sample <= ? ORDER BY sample", begin, w.at.id)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	i := 0
+	for rows.Next() {
+		var sample, from, to int64
+		if err := rows.Scan(&sample, &from, &to); err != nil {
+			return err
+		}
+		for spends[i].To.ID < sample {
+			i++
+		}
+		spends[i].Gaps = append(spends[i].Gaps, Window{fromMicros(from), fromMicros(to)})
+		spends[i].flag(FlagGaps)
+		slices.Sort(spends[i].Flags)
+	}
+	return rows.Err()
+}
+
+func (sp *Spend) flag(f string) {
+	if !slices.Contains(sp.Flags, f) {
+		sp.Flags = append(sp.Flags, f)
+	}
+}
