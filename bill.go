@@ -114,6 +114,10 @@ func newBillingCheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if s.on("schema") {
+				_, err := cmd.OutOrStdout().Write(billing.ExecSchema())
+				return err
+			}
 			asJSON, err := textOrJSON(s, what)
 			if err != nil {
 				return err
@@ -137,6 +141,7 @@ func newBillingCheck() *cobra.Command {
 	}
 	addProvider(c)
 	c.Flags().String("output", "text", "text or json")
+	c.Flags().Bool("schema", false, "print the JSON schema of what the command of --provider exec must print, and read no bill")
 	return c
 }
 
