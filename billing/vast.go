@@ -1,7 +1,6 @@
 package billing
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,8 +26,7 @@ import (
 //   - A contract that is not listed has no bill yet, which is not a zero.
 //   - Some refusals come as 200 with success false.
 //   - An amount has no currency. Prices are published in USD.
-//   - A path ends in a slash where the documentation has one: a redirect is not
-//     followed.
+//   - A path ends in a slash where these have one: a redirect is not followed.
 //   - volume_info is null where there are no volumes, and never left out.
 //
 // What the whole account has left is a second witness of the bill, see Balances.
@@ -256,134 +254,6 @@ func vastPatience(rate *ledger.Nanos) time.Duration {
 	return min(max(vastLag, time.Duration(min(seconds, 3600))*time.Second), most)
 }
 
-const vastCharges = "GET /api/v0/charges/"
-
-// charges lists what every contract of the account was charged from one midnight
-// up to another. A listing that does not add up, or that moved while its pages were
-// read, is no listing.
-func (v *vast) charges(ctx context.Context, clk clock, from, to time.Time) ([]vastCharge, *Failure) {
-	const maxPages = 100
-	query := url.Values{
-		"select_filters": {fmt.Sprintf(`{"day":{"gte":%d,"lte":%d},"type":{"in":["instance","volume"]}}`, from.Unix(), to.Unix()-1)},
-		"format":         {"table"},
-		"limit":          {strconv.Itoa(vastPage)},
-	}
-	var all []vastCharge
-	total := 0
-	for n := 1; n <= maxPages; n++ {
-		body, f := v.api.get(ctx, clk, vastCharges, "api/v0/charges/", query)
-		if f != nil {
-			return nil, f
-		}
-		page, f := decodeVastCharges(body)
-		if f != nil {
-			return nil, f.at(vastCharges)
-		}
-		if n > 1 && page.total != total {
-			return nil, fail(Incomplete, "listing moved between its pages: %d charges, then %d", total, page.total).at(vastCharges)
-		}
-		total = page.total
-		all = append(all, page.charges...)
-		if page.next == "" {
-			if len(all) != total {
-				return nil, fail(Incomplete, "listing has %d of %d charges", len(all), total).at(vastCharges)
-			}
-			return all, nil
-		}
-		query.Set("after_token", page.next)
-	}
-	return nil, fail(Incomplete, "listing does not end within %d pages", maxPages).at(vastCharges)
-}
-
-// vastCharge is what one contract was charged inside a window.
-type vastCharge struct {
-	source string
-	amount ledger.Nanos
-	raw    json.RawMessage // the entry as it came
-}
-
-type vastChargesPage struct {
-	charges []vastCharge
-	total   int
-	next    string // "" on the last page
-}
-
-// decodeVastCharges reads a page of the listing. It is pure, and takes bytes from
-// anywhere.
-func decodeVastCharges(body []byte) (vastChargesPage, *Failure) {
-	var reply struct {
-		Success *bool              `json:"success"`
-		Count   *int               `json:"count"`
-		Total   *int               `json:"total"`
-		Next    *string            `json:"next_token"`
-		Money   *string            `json:"currency"` // not in the API today
-		Results *[]json.RawMessage `json:"results"`
-	}
-	none := vastChargesPage{}
-	if f := vastDecode(body, &reply); f != nil {
-		return none, f
-	}
-	switch {
-	case reply.Success == nil || reply.Count == nil || reply.Total == nil || reply.Results == nil:
-		return none, fail(Incomplete, "reply lacks one of success, count, total, results")
-	case *reply.Count != len(*reply.Results):
-		return none, fail(Incomplete, "page has %d of %d charges", len(*reply.Results), *reply.Count)
-	case reply.Money != nil && !strings.EqualFold(*reply.Money, "USD"):
-		return none, fail(Currency, "charges are not in USD")
-	}
-	page := vastChargesPage{total: *reply.Total}
-	if reply.Next != nil {
-		page.next = *reply.Next
-	}
-	for _, raw := range *reply.Results {
-		var e struct {
-			Source *string `json:"source"`
-			Amount *amount `json:"amount"`
-			Money  *string `json:"currency"`
-		}
-		if f := decode(raw, &e); f != nil {
-			return none, f
-		}
-		switch {
-		case e.Source == nil || e.Amount == nil:
-			return none, fail(Incomplete, "reply has a charge without source or amount")
-		case e.Money != nil && !strings.EqualFold(*e.Money, "USD"):
-			return none, fail(Currency, "charges are not in USD")
-		}
-		page.charges = append(page.charges, vastCharge{*e.Source, ledger.Nanos(*e.Amount), raw})
-	}
-	return page, nil
-}
-
-// vastBill adds up the charges of one contract, and returns them as they came, in a
-// JSON array: the listing is of the whole account, and grows with it.
-func vastBill(all []vastCharge, source string) (ledger.Nanos, []byte, *Failure) {
-	var total ledger.Nanos
-	var raws [][]byte
-	seen := make(map[string]bool)
-	for _, c := range all {
-		if c.source != source {
-			continue
-		}
-		if c.amount < 0 {
-			return 0, nil, fail(Malformed, "reply has an amount below zero")
-		}
-		if seen[string(c.raw)] {
-			return 0, nil, fail(Incomplete, "listing moved between its pages: a charge came twice")
-		}
-		seen[string(c.raw)] = true
-		var err error
-		if total, err = total.Add(c.amount); err != nil {
-			return 0, nil, fail(Malformed, "add up amounts: out of range")
-		}
-		raws = append(raws, c.raw)
-	}
-	if raws == nil {
-		return 0, nil, fail(Incomplete, "no charge of %s is listed: no data, which is not a zero bill", source)
-	}
-	return total, append(append([]byte("["), bytes.Join(raws, []byte(","))...), ']'), nil
-}
-
 type vastMachine struct {
 	status  string
 	running bool
@@ -533,67 +403,6 @@ func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Fail
 		return v.births[id], nil
 	}
 	return time.Time{}, fail(Incomplete, "volume %d is attached and not listed", id).at(call)
-}
-
-// Balances is what an account has left, in the provider's two words for it. Which of
-// them moves with the bill is for a probe to see; nil is not told.
-type Balances struct {
-	Account string
-	Balance *ledger.Nanos
-	Credit  *ledger.Nanos
-}
-
-// Witness is a Provider that also tells what the whole account has left, which moves
-// within seconds. It is for a probe, to hold a bill's lag and unit against, and for a
-// warning before the money ends. It is no line of a sample, for it would count the
-// same money twice, and no condition of one: it covers every machine of the account
-// and rises with a top-up, so it can neither replace a bill nor refute one.
-type Witness interface {
-	Balances(ctx context.Context, now time.Time) (Balances, error)
-}
-
-// Balances implements Witness.
-func (v *vast) Balances(ctx context.Context, now time.Time) (Balances, error) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
-	defer cancel()
-	b, f := v.balances(ctx, startClock(now))
-	if f != nil {
-		return Balances{}, f
-	}
-	return b, nil
-}
-
-// balances is also where a key shows that it is an account's: the first sample needs
-// it for the account's id, and fails here with a hint where it is an instance's own.
-func (v *vast) balances(ctx context.Context, clk clock) (Balances, *Failure) {
-	const call = "GET /api/v0/users/current/"
-	body, f := v.api.get(ctx, clk, call, "api/v0/users/current/", nil)
-	if f != nil {
-		if f.Class == HTTP4xx {
-			f.hint = v.api.keyHint // 404 is also the answer to a key that nobody has
-		}
-		return Balances{}, f
-	}
-	b, f := decodeVastBalances(body)
-	if f != nil {
-		return Balances{}, f.at(call)
-	}
-	return b, nil
-}
-
-func decodeVastBalances(body []byte) (Balances, *Failure) {
-	var reply struct {
-		ID      *int64  `json:"id"`
-		Balance *amount `json:"balance"`
-		Credit  *amount `json:"credit"`
-	}
-	if f := vastDecode(body, &reply); f != nil {
-		return Balances{}, f
-	}
-	if reply.ID == nil || (reply.Balance == nil && reply.Credit == nil) {
-		return Balances{}, fail(Incomplete, "reply lacks id, or both balance and credit")
-	}
-	return Balances{strconv.FormatInt(*reply.ID, 10), reply.Balance.nanos(), reply.Credit.nanos()}, nil
 }
 
 // vastDecode reads a reply into v, unless it is a refusal that came as a 200.
