@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -821,6 +823,45 @@ func TestVerdaEqualsTheBooks(t *testing.T) {
 		}
 		t.Logf("%s in %s, %d samples", across.Net, ats[len(ats)-1].Sub(ats[0]), len(ats))
 	})
+}
+
+// Over sockets, by the client of its own: the bill is what the simulator wrote down
+// that it gave out.
+func TestVerdaOverHTTP(t *testing.T) {
+	var seconds atomic.Int64
+	clock := func() time.Time { return time.Unix(seconds.Load(), 0) }
+	seconds.Store(when(t, "2026-11-23T12:00:00Z").Unix())
+	cloud, err := sim.New(sim.Config{Key: testKey, Now: clock, VM: sim.VM{Born: clock().Add(-90 * time.Minute)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(cloud.Handler())
+	defer srv.Close()
+	p, err := billing.New("verda", billing.Options{
+		URL: srv.URL + "/v1", Getenv: getenv(map[string]string{"VERDA_CLIENT_ID": verdaTestID, "VERDA_CLIENT_SECRET": testKey}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var samples []ledger.Sample
+	for range 3 {
+		s, err := p.Sample(t.Context(), clock())
+		if err != nil {
+			t.Fatal(err)
+		}
+		samples = append(samples, s)
+		seconds.Add(61)
+	}
+	answers := cloud.Answers()
+	if len(answers) != 3 {
+		t.Fatalf("%d answers, want 3", len(answers))
+	}
+	for i, s := range samples[1:] {
+		want := ledger.Nanos(answers[i+1].Nanos - answers[i].Nanos)
+		if got := spent(t, samples[i], s); got != want || got != 61*706_000 || !s.At.Equal(answers[i+1].At) {
+			t.Errorf("spent %s, given out %s", got, want)
+		}
+	}
 }
 
 func TestVerdaSimulatedFaults(t *testing.T) {
