@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 
 	"golang.org/x/sys/unix"
@@ -55,3 +56,14 @@ func (l *Ledger) AddSamples(ss []Sample) error {
 		return nil
 	})
 }
+
+// Count asks for one number.
+func (r *Reader) Count(query string) (n int64, err error) {
+	var v float64
+	err = r.db.QueryRow(query).Scan(&v)
+	return int64(v), err
+}
+
+// FillRollups makes the rollups of the bill of a ledger whose samples were
+// written behind its back.
+func FillRollups(db *sql.DB) error { return inTx(db, nil, fillRollups) }

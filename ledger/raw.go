@@ -26,6 +26,10 @@ const (
 	codingDiffer = 2
 )
 
+// worthIt is how many times smaller a difference must be than the reply: JSON
+// deflates by half on its own, and a reply that changed so much is a new base.
+const worthIt = 3
+
 // deflateWindow is how far back deflate can refer.
 const deflateWindow = 32 << 10
 
@@ -48,13 +52,10 @@ func (w *batch) addRaw(series, hour int64, body []byte, kept map[string]int64) (
 }
 
 func (w *batch) writeRaw(series, hour int64, body []byte) (int64, error) {
-	packed, err := deflate(nil, body)
-	if err != nil {
-		return 0, err
-	}
+	var packed []byte
 	coding, base := codingDeflate, sql.NullInt64{}
 	var newest, whole, headHour int64
-	err = w.scan("SELECT newest, whole, hour FROM raw_head WHERE series = ?", []any{series}, &newest, &whole, &headHour)
+	err := w.scan("SELECT newest, whole, hour FROM raw_head WHERE series = ?", []any{series}, &newest, &whole, &headHour)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 	case err != nil:
@@ -79,8 +80,13 @@ func (w *batch) writeRaw(series, hour int64, body []byte) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if len(differ) < len(packed) {
+		if len(differ) < len(body)/worthIt {
 			packed, coding, base = differ, codingDiffer, sql.NullInt64{Int64: whole, Valid: true}
+		}
+	}
+	if packed == nil {
+		if packed, err = deflate(nil, body); err != nil {
+			return 0, err
 		}
 	}
 	res, err := w.exec("INSERT INTO raw (coding, base, body) VALUES (?, ?, ?)", coding, base, packed)

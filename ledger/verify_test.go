@@ -1,0 +1,67 @@
+package ledger_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Whatever is changed behind the ledger's back, Verify says what.
+func TestVerifyFindsWhatDoesNotFit(t *testing.T) {
+	f := func(want string, statements ...string) {
+		t.Helper()
+		led := open(t, filepath.Join(t.TempDir(), "l.db"))
+		for i := range 5 {
+			addSample(t, led, sample(minute(i*20), withRaw(bill("vm", 100), vmReply(i)), withRaw(bill("vol", 5), volumeReply(i, 1))))
+			r := request(string(rune('a'+i)), minute(i*20), 7)
+			r.Model = "m"
+			add(t, led, r)
+		}
+		verified(t, led)
+		for _, s := range statements {
+			if err := led.Exec(s); err != nil {
+				t.Fatalf("%s: %v", s, err)
+			}
+		}
+		got, err := led.Verify(t.Context())
+		if err != nil {
+			t.Errorf("%s: %v", statements, err)
+		}
+		if !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("%s: %q, want %q", statements, got, want)
+		}
+		led.Close()
+	}
+	f("minute 2026-11-23T12:20Z does not sum its requests", "UPDATE minute SET completion_tokens = completion_tokens + 1 WHERE minute % 60 = 20")
+	f("minute 2026-11-23T12:00Z", "DELETE FROM minute WHERE minute % 60 = 0 AND minute % 24 = 0 OR minute = (SELECT min(minute) FROM minute)")
+	f("minute 1970-01-01T00:07Z", "INSERT INTO minute VALUES (7, 0, 0, 0, 0, 0, 0, 0, 0)")
+	f("hour 2026-11-23T13Z of model 'm', key '' does not sum its requests", "UPDATE hour SET ok = ok - 1 WHERE hour % 24 = 13")
+	f("hour 2026-11-23T12Z of the bill of vm: does not sum its samples", "UPDATE bill_hour SET net = 1 WHERE series = 1")
+	f("hour 2026-11-23T12Z of the bill of vol: is missing", "DELETE FROM bill_hour WHERE series = 2")
+	f("hours of bills: 7 are kept, the samples make 6", "INSERT INTO bill_hour SELECT hour + 9, series, seen, unknown, last, last_at, bill, net, gross, fell FROM bill_hour LIMIT 1")
+	f("hour of samples 2026-11-23T11Z: does not sum its samples", "UPDATE sample_hour SET samples = 9")
+	f("gap before sample 3: is missing", "DELETE FROM gap WHERE sample = 3")
+	f("gaps: 5 are kept, the samples make 4", "INSERT INTO gap VALUES (99, 1, 2)")
+	f("first bill of vm, epoch e1: does not sum its samples", "UPDATE series SET base = base + 1 WHERE id = 1")
+	f("raw reply 1:", "DROP TRIGGER raw_update", "UPDATE raw SET body = substr(body, 1, 20) WHERE id = 1")
+	f("row 9 of raw_head has no parent in ", "PRAGMA foreign_keys = 0", "INSERT INTO raw_head VALUES (9, 1, 1, 1)")
+	f("NULL value in request.model", "PRAGMA writable_schema = 1", "UPDATE sqlite_schema SET sql = replace(sql, 'model             TEXT    NOT NULL', 'model             TEXT') WHERE name = 'request'", "PRAGMA writable_schema = RESET",
+		"INSERT INTO request VALUES (1, 'z', 'chat', NULL, '', 0, 'ok', 200, 1, NULL, 0, 0, 0, 0)",
+		"PRAGMA writable_schema = 1", "UPDATE sqlite_schema SET sql = replace(sql, 'model             TEXT', 'model             TEXT    NOT NULL') WHERE name = 'request'", "PRAGMA writable_schema = RESET")
+}
+
+// Bounded: a resource that was born a moment ago must not make the gate read the
+// year before it.
+func TestFrozenLooksNoFurtherThanItMust(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	addSample(t, led, sample(minute(0), bill("vm", 5)), sample(minute(1)), sample(minute(2)))
+	for i := 100; i < 104; i++ {
+		addSample(t, led, sample(minute(i), bill("vm", 5)))
+	}
+	_, since, frozen, err := led.Frozen()
+	if err != nil || frozen || !since.Equal(minute(100)) {
+		// The first sight is from before a span that is longer than the lag.
+		t.Errorf("frozen = %v since %v, %v", frozen, since.Format(time.TimeOnly), err)
+	}
+}
