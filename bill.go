@@ -29,7 +29,7 @@ import (
 func addProvider(c *cobra.Command) {
 	c.Args = noWords
 	from := newServe().Flags()
-	for _, name := range []string{"provider", "provider-url", "instance"} {
+	for _, name := range []string{"provider", "provider-url", "instance", "billing-command", "demo-provider"} {
 		c.Flags().AddFlag(from.Lookup(name))
 	}
 }
@@ -38,8 +38,8 @@ func addProvider(c *cobra.Command) {
 // simulated one. stop ends that; it is called last.
 func openProvider(s settings, what string, anchors billing.Anchors) (p billing.Provider, stop func(), err error) {
 	o := options{
-		provider: s.text("provider"),
-		billing:  billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Getenv: os.Getenv},
+		provider: s.text("provider"), demoProvider: s.text("demo-provider"),
+		billing: billingOptions(s),
 	}
 	stop = func() {}
 	switch {

@@ -2,12 +2,13 @@ package main_test
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"spotinference/ledger"
 )
 
 // TestTheMainJob is README's first command: the demo, a chat, a streamed chat,
@@ -48,32 +49,70 @@ func TestTheMainJob(t *testing.T) {
 		t.Errorf("report = %+v", cost)
 	}
 
-	var books struct{ Spend string }
-	ask := url.Values{"from": {cost.Samples.From.At.Format(time.RFC3339)}, "to": {cost.Samples.To.At.Format(time.RFC3339)}}
-	resp, err := http.Get(demoBooks(t, s) + "?" + ask.Encode())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(text, &books); err != nil || books.Spend != cost.Spend.Net || books.Spend == "0" {
-		t.Errorf("the provider's books say %s (%v), the report says %s", text, err, cost.Spend.Net)
+	if got := s.books(cost.Samples.From.At, cost.Samples.To.At); got != nanos(t, cost.Spend.Net) || got == 0 {
+		t.Errorf("the provider's books say %d nano-USD, the report says %s", got, cost.Spend.Net)
 	}
 	s.stop()
 }
 
-// demoBooks finds the simulated provider's own ledger where serve says it is.
-func demoBooks(t *testing.T, s *serving) string {
+// TestEveryProviderOfTheDemo: what an adapter reads equals the books, to the
+// last digit that its API gives.
+func TestEveryProviderOfTheDemo(t *testing.T) {
+	for provider, digit := range map[string]ledger.Nanos{
+		"hyperstack": 0, "runpod": 0, "verda": 0,
+		"vast": 2 * 1_000_000, // two contracts, each rounded to 0.001
+	} {
+		t.Run(provider, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, nil, "--demo", "--demo-provider", provider).ready()
+			var cost struct {
+				Spend    struct{ Net string }
+				Currency string
+				Samples  struct {
+					From, To struct{ At time.Time }
+					Count    int
+				}
+			}
+			eventually(t, 60*time.Second, "four samples", func() bool {
+				s.report(&cost, "cost", "--window", "10m", "--demo")
+				return cost.Samples.Count >= 4
+			})
+			got, want := nanos(t, cost.Spend.Net), s.books(cost.Samples.From.At, cost.Samples.To.At)
+			if diff := got - want; diff > digit || diff < -digit || cost.Currency != "USD" {
+				t.Errorf("the report says %d nano-%s, the books %d", got, cost.Currency, want)
+			}
+			s.stop()
+		})
+	}
+}
+
+func nanos(t *testing.T, text string) ledger.Nanos {
 	t.Helper()
+	n, err := ledger.ParseNanos(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// books asks the simulated provider's own ledger what a window cost.
+func (s *serving) books(from, to time.Time) ledger.Nanos {
+	s.t.Helper()
 	var line struct{ Books string }
 	for text := range strings.Lines(s.stderr()) {
 		if json.Unmarshal([]byte(text), &line) == nil && line.Books != "" {
-			return line.Books
+			break
 		}
 	}
-	t.Fatal("serve --demo does not say where its provider's books are")
-	return ""
+	ask := url.Values{"from": {from.Format(time.RFC3339)}, "to": {to.Format(time.RFC3339)}}
+	resp, err := http.Get(line.Books + "?" + ask.Encode())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var books struct{ Nanos ledger.Nanos }
+	if err := json.NewDecoder(resp.Body).Decode(&books); err != nil {
+		s.t.Fatal(err)
+	}
+	return books.Nanos
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,24 +15,30 @@ import (
 
 // options are serve's settings, checked.
 type options struct {
-	listen      string
-	ledger      string
-	ownLedger   bool // --ledger was given
-	command     []string
-	kind        engine.Kind
-	tcp         bool
-	startWait   time.Duration
-	provider    string // "none" for no bill
-	billing     billing.Options
-	sampleEvery time.Duration
-	maxAge      time.Duration
-	perDay      *ledger.Nanos
-	location    *time.Location
-	drain       time.Duration
-	key         string
-	json        bool
-	demo        bool
-	file        string
+	listen       string
+	ledger       string
+	ownLedger    bool // --ledger was given
+	command      []string
+	kind         engine.Kind
+	tcp          bool
+	startWait    time.Duration
+	provider     string // "none" for no bill
+	billing      billing.Options
+	sampleEvery  time.Duration
+	maxAge       time.Duration
+	perDay       *ledger.Nanos
+	location     *time.Location
+	drain        time.Duration
+	key          string
+	json         bool
+	demo         bool
+	demoProvider string
+	file         string
+}
+
+// billingOptions are the settings that say whose bill it is.
+func billingOptions(s settings) billing.Options {
+	return billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Command: strings.Fields(s.text("billing-command")), Getenv: os.Getenv}
 }
 
 // serveOptions checks what can be checked without touching anything.
@@ -41,8 +48,11 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	}
 	o = options{
 		listen: s.text("listen"), command: words, kind: engine.Kind(s.text("engine")), tcp: s.on("engine-tcp"),
-		provider: s.text("provider"), demo: s.on("demo"), file: s.file,
-		billing: billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Getenv: os.Getenv},
+		provider: s.text("provider"), demo: s.on("demo"), demoProvider: s.text("demo-provider"), file: s.file,
+		billing: billingOptions(s),
+	}
+	if !slices.Contains(demoProviders(), o.demoProvider) {
+		return o, usagef("use one of "+strings.Join(demoProviders(), ", "), "serve: demo provider %q: not known", o.demoProvider)
 	}
 	if o.demo {
 		if len(words) > 0 || o.provider != "" {

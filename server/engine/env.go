@@ -9,9 +9,9 @@ import "strings"
 var secretNames = []string{
 	"SPOTINFERENCE_*",
 	"HYPERSTACK_*",
-	"RUNPOD_API_KEY",
+	"RUNPOD_API_KEY*", // and ..._FILE
 	"RUNPOD_AI_API_KEY",
-	"VAST_API_KEY",
+	"VAST_API_KEY*",
 	"VAST_AI_API_KEY",
 	"CONTAINER_API_KEY", // Vast's, inside its containers
 	"VERDA_*",
