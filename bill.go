@@ -39,7 +39,9 @@ func addProvider(c *cobra.Command) {
 func openProvider(s settings, what string, anchors billing.Anchors) (p billing.Provider, stop func(), err error) {
 	o := options{
 		provider: s.text("provider"), demoProvider: s.text("demo-provider"),
-		billing: billingOptions(s),
+	}
+	if o.billing, err = billingOptions(s); err != nil {
+		return nil, nil, err
 	}
 	stop = func() {}
 	switch {

@@ -37,8 +37,14 @@ type options struct {
 }
 
 // billingOptions are the settings that say whose bill it is.
-func billingOptions(s settings) billing.Options {
-	return billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Command: strings.Fields(s.text("billing-command")), Getenv: os.Getenv}
+func billingOptions(s settings) (o billing.Options, err error) {
+	o = billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Getenv: os.Getenv}
+	if text := s.text("billing-command"); text != "" {
+		if o.Command, err = billing.SplitCommand(text); err != nil {
+			return o, usagef(hintFor(err), "%w", err)
+		}
+	}
+	return o, nil
 }
 
 // serveOptions checks what can be checked without touching anything.
@@ -49,7 +55,9 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	o = options{
 		listen: s.text("listen"), command: words, kind: engine.Kind(s.text("engine")), tcp: s.on("engine-tcp"),
 		provider: s.text("provider"), demo: s.on("demo"), demoProvider: s.text("demo-provider"), file: s.file,
-		billing: billingOptions(s),
+	}
+	if o.billing, err = billingOptions(s); err != nil {
+		return o, err
 	}
 	if !slices.Contains(demoProviders(), o.demoProvider) {
 		return o, usagef("use one of "+strings.Join(demoProviders(), ", "), "serve: demo provider %q: not known", o.demoProvider)

@@ -67,7 +67,7 @@ The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
 	f.Bool("engine-tcp", false, "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
 	f.String("provider", "", "whose bill to read: "+strings.Join(billing.Names(), ", ")+"; none serves without a bill. Found from the environment where that is unambiguous")
 	f.String("provider-url", "", "base of the provider's API, https or on loopback: a proxy, a simulator")
-	f.String("billing-command", "", "with --provider exec: the command that prints the bill, as billing check --schema says; its words are separated by blanks, no shell is asked")
+	f.String("billing-command", "", "with --provider exec: the command that prints the bill, as billing check --schema says; its words, no shell is asked")
 	f.String("instance", "", "the provider's id of this box; found by address or name where that is unambiguous")
 	f.String("budget", "", "the most to spend a day, in the bill's currency; none: no cap, but the gate still closes when the bill cannot be seen")
 	f.String("budget-tz", "UTC", "time zone in which the budget's day begins")
