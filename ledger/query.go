@@ -213,6 +213,9 @@ func (r *Reader) EngineStates(from, to time.Time) (states []EngineState, err err
 			return err
 		}
 		states = append(states, EngineState{At: from})
+		if len(events) > 0 && events[0].At.After(from) && events[0].Kind == "gateway" {
+			states[0].State = GatewayDown // before it first started, nothing of ours ran
+		}
 		enter := func(at time.Time, state string) {
 			last := &states[len(states)-1]
 			switch {

@@ -273,6 +273,16 @@ func TestDeadGatewayIsDown(t *testing.T) {
 		t.Errorf("serving, idle, down = %s", got)
 	}
 
+	// A new ledger's first sample is older than the gateway's first word by less
+	// than a second: nothing ran yet.
+	b = open(t)
+	b.bills(0, 10)
+	b.event(0.5, "gateway", "started")
+	b.event(1, "engine", "starting→ready")
+	if c = b.cost(until(0, 10)); c.Split.Down == nil || *c.Split.Down != "0.04" {
+		t.Errorf("split %v", c.Split)
+	}
+
 	// Before the first word of it, its state is not known, and neither is the split.
 	b = open(t)
 	b.bills(0, 10)
