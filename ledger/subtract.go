@@ -447,7 +447,8 @@ func (w *walk) absences(sp *Spend) {
 	}
 }
 
-// superseded tells whether the resource has begun another epoch by sample.
+// superseded tells whether the resource has begun another epoch by sample: epochs
+// follow on each other in the order of their first sight.
 func (s *seriesRow) superseded(sample int64) bool {
 	for _, o := range *s.sameResource {
 		if o.seen > s.seen && o.seen <= sample {
