@@ -83,40 +83,6 @@ func (r *Reader) Falls(resource, epoch string, from, to time.Time) (falls []Fall
 	return falls, err
 }
 
-// Group is what was served of one model, or to one key.
-type Group struct {
-	Name     string // "" where the requests have none
-	Requests int64
-	Usage    Usage
-}
-
-// ModelGroups sums the requests that finished in (from, to] by model, those
-// with the most output first.
-func (r *Reader) ModelGroups(from, to time.Time) ([]Group, error) { return r.groups("model", from, to) }
-
-// KeyGroups sums them by the name of the API key.
-func (r *Reader) KeyGroups(from, to time.Time) ([]Group, error) { return r.groups("key", from, to) }
-
-func (r *Reader) groups(column string, from, to time.Time) (out []Group, err error) {
-	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		rows, err := tx.Query("SELECT "+column+`, count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens)
-			FROM request WHERE finished > ? AND finished <= ? GROUP BY 1 ORDER BY 5 DESC, 2 DESC, 1`, micros(from), micros(to))
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var g Group
-			if err := rows.Scan(&g.Name, &g.Requests, &g.Usage.PromptTokens, &g.Usage.CachedTokens, &g.Usage.CompletionTokens); err != nil {
-				return err
-			}
-			out = append(out, g)
-		}
-		return rows.Err()
-	})
-	return out, err
-}
-
 // longestRequest is how long after the end of a window a request may finish that
 // ran inside it. There is no index on started, so that the search needs an end;
 // no client waits for an answer for a day.

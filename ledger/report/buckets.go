@@ -13,8 +13,8 @@ import (
 // a sample, so that the spans share their samples and leave nothing out.
 func spends(r *ledger.Reader, edges []time.Time) ([]ledger.Spend, error) {
 	var out []ledger.Spend
-	for i := range len(edges) - 1 {
-		sp, err := r.Spent(edges[i], edges[i+1])
+	for _, w := range between(edges) {
+		sp, err := r.Spent(w.From, w.To)
 		if err != nil {
 			return nil, err
 		}
@@ -25,23 +25,14 @@ func spends(r *ledger.Reader, edges []time.Time) ([]ledger.Spend, error) {
 
 // totals are the sums of the requests between neighbouring edges.
 func totals(r *ledger.Reader, edges []time.Time) ([]ledger.Totals, error) {
-	var out []ledger.Totals
-	for i := range len(edges) - 1 {
-		t, err := r.Totals(edges[i], edges[i+1])
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, t)
-	}
-	return out, nil
+	return r.TotalsOf(between(edges))
 }
 
-// groups are the sums by model or by key.
-func groups(r *ledger.Reader, by By, w ledger.Window) ([]ledger.Group, error) {
-	if by == ByKey {
-		return r.KeyGroups(w.From, w.To)
+func between(edges []time.Time) (windows []ledger.Window) {
+	for i := range len(edges) - 1 {
+		windows = append(windows, ledger.Window{From: edges[i], To: edges[i+1]})
 	}
-	return r.ModelGroups(w.From, w.To)
+	return windows
 }
 
 // snap moves instants to the last sample at or before each. Those without one,

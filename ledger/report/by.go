@@ -1,7 +1,9 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"spotinference/ledger"
@@ -40,14 +42,20 @@ type Group struct {
 // groups divides the requests of the snapped window, and what serving them cost
 // where that is known.
 func (b basis) groups(r *ledger.Reader, served *ledger.Nanos) ([]Group, error) {
-	rows, err := groups(r, b.query.By, b.window())
+	w := b.window()
+	sums, err := r.TotalsBy(w.From, w.To, string(b.query.By))
 	if err != nil {
 		return nil, err
 	}
+	// Those with the most output first.
+	names := slices.SortedFunc(maps.Keys(sums), func(x, y string) int {
+		return cmp.Or(cmp.Compare(sums[y].Usage.CompletionTokens, sums[x].Usage.CompletionTokens),
+			cmp.Compare(sums[y].Requests(), sums[x].Requests()), cmp.Compare(x, y))
+	})
 	var tokens int64
-	weights := make([]int64, len(rows))
-	for i, g := range rows {
-		weights[i] = g.Usage.CompletionTokens
+	weights := make([]int64, len(names))
+	for i, name := range names {
+		weights[i] = sums[name].Usage.CompletionTokens
 		tokens += weights[i]
 	}
 	var spend []ledger.Nanos
@@ -55,9 +63,10 @@ func (b basis) groups(r *ledger.Reader, served *ledger.Nanos) ([]Group, error) {
 		spend = allot(*served, weights)
 	}
 	out := []Group{}
-	for i, g := range rows {
+	for i, name := range names {
+		g := sums[name]
 		k := Group{
-			Name: g.Name, Requests: g.Requests,
+			Name: name, Requests: g.Requests(),
 			PromptTokens: g.Usage.PromptTokens, CachedTokens: g.Usage.CachedTokens, CompletionTokens: g.Usage.CompletionTokens,
 			Share: share(weights[i], tokens),
 		}
