@@ -60,6 +60,7 @@ func TestTheEngineIsKilledMidAnswer(t *testing.T) {
 	if u := s.usage(); u.ByStatus.Failed != 1 || u.CompletionTokens == 0 || u.CompletionTokens == 2000 {
 		t.Errorf("report usage = %+v", u)
 	}
+	eventually(t, 10*time.Second, "the crash is seen", func() bool { return strings.Contains(s.stderr(), `"msg":"engine crashed"`) })
 	s.ready()
 	if status, _, body := s.post("/v1/completions", `{"prompt":"hi","max_tokens":3}`); status != http.StatusOK {
 		t.Errorf("after the restart: %d %s", status, body)

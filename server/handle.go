@@ -220,6 +220,9 @@ func (s *Server) fault(c *call, err error) *apiError {
 		return cause
 	}
 	s.cfg.Log.Warn("talk to the engine", "request", c.id, "err", err)
+	if errors.Is(err, errUnsent) {
+		return errNotReady // it has just ended, and its supervisor is about to see it
+	}
 	return errEngine
 }
 

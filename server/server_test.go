@@ -661,7 +661,7 @@ func TestABodyIsNotReadWithoutTheKey(t *testing.T) {
 func TestAnEngineThatCannotBeReached(t *testing.T) {
 	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), nil)
 	w.engine.sock += ".gone"
-	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 502 || !strings.Contains(body, "engine_failed") {
+	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "engine_not_ready") {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 	if rows := w.ledger.all(); len(rows) != 0 || w.metric("spotinference_requests_running") != "0" {
