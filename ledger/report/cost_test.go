@@ -587,6 +587,23 @@ func TestFlagsOfTheLedgerAreExplained(t *testing.T) {
 	}
 }
 
+// A resource that is out of sight and comes back, with a bill that has grown.
+func TestAResourceOutOfSightIsExplained(t *testing.T) {
+	b := open(t)
+	b.served(2, 1)
+	volume := ledger.Line{Resource: "vol-1", Kind: ledger.Volume, Bill: nanos(1), Epoch: "e1"}
+	first, second, third := sample(0, 1), sample(1, 1), sample(2, 1)
+	first.Lines = append(first.Lines, volume)
+	volume.Bill = nanos(5)
+	third.Lines = append(third.Lines, volume)
+	b.bill(first, second, third)
+	c := b.cost(until(1, 2))
+	holds(t, c, "", ledger.FlagUnseen)
+	if text := written(t, c, report.Text); !strings.Contains(text, "\nnote: a resource was out of sight for a while;") {
+		t.Errorf("no note in:\n%s", text)
+	}
+}
+
 func TestPerMillion(t *testing.T) {
 	f := func(net ledger.Nanos, tokens int64, want string) {
 		t.Helper()

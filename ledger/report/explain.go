@@ -213,6 +213,8 @@ func (b basis) explainFlag(flag string) string {
 		return "a resource was first seen inside the window; what it was billed before is not in the spend."
 	case ledger.FlagGone:
 		return "a resource left the bill; it is counted up to its last sight."
+	case ledger.FlagUnseen:
+		return "a resource was out of sight for a while; what it was billed meanwhile counts where it was seen again."
 	case ledger.FlagEpochChanged:
 		return "a bill began anew; what was billed between the last sight of the old one and the first of the new is not in the spend."
 	case ledger.FlagAdjusted:
