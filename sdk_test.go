@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -211,7 +212,7 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 	s.stop()
 }
 
-func TestEmbeddingsAndRerankOverARealEngine(t *testing.T) {
+func TestEmbeddingsOverARealEngine(t *testing.T) {
 	s := real(t, "--embeddings")
 	client := s.openAI()
 	r, err := client.Embeddings.New(context.Background(), openai.EmbeddingNewParams{Model: "tiny",
@@ -224,6 +225,35 @@ func TestEmbeddingsAndRerankOverARealEngine(t *testing.T) {
 	}
 	if u := s.usage(); u.PromptTokens != r.Usage.PromptTokens || u.CompletionTokens != 0 || u.ByStatus.OK != 1 {
 		t.Errorf("report usage = %+v, the client saw %+v", u, r.Usage)
+	}
+	s.stop()
+}
+
+// TestRerankOverARealEngine uses no SDK, since none of the two has rerank.
+func TestRerankOverARealEngine(t *testing.T) {
+	s := real(t, "--reranking")
+	req, err := http.NewRequest(http.MethodPost, s.url+"/v1/rerank",
+		strings.NewReader(`{"model":"tiny","query":"the bill","documents":["the engine","the token and the bill"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testKey)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got struct {
+		Results []struct{ Index int }
+		Usage   struct {
+			PromptTokens int64 `json:"prompt_tokens"`
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || resp.StatusCode != http.StatusOK || len(got.Results) != 2 || got.Usage.PromptTokens == 0 {
+		t.Errorf("rerank: %d %+v, %v", resp.StatusCode, got, err)
+	}
+	if u := s.usage(); u.PromptTokens != got.Usage.PromptTokens || u.CompletionTokens != 0 || u.ByStatus.OK != 1 {
+		t.Errorf("report usage = %+v, the client saw %+v", u, got.Usage)
 	}
 	s.stop()
 }
