@@ -124,7 +124,17 @@ func (c *client) try(ctx context.Context, clk clock, path string, query url.Valu
 	req.Header.Set("User-Agent", "spotinference")
 	c.authorize(req.Header)
 
-	resp, err := c.http.Do(req)
+	body, f := send(c.http, req, clk)
+	if f != nil && (f.Class == HTTP401 || f.Class == HTTP403) {
+		f.hint = c.keyHint
+	}
+	return body, f
+}
+
+// send makes one request and reads its reply, which is JSON, of status 200 and
+// bounded, or it is a failure.
+func send(client *http.Client, req *http.Request, clk clock) ([]byte, *Failure) {
+	resp, err := client.Do(req)
 	if err != nil {
 		err = bare(err)
 		return nil, fail(classify(err), "no reply: %w", err)
@@ -133,9 +143,6 @@ func (c *client) try(ctx context.Context, clk clock, path string, query url.Valu
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if f := refusal(resp, body); f != nil {
 		f.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), clk.read())
-		if f.Class == HTTP401 || f.Class == HTTP403 {
-			f.hint = c.keyHint
-		}
 		return nil, f
 	}
 	if err != nil {

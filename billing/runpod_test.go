@@ -885,32 +885,7 @@ func TestRunpodSimulatedFaults(t *testing.T) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			cloud, p := simulatedPod(t, sim.Config{})
-			read := func() (ledger.Sample, error) {
-				time.Sleep(time.Minute)
-				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
-				defer cancel()
-				return p.Sample(ctx, time.Now())
-			}
-			if _, err := read(); err != nil {
-				t.Fatal(err)
-			}
-			if err := cloud.SetFault(fault); err != nil {
-				t.Fatal(err)
-			}
-			s, err := read()
-			var failure *billing.Failure
-			if !errors.As(err, &failure) || failure.Class != want {
-				t.Errorf("%s: %v, want %q", fault.Mode, err, want)
-			}
-			if s.Lines != nil {
-				t.Errorf("%s: lines in a failed sample", fault.Mode)
-			}
-			if err := cloud.SetFault(sim.Fault{}); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := read(); err != nil {
-				t.Errorf("after %s: %v", fault.Mode, err)
-			}
+			wantFault(t, cloud, p, fault, want)
 		})
 	}
 	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)

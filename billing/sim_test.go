@@ -139,6 +139,38 @@ func TestSamplesEqualTheBooks(t *testing.T) {
 	})
 }
 
+// wantFault wants a fault to be a failure of its class, without a line, and to be
+// over when the simulator is well again.
+func wantFault(t *testing.T, cloud *sim.Sim, p billing.Provider, fault sim.Fault, want billing.Class) {
+	t.Helper()
+	read := func() (ledger.Sample, error) {
+		time.Sleep(time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+		defer cancel()
+		return p.Sample(ctx, time.Now())
+	}
+	if _, err := read(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cloud.SetFault(fault); err != nil {
+		t.Fatal(err)
+	}
+	s, err := read()
+	var failure *billing.Failure
+	if !errors.As(err, &failure) || failure.Class != want {
+		t.Errorf("%s: %v, want %q", fault.Mode, err, want)
+	}
+	if s.Lines != nil {
+		t.Errorf("%s: lines in a failed sample", fault.Mode)
+	}
+	if err := cloud.SetFault(sim.Fault{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read(); err != nil {
+		t.Errorf("after %s: %v", fault.Mode, err)
+	}
+}
+
 // Each way of the simulator to misbehave is a failure of its class, and is over
 // when the fault is.
 func TestSimulatedFaults(t *testing.T) {
@@ -146,32 +178,7 @@ func TestSimulatedFaults(t *testing.T) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			cloud, p := simulated(t, sim.Config{})
-			read := func() (ledger.Sample, error) {
-				time.Sleep(time.Minute)
-				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
-				defer cancel()
-				return p.Sample(ctx, time.Now())
-			}
-			if _, err := read(); err != nil {
-				t.Fatal(err)
-			}
-			if err := cloud.SetFault(fault); err != nil {
-				t.Fatal(err)
-			}
-			s, err := read()
-			var failure *billing.Failure
-			if !errors.As(err, &failure) || failure.Class != want {
-				t.Errorf("%s: %v, want %q", fault.Mode, err, want)
-			}
-			if s.Lines != nil {
-				t.Errorf("%s: lines in a failed sample", fault.Mode)
-			}
-			if err := cloud.SetFault(sim.Fault{}); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := read(); err != nil {
-				t.Errorf("after %s: %v", fault.Mode, err)
-			}
+			wantFault(t, cloud, p, fault, want)
 		})
 	}
 	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)

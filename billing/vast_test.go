@@ -853,29 +853,7 @@ func TestVastSimulatedFaults(t *testing.T) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			cloud, p := simulatedVast(t, sim.Config{})
-			read := func() (ledger.Sample, error) {
-				time.Sleep(time.Minute)
-				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
-				defer cancel()
-				return p.Sample(ctx, time.Now())
-			}
-			if _, err := read(); err != nil {
-				t.Fatal(err)
-			}
-			if err := cloud.SetFault(fault); err != nil {
-				t.Fatal(err)
-			}
-			s, err := read()
-			if err == nil || s.Lines != nil {
-				t.Errorf("%s: %v, %d lines", fault.Mode, err, len(s.Lines))
-			}
-			wantClass(t, err, want)
-			if err := cloud.SetFault(sim.Fault{}); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := read(); err != nil {
-				t.Errorf("after %s: %v", fault.Mode, err)
-			}
+			wantFault(t, cloud, p, fault, want)
 		})
 	}
 	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -99,31 +97,11 @@ func (a *verdaAuth) post(ctx context.Context, clk clock, form map[string]string)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "spotinference")
-	resp, err := a.api.http.Do(req)
-	if err != nil {
-		err = bare(err)
-		return nil, fail(classify(err), "no reply: %w", err)
+	body, f := send(a.api.http, req, clk)
+	if f != nil && (f.Class == HTTP401 || f.Class == HTTP403 || f.Class == HTTP4xx) {
+		f.hint = a.hint
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
-	if f := refusal(resp, body); f != nil {
-		f.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), clk.read())
-		if f.Class == HTTP401 || f.Class == HTTP403 || f.Class == HTTP4xx {
-			f.hint = a.hint
-		}
-		return nil, f
-	}
-	if err != nil {
-		err = bare(err)
-		return nil, fail(classify(err), "read reply: %w", err)
-	}
-	if len(body) > maxBody {
-		return nil, fail(TooLarge, "reply is larger than %d bytes", maxBody)
-	}
-	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, fail(Malformed, "reply is not application/json")
-	}
-	return body, skew(resp.Header.Get("Date"), clk.read())
+	return body, f
 }
 
 // decodeVerdaToken reads the answer to a grant. What it says is sent back in a
