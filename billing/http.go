@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -193,11 +194,12 @@ func reason(body []byte) string {
 	var e struct {
 		Reason string `json:"error_reason"` // Hyperstack
 		Error  string `json:"error"`        // Vast.ai
+		Code   string `json:"code"`         // Verda
 	}
 	if json.Unmarshal(body, &e) != nil {
 		return ""
 	}
-	word := cmp.Or(e.Reason, e.Error)
+	word := cmp.Or(e.Reason, e.Error, e.Code)
 	if len(word) > 32 || strings.Trim(word, "abcdefghijklmnopqrstuvwxyz_") != "" {
 		return ""
 	}
@@ -248,6 +250,9 @@ func bare(err error) error {
 // decode reads a whole reply into v. What the JSON package says about a reply may
 // quote it, so only the kind of trouble is passed on.
 func decode(body []byte, v any) *Failure {
+	if !utf8.Valid(body) {
+		return fail(Malformed, "reply is not UTF-8")
+	}
 	err := json.Unmarshal(body, v)
 	var (
 		syntax *json.SyntaxError
@@ -255,6 +260,9 @@ func decode(body []byte, v any) *Failure {
 	)
 	switch {
 	case err == nil:
+		if name := twice(body, v); name != "" {
+			return fail(Malformed, "reply has %q more than once, or in another spelling", name)
+		}
 		return nil
 	case errors.As(err, &syntax):
 		return fail(Malformed, "reply is not JSON at byte %d of %d", syntax.Offset, len(body))

@@ -1,0 +1,221 @@
+package billing_test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+	"spotinference/ledger"
+)
+
+// rig is a provider set up against a cloud that answers well, for what must hold of
+// all of them. New adapters take their place in rigs, and so in every shared test.
+type rig struct {
+	name  string
+	url   string // base of its API at the simulator; "" where it has none
+	env   map[string]string
+	calls []call
+}
+
+// call is one request of a rig's sample, and what its good reply is made of.
+type call struct {
+	name  string   // as a Failure has it: a template
+	bill  string   // the member that the bill is made of
+	rates []string // members that are money too, and may be missing
+	must  []string // members without which, or with null in them, the reply is Incomplete
+	there []string // members that must be there, be it with null
+	whole []string // members that are whole numbers
+	state []string // members that hold the resource's state
+	zoned []string // members that are instants
+
+	debt    bool          // its bill may be below zero
+	list    bool          // it is a list, which may be empty
+	printed bool          // it is what a command prints, not a reply
+	other   billing.Class // of a JSON object that is another one
+	euro    billing.Class // of amounts in EUR, or "": it has none, or it says the currency for the others
+}
+
+// is reports whether r is this call.
+func (c call) is(r *http.Request) bool {
+	pattern := regexp.MustCompile(`\\\{[a-z]+\\\}`).ReplaceAllString(regexp.QuoteMeta(c.name), `[^/]+`)
+	return regexp.MustCompile(`^` + pattern + `$`).MatchString(r.Method + " " + strings.TrimPrefix(r.URL.Path, "/v1"))
+}
+
+func rigs() []rig {
+	const missing, malformed = billing.Incomplete, billing.Malformed
+	return []rig{
+		{
+			name: "hyperstack", url: "https://sim.test/v1", env: map[string]string{"HYPERSTACK_API_KEY": testKey},
+			calls: []call{
+				{name: "GET /core/virtual-machines", must: []string{"count", "instances", "id"}, whole: []string{"count", "id"}, other: missing},
+				{name: "GET /core/virtual-machines/{id}", must: []string{"instance", "id", "status", "created_at", "volume_attachments"},
+					whole: []string{"id"}, state: []string{"status"}, zoned: []string{"created_at"}, other: missing},
+				{name: "GET /billing/billing/history/virtual-machine/{id}", bill: "incurred_bill", rates: []string{"price_per_hour"},
+					must: []string{"billing_history_vm_details", "org_id", "billing_history"}, whole: []string{"org_id", "total_count", "infrahub_id"},
+					other: missing, euro: billing.Currency},
+				{name: "GET /core/volumes/{id}", must: []string{"volume", "id", "created_at"}, whole: []string{"id"}, zoned: []string{"created_at"}, other: missing},
+				{name: "GET /billing/billing/history/volume/{id}", bill: "incurred_bill", rates: []string{"price_per_hour"},
+					must: []string{"billing_history_volume_details", "org_id", "billing_history"}, whole: []string{"org_id", "total_count", "infrahub_id"},
+					other: missing, euro: billing.Currency},
+			},
+		},
+		{
+			name: "runpod", url: "https://sim.test", env: map[string]string{"RUNPOD_API_KEY": testKey, "RUNPOD_POD_ID": "pod701234"},
+			calls: []call{
+				{name: "GET /v2/pods/{id}", rates: []string{"cost"}, must: []string{"id", "status", "createdAt", "mounts"},
+					state: []string{"status"}, zoned: []string{"createdAt"}, other: missing},
+				{name: "GET /v2/billing/network-volumes", bill: "totalAmount", must: []string{"records", "metadata", "query", "recordCount", "totals",
+					"startTime", "endTime", "networkVolumeId", "bucketSize"}, whole: []string{"recordCount"}, zoned: []string{"startTime", "endTime"},
+					other: missing, euro: billing.Currency},
+				{name: "GET /v2/billing/pods", bill: "totalAmount", must: []string{"records", "metadata", "query", "recordCount", "totals",
+					"startTime", "endTime", "podId", "bucketSize"}, whole: []string{"recordCount"}, zoned: []string{"startTime", "endTime"},
+					other: missing, euro: billing.Currency},
+			},
+		},
+		{
+			name: "vast", url: "https://sim.test", env: map[string]string{"VAST_API_KEY": testKey, "CONTAINER_ID": "701234"},
+			calls: []call{
+				{name: "GET /api/v0/users/current/", rates: []string{"credit"}, must: []string{"id"}, whole: []string{"id"}, debt: true, other: missing},
+				{name: "GET /api/v0/instances/{id}/", rates: []string{"discountedTotalPerHour"}, must: []string{"instances", "id", "start_date"},
+					there: []string{"volume_info"}, whole: []string{"id"}, state: []string{"actual_status", "cur_state"}, other: missing},
+				{name: "GET /api/v0/charges/", bill: "amount", must: []string{"success", "count", "total", "results", "source"},
+					whole: []string{"count", "total"}, other: missing, euro: billing.Currency},
+				{name: "GET /api/v0/volumes", must: []string{"volumes", "id", "start_date"}, whole: []string{"id"}, other: missing},
+			},
+		},
+		{
+			name: "verda", url: "https://sim.test/v1", env: map[string]string{"VERDA_CLIENT_ID": verdaTestID, "VERDA_CLIENT_SECRET": testKey},
+			calls: []call{
+				{name: "POST /oauth2/token", must: []string{"access_token", "token_type", "expires_in"}, whole: []string{"expires_in"}, other: missing},
+				{name: "GET /balance", bill: "amount", must: []string{"currency"}, debt: true, other: missing},
+				{name: "GET /instances", rates: []string{"price_per_hour"}, must: []string{"id", "status"}, state: []string{"status"}, list: true, other: malformed},
+				{name: "GET /volumes", rates: []string{"base_hourly_cost"}, must: []string{"id", "status"}, list: true, other: malformed, euro: billing.Currency},
+			},
+		},
+		{
+			name: "exec",
+			calls: []call{
+				{name: "exec", bill: "bill", rates: []string{"rate_per_hour"}, must: []string{"version", "currency", "truth", "step_seconds",
+					"lag_seconds", "lines", "resource", "kind", "running", "epoch"}, whole: []string{"version", "step_seconds", "lag_seconds"},
+					zoned: []string{"created"}, printed: true, other: malformed, euro: billing.Refused},
+			},
+		},
+	}
+}
+
+// stage is a rig at work: adapters opened on it go on with the series that the
+// ledger has.
+type stage struct {
+	rig   rig
+	led   *ledger.Ledger
+	open  func() billing.Provider
+	spoil func(call, *bad) // makes the call go wrong; nil ends it
+	hits  func() int       // so many calls did, since spoil
+	asked func() []string  // every call that was made
+	cloud *sim.Sim         // nil for a command
+}
+
+// newStage sets a rig up in dir. It may be in a synctest bubble.
+func newStage(t *testing.T, r rig, dir string) *stage {
+	t.Helper()
+	led, err := ledger.Open(ledger.Config{Path: filepath.Join(dir, "ledger.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { led.Close() })
+	st := &stage{rig: r, led: led}
+	opts := billing.Options{URL: r.url, Getenv: getenv(r.env), Anchors: stored{led}, Hostname: func() (string, error) { return "demo-h100", nil }}
+	if r.url == "" {
+		st.onCommand(t, dir, &opts)
+	} else {
+		st.onCloud(t, &opts)
+	}
+	st.open = func() billing.Provider {
+		t.Helper()
+		p, err := billing.New(r.name, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	return st
+}
+
+func (st *stage) onCloud(t *testing.T, opts *billing.Options) {
+	var err error
+	if st.cloud, err = sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: time.Now().Add(-10 * time.Minute)}}); err != nil {
+		t.Fatal(err)
+	}
+	m := &meddler{t: t, next: direct{st.cloud.Handler()}}
+	opts.Transport = m
+	st.spoil = func(c call, b *bad) { m.call, m.bad, m.hits = c, b, 0 }
+	st.hits = func() int { return m.hits }
+	st.asked = func() []string { return m.asked }
+}
+
+func (st *stage) onCommand(t *testing.T, dir string, opts *billing.Options) {
+	file, script := filepath.Join(dir, "reply"), filepath.Join(dir, "bill")
+	write := func(name, text string, mode os.FileMode) {
+		if err := os.WriteFile(name, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := strings.Replace(snapshot(t), "2026-11-22T11:00", "1999-11-22T11:00", 1) // before a bubble's time
+	write(file, good, 0o600)
+	write(script, "#!/bin/sh\nexec cat '"+file+"'\n", 0o700)
+	opts.Command = []string{script}
+	st.spoil = func(_ call, b *bad) {
+		text := good
+		if b != nil {
+			text = b.text(good)
+		}
+		write(file, text, 0o600)
+	}
+	st.hits = func() int { return 1 }
+	st.asked = func() []string { return nil }
+}
+
+// meddler lies between an adapter and its cloud, and spoils the replies to one call.
+type meddler struct {
+	t     *testing.T
+	next  http.RoundTripper
+	call  call
+	bad   *bad
+	hits  int
+	asked []string
+}
+
+func (m *meddler) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Host != "sim.test" || r.URL.Scheme != "https" {
+		m.t.Errorf("%s was asked", r.URL.Host)
+	}
+	m.asked = append(m.asked, r.Method+" "+r.URL.Path)
+	resp, err := m.next.RoundTrip(r)
+	if err != nil || m.bad == nil || !m.call.is(r) {
+		return resp, err
+	}
+	m.hits++
+	return m.bad.spoil(m.t, r, resp)
+}
+
+// stored is a real ledger's memory of the series, as the program backs it.
+type stored struct{ *ledger.Ledger }
+
+func (s stored) Newest(resource string) (string, *ledger.Nanos, bool) {
+	sample, ok, err := s.Ledger.Newest()
+	if err != nil || !ok {
+		return "", nil, false
+	}
+	for _, l := range sample.Lines {
+		if l.Resource == resource {
+			return l.Epoch, l.Bill, true
+		}
+	}
+	return "", nil, false
+}
