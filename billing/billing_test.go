@@ -65,6 +65,7 @@ func TestNewRefuses(t *testing.T) {
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("group", testKey, 0o640)}, "mode 0640", "chmod 600")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("world", testKey, 0o604)}, "mode 0604", "chmod 600")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("empty", "\n", 0o600)}, "HYPERSTACK_API_KEY_FILE does not hold an API key", "")
+	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("long", strings.Repeat("k", 4097), 0o600)}, "is larger than 4096 bytes", "nothing else")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": dir}, "not a plain file", "")
 	if _, err := billing.New("hyperstack", billing.Options{Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY_FILE": filepath.Join(dir, "absent")})}); err == nil || !strings.HasPrefix(err.Error(), "read API key: open ") {
 		t.Errorf("absent key file: %v", err)

@@ -13,6 +13,9 @@ import (
 // number short as well; no provider hands out such keys.
 const minKey = 8
 
+// maxKeyFile is more than any key has: of a larger file, a part is no key.
+const maxKeyFile = 4096
+
 // credential finds a key in the variable env, or in the file that fileEnv names.
 // The key itself is in no error.
 func credential(opts Options, env, fileEnv string) (string, error) {
@@ -54,9 +57,12 @@ func readKey(path, fileEnv string) (string, error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return "", refuse("chmod 600 "+path, "read API key: %s has mode %04o, so others may read it", path, mode)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
 		return "", fmt.Errorf("read API key: %v", err)
+	}
+	if len(b) > maxKeyFile {
+		return "", refuse("name a file that holds the key and nothing else", "read API key: %s is larger than %d bytes", path, maxKeyFile)
 	}
 	return string(b), nil
 }

@@ -446,23 +446,7 @@ func (h *hyperstack) birth(ctx context.Context, clk clock, id int64) (time.Time,
 	if f != nil {
 		return time.Time{}, f
 	}
-	var reply struct {
-		Volume *struct {
-			ID      *int64  `json:"id"`
-			Created *string `json:"created_at"`
-		} `json:"volume"`
-	}
-	if f := decode(body, &reply); f != nil {
-		return time.Time{}, f.at(call)
-	}
-	v := reply.Volume
-	if v == nil || v.ID == nil || v.Created == nil {
-		return time.Time{}, fail(Incomplete, "reply lacks volume, its id or created_at").at(call)
-	}
-	if *v.ID != id {
-		return time.Time{}, fail(Malformed, "the reply is of volume %d, not of %d", *v.ID, id).at(call)
-	}
-	t, f := hyperstackInstant(*v.Created)
+	t, f := decodeHyperstackVolume(id, body)
 	if f != nil {
 		return time.Time{}, f.at(call)
 	}
@@ -470,46 +454,83 @@ func (h *hyperstack) birth(ctx context.Context, clk clock, id int64) (time.Time,
 	return t, nil
 }
 
+// decodeHyperstackVolume reads when a volume was created.
+func decodeHyperstackVolume(id int64, body []byte) (time.Time, *Failure) {
+	var reply struct {
+		Volume *struct {
+			ID      *int64  `json:"id"`
+			Created *string `json:"created_at"`
+		} `json:"volume"`
+	}
+	if f := decode(body, &reply); f != nil {
+		return time.Time{}, f
+	}
+	v := reply.Volume
+	if v == nil || v.ID == nil || v.Created == nil {
+		return time.Time{}, fail(Incomplete, "reply lacks volume, its id or created_at")
+	}
+	if *v.ID != id {
+		return time.Time{}, fail(Malformed, "the reply is of volume %d, not of %d", *v.ID, id)
+	}
+	return hyperstackInstant(*v.Created)
+}
+
+// hyperstackListed is a machine as the listing has it.
+type hyperstackListed struct {
+	ID   int64  `json:"id"`
+	Name string `json:"name"`
+	IP   string `json:"fixed_ip"`
+}
+
+// hyperstackListing is a page of the listing of machines.
+type hyperstackListing struct {
+	machines    []hyperstackListed
+	size, count int // of a full page, and of all pages
+}
+
+func decodeHyperstackListing(body []byte) (hyperstackListing, *Failure) {
+	var reply struct {
+		Count *int                `json:"count"`
+		Size  *int                `json:"page_size"`
+		VMs   *[]hyperstackListed `json:"instances"`
+	}
+	if f := decode(body, &reply); f != nil {
+		return hyperstackListing{}, f
+	}
+	if reply.Count == nil || reply.VMs == nil {
+		return hyperstackListing{}, fail(Incomplete, "reply lacks count or instances")
+	}
+	page := hyperstackListing{machines: *reply.VMs, size: hyperstackPage, count: *reply.Count}
+	if reply.Size != nil && *reply.Size > 0 {
+		page.size = *reply.Size
+	}
+	return page, nil
+}
+
 // identify finds this box among the account's machines: by an address of ours that
 // is one's fixed_ip, else by our name. Fixed addresses are unique within one
 // environment only, so a tie is broken by name, and what is still tied is refused.
 func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) {
 	const call = "GET /core/virtual-machines"
-	type machine struct {
-		ID   int64  `json:"id"`
-		Name string `json:"name"`
-		IP   string `json:"fixed_ip"`
-	}
-	var all []machine
+	var all []hyperstackListed
 	seen := make(map[int64]bool)
 	f := pages(func(page int) (int, int, int, *Failure) {
 		body, f := h.api.get(ctx, clk, call, "core/virtual-machines", pageQuery(page, hyperstackPage))
 		if f != nil {
 			return 0, 0, 0, f
 		}
-		var reply struct {
-			Count *int       `json:"count"`
-			Size  *int       `json:"page_size"`
-			VMs   *[]machine `json:"instances"`
-		}
-		if f := decode(body, &reply); f != nil {
+		listing, f := decodeHyperstackListing(body)
+		if f != nil {
 			return 0, 0, 0, f
 		}
-		if reply.Count == nil || reply.VMs == nil {
-			return 0, 0, 0, fail(Incomplete, "reply lacks count or instances")
-		}
-		for _, m := range *reply.VMs {
+		for _, m := range listing.machines {
 			if m.ID <= 0 || seen[m.ID] {
 				return 0, 0, 0, fail(Incomplete, "listing names a machine twice or without an id")
 			}
 			seen[m.ID] = true
 			all = append(all, m)
 		}
-		size := hyperstackPage
-		if reply.Size != nil && *reply.Size > 0 {
-			size = *reply.Size
-		}
-		return len(*reply.VMs), size, *reply.Count, nil
+		return len(listing.machines), listing.size, listing.count, nil
 	})
 	if f != nil {
 		return 0, f.at(call)
@@ -523,7 +544,7 @@ func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) 
 	for _, a := range addrs {
 		mine[a.Unmap()] = true
 	}
-	var found []machine
+	var found []hyperstackListed
 	for _, m := range all {
 		if a, err := netip.ParseAddr(m.IP); err == nil && mine[a.Unmap()] {
 			found = append(found, m)

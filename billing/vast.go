@@ -377,6 +377,16 @@ func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Fail
 	if f != nil {
 		return time.Time{}, f
 	}
+	t, f := decodeVastVolume(id, body)
+	if f != nil {
+		return time.Time{}, f.at(call)
+	}
+	v.births[id] = t
+	return t, nil
+}
+
+// decodeVastVolume finds a volume in the listing of all, and when it was created.
+func decodeVastVolume(id int64, body []byte) (time.Time, *Failure) {
 	var reply struct {
 		Volumes *[]struct {
 			ID    *int64  `json:"id"`
@@ -384,25 +394,23 @@ func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Fail
 		} `json:"volumes"`
 	}
 	if f := vastDecode(body, &reply); f != nil {
-		return time.Time{}, f.at(call)
+		return time.Time{}, f
 	}
 	if reply.Volumes == nil {
-		return time.Time{}, fail(Incomplete, "reply has no volumes").at(call)
+		return time.Time{}, fail(Incomplete, "reply has no volumes")
 	}
 	for _, e := range *reply.Volumes {
-		if e.ID == nil || *e.ID != id {
-			continue
-		}
 		switch {
+		case e.ID == nil || *e.ID != id:
+			continue
 		case e.Start == nil:
-			return time.Time{}, fail(Incomplete, "volume %d has no start_date", id).at(call)
+			return time.Time{}, fail(Incomplete, "volume %d has no start_date", id)
 		case *e.Start <= 0:
-			return time.Time{}, fail(Malformed, "reply has a date that cannot be read").at(call)
+			return time.Time{}, fail(Malformed, "reply has a date that cannot be read")
 		}
-		v.births[id] = vastInstant(e.Start)
-		return v.births[id], nil
+		return vastInstant(e.Start), nil
 	}
-	return time.Time{}, fail(Incomplete, "volume %d is attached and not listed", id).at(call)
+	return time.Time{}, fail(Incomplete, "volume %d is attached and not listed", id)
 }
 
 // vastDecode reads a reply into v, unless it is a refusal that came as a 200.

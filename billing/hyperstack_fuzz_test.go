@@ -1,0 +1,34 @@
+package billing
+
+import "testing"
+
+// Whatever comes, the decoders return a bill that is no less than zero, of the
+// account that it names, or a failure with a class; and the same every time.
+func FuzzDecodeHyperstack(f *testing.F) {
+	addCases(f, "hyperstack.json")
+	f.Add([]byte(`{"billing_history_vm_details":{"org_id":1,"billing_history":[{"metrics":{"incurred_bill":"1e18"}}]}}`))
+	f.Add([]byte(`{"billing_history_vm_details":{"org_id":1,"billing_history":[{"metrics":{"incurred_bill":9e9}},{"metrics":{"incurred_bill":9e9}}]}}`))
+	f.Add([]byte(`{"volume":{"id":45678,"created_at":"2026-11-22T10:50:00"}}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		for _, r := range []hyperstackResource{hyperstackVM, hyperstackVolume} {
+			bill, failure := decodeHyperstackBill(r, 701234, body)
+			again, failure2 := decodeHyperstackBill(r, 701234, body)
+			if (failure == nil) != (failure2 == nil) || bill.total != again.total {
+				t.Fatalf("twice read, twice different: %+v %+v", bill, again)
+			}
+			classed(t, "bill", failure, bill == hyperstackBill{})
+			if failure == nil && (bill.total < 0 || bill.account == "" || (bill.rate != nil && *bill.rate < 0)) {
+				t.Fatalf("bill %+v", bill)
+			}
+		}
+		m, failure := decodeHyperstackMachine(701234, body)
+		classed(t, "machine", failure, m.status == "" && m.volumes == nil && m.created.IsZero())
+		born, failure := decodeHyperstackVolume(45678, body)
+		classed(t, "volume", failure, born.IsZero())
+		page, failure := decodeHyperstackListing(body)
+		classed(t, "listing", failure, page.machines == nil && page.count == 0)
+		if failure == nil && page.size <= 0 {
+			t.Fatalf("page %+v", page)
+		}
+	})
+}
