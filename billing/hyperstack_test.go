@@ -2,14 +2,10 @@ package billing_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -20,31 +16,6 @@ import (
 	"spotinference/billing"
 	"spotinference/ledger"
 )
-
-const testKey = "hs-test-0f3b2a1c/secret+key=="
-
-// recorded is one case of testdata/hyperstack.json.
-type recorded struct {
-	Name    string
-	Request struct {
-		Path  string
-		Query map[string]string
-	}
-	Status  int
-	Headers map[string]string
-	Body    json.RawMessage
-	Text    string `json:"body_text"`
-}
-
-func (r recorded) serve(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/json")
-	for k, v := range r.Headers {
-		w.Header().Set(k, v)
-	}
-	w.WriteHeader(r.Status)
-	w.Write(r.Body)
-	io.WriteString(w, r.Text)
-}
 
 func recordings(t testing.TB) map[string]recorded {
 	t.Helper()
@@ -61,31 +32,6 @@ func recordings(t testing.TB) map[string]recorded {
 		cases[c.Name] = c
 	}
 	return cases
-}
-
-// direct is the network between the client and a handler: none. Time in it can be
-// faked, and a hanging handler hangs.
-type direct struct{ http.Handler }
-
-func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
-	rec := httptest.NewRecorder()
-	done := make(chan struct{})
-	broken := false
-	go func() {
-		defer close(done)
-		defer func() { broken = recover() != nil }() // as net/http does with ErrAbortHandler
-		d.ServeHTTP(rec, r)
-	}()
-	select {
-	case <-r.Context().Done():
-		<-done // every handler here looks at the context
-		return nil, r.Context().Err()
-	case <-done:
-	}
-	if broken {
-		return nil, io.ErrUnexpectedEOF
-	}
-	return rec.Result(), nil
 }
 
 // cloud answers as recorded. Each test says what differs.
@@ -156,16 +102,6 @@ func (c *cloud) body(name, old, new string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { recorded{Status: 200, Body: []byte(b)}.serve(w) }
 }
 
-func getenv(vars map[string]string) func(string) string {
-	return func(name string) string { return vars[name] }
-}
-
-type fixedAnchor time.Time
-
-func (f fixedAnchor) Newest(string) (string, *ledger.Nanos, bool) {
-	return billing.Epoch(time.Time(f)), nil, true
-}
-
 func (c *cloud) provider(change func(*billing.Options)) billing.Provider {
 	c.t.Helper()
 	opts := billing.Options{
@@ -182,23 +118,6 @@ func (c *cloud) provider(change func(*billing.Options)) billing.Provider {
 		c.t.Fatal(err)
 	}
 	return p
-}
-
-func when(t testing.TB, text string) time.Time {
-	t.Helper()
-	at, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return at
-}
-
-// november carries the time of the recordings on by the (often faked) clock.
-func november() func() time.Time {
-	start := time.Now()
-	return func() time.Time {
-		return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC).Add(time.Since(start))
-	}
 }
 
 func TestHyperstackSample(t *testing.T) {
@@ -475,92 +394,6 @@ func TestHyperstackAccepts(t *testing.T) {
 	})
 }
 
-func TestHyperstackRetries(t *testing.T) {
-	// flaky answers with code, so often, then well.
-	flaky := func(c *cloud, times int, code int, header map[string]string) (http.HandlerFunc, *[]time.Time) {
-		var at []time.Time
-		return func(w http.ResponseWriter, _ *http.Request) {
-			if at = append(at, time.Now()); len(at) <= times {
-				recorded{Status: code, Headers: header, Body: []byte(`{"message":"no"}`)}.serve(w)
-				return
-			}
-			c.cases["vm_billing_t0"].serve(w)
-		}, &at
-	}
-	f := func(name string, times, code int, retryAfter string, limit time.Duration, wantTries int, wantClass billing.Class, check func(*testing.T, []time.Time, *billing.Failure)) {
-		t.Helper()
-		synctest.Test(t, func(t *testing.T) {
-			c := newCloud(t)
-			header := map[string]string{}
-			if retryAfter != "" {
-				header["Retry-After"] = retryAfter
-			}
-			h, at := flaky(c, times, code, header)
-			c.reply[vmBillPath] = h
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
-			defer cancel()
-			_, err := c.provider(nil).Sample(ctx, c.now())
-			var failure *billing.Failure
-			errors.As(err, &failure)
-			if len(*at) != wantTries {
-				t.Errorf("%s: %d tries, want %d", name, len(*at), wantTries)
-			}
-			if (wantClass == "") != (err == nil) || (failure != nil && failure.Class != wantClass) {
-				t.Errorf("%s: %v, want %q", name, err, wantClass)
-			}
-			if check != nil {
-				check(t, *at, failure)
-			}
-		})
-	}
-	between := func(t *testing.T, at []time.Time, i int, low, high time.Duration) {
-		t.Helper()
-		if d := at[i].Sub(at[i-1]); d < low || d > high {
-			t.Errorf("try %d after %s, want %s to %s", i+1, d, low, high)
-		}
-	}
-	f("twice 500, then good", 2, 500, "", 40*time.Second, 3, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
-		between(t, at, 1, time.Second, 1500*time.Millisecond)
-		between(t, at, 2, 2*time.Second, 3*time.Second)
-	})
-	f("500 for good", 9, 500, "", 40*time.Second, 3, billing.HTTP5xx, nil)
-	f("401 is not asked again", 9, 401, "", 40*time.Second, 1, billing.HTTP401, nil)
-	f("403 is not asked again", 9, 403, "", 40*time.Second, 1, billing.HTTP403, nil)
-	f("404 is not asked again", 9, 404, "", 40*time.Second, 1, billing.HTTP4xx, nil)
-	f("Retry-After within the time", 1, 429, "12", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
-		between(t, at, 1, 12*time.Second, 12*time.Second)
-	})
-	f("Retry-After beyond the time", 1, 429, "50", 40*time.Second, 1, billing.HTTP429, func(t *testing.T, _ []time.Time, f *billing.Failure) {
-		if f.RetryAfter != 50*time.Second {
-			t.Errorf("RetryAfter = %s", f.RetryAfter)
-		}
-	})
-	f("Retry-After as a date", 1, 503, "Mon, 23 Nov 2026 12:00:09 GMT", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
-		between(t, at, 1, 9*time.Second, 9*time.Second)
-	})
-	f("Retry-After of a century", 1, 429, "2147483647", 40*time.Second, 1, billing.HTTP429, func(t *testing.T, _ []time.Time, f *billing.Failure) {
-		if f.RetryAfter != time.Hour {
-			t.Errorf("RetryAfter = %s", f.RetryAfter)
-		}
-	})
-	f("Retry-After that cannot be read", 1, 429, "soon", 40*time.Second, 2, "", nil)
-	f("no time for a second try", 1, 500, "", 900*time.Millisecond, 1, billing.HTTP5xx, nil)
-}
-
-// A sample is over in its time, whatever the caller allows and however many calls
-// hang.
-func TestHyperstackHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
-		c.reply[vmBillPath] = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-		start := time.Now()
-		_, err := c.provider(nil).Sample(t.Context(), c.now())
-		if took := time.Since(start); took > 45*time.Second || err == nil {
-			t.Errorf("took %s: %v", took, err)
-		}
-	})
-}
-
 func TestHyperstackClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t)
@@ -618,115 +451,6 @@ func TestHyperstackBoundary(t *testing.T) {
 	if _, err := b.SampleAt(t.Context(), now.Add(time.Hour), now); err == nil {
 		t.Error("a bill from the future")
 	}
-}
-
-func TestHyperstackAnchor(t *testing.T) {
-	f := func(name, born, now string, stored billing.Anchors, want string) {
-		t.Helper()
-		c := newCloud(t)
-		at := when(t, now)
-		c.now = func() time.Time { return at }
-		c.reply[vmPath] = c.body("instance", "2026-11-22T10:58:31", born)
-		p := c.provider(func(o *billing.Options) { o.Anchors = stored })
-		s, err := p.Sample(t.Context(), at)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			return
-		}
-		if got := s.Lines[0].Epoch; got != want {
-			t.Errorf("%s: %s, want %s", name, got, want)
-		}
-		// It does not move with the month.
-		at = at.AddDate(0, 2, 0)
-		if s, err = p.Sample(t.Context(), at); err != nil || s.Lines[0].Epoch != want {
-			t.Errorf("%s: two months later %s (%v)", name, s.Lines[0].Epoch, err)
-		}
-	}
-	f("young", "2026-11-22T10:58:31", "2026-11-23T12:00:00Z", nil, "anchor:2026-11-22T00:00:00Z")
-	f("young over the month", "2026-11-22T10:58:31", "2026-12-02T12:00:00Z", nil, "anchor:2026-11-22T00:00:00Z")
-	f("old", "2026-03-22T10:58:31", "2026-11-23T12:00:00Z", nil, "anchor:2026-11-01T00:00:00Z")
-	f("stored", "2026-03-22T10:58:31", "2026-11-23T12:00:00Z", fixedAnchor(when(t, "2026-06-01T00:00:00Z")), "anchor:2026-06-01T00:00:00Z")
-
-	c := newCloud(t)
-	now := when(t, "2026-11-23T12:00:00Z")
-	c.now = func() time.Time { return now }
-	var failure *billing.Failure
-	p := c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(now.Add(time.Hour)) })
-	if _, err := p.Sample(t.Context(), now); !errors.As(err, &failure) || failure.Class != billing.ClockSkew {
-		t.Errorf("anchor to come: %v", err)
-	}
-}
-
-func TestEpoch(t *testing.T) {
-	at := when(t, "2026-11-22T01:00:00+01:00")
-	epoch := billing.Epoch(at)
-	if epoch != "anchor:2026-11-22T00:00:00Z" {
-		t.Errorf("Epoch = %q", epoch)
-	}
-	if got, err := billing.ParseEpoch(epoch); err != nil || !got.Equal(at) {
-		t.Errorf("ParseEpoch = %v, %v", got, err)
-	}
-	for _, bad := range []string{"", "anchor:", "period:2026-11", "2026-11-22T00:00:00Z", "anchor:2026-11-22T00:00:00.5Z", "anchor:2026-11-22"} {
-		if _, err := billing.ParseEpoch(bad); err == nil {
-			t.Errorf("ParseEpoch(%q) is accepted", bad)
-		}
-	}
-}
-
-func TestHyperstackIdentify(t *testing.T) {
-	type vm struct {
-		id       int
-		name, ip string
-	}
-	mine := []netip.Addr{netip.MustParseAddr("172.17.0.1"), netip.MustParseAddr("10.0.0.113")}
-	f := func(name string, vms []vm, count, size int, addrs []netip.Addr, host string, want string) {
-		t.Helper()
-		c := newCloud(t)
-		now := when(t, "2026-11-23T12:00:00Z")
-		c.now = func() time.Time { return now }
-		c.reply["/v1/core/virtual-machines"] = func(w http.ResponseWriter, r *http.Request) {
-			var page int
-			fmt.Sscan(r.FormValue("page"), &page)
-			from := min((page-1)*size, len(vms))
-			list := []map[string]any{}
-			for _, v := range vms[from:min(from+size, len(vms))] {
-				list = append(list, map[string]any{"id": v.id, "name": v.name, "fixed_ip": v.ip})
-			}
-			b, _ := json.Marshal(map[string]any{"status": true, "page": page, "page_size": size, "count": count, "instances": list})
-			recorded{Status: 200, Body: b}.serve(w)
-		}
-		p := c.provider(func(o *billing.Options) {
-			o.Instance = ""
-			o.Addrs = func() ([]netip.Addr, error) { return addrs, nil }
-			o.Hostname = func() (string, error) { return host, nil }
-		})
-		s, err := p.Sample(t.Context(), now)
-		var failure *billing.Failure
-		switch {
-		case want == "ok":
-			if err != nil || s.Lines[0].Resource != "vm-701234" {
-				t.Errorf("%s: %v, %+v", name, err, s.Lines)
-			}
-		case !errors.As(err, &failure) || string(failure.Class) != want || failure.Call != "GET /core/virtual-machines":
-			t.Errorf("%s: %v, want %s", name, err, want)
-		case want == string(billing.Unidentified) && failure.Hint() == "":
-			t.Errorf("%s: no hint", name)
-		}
-	}
-	us, other, twin := vm{701234, "spot-h100-a", "10.0.0.113"}, vm{5, "b", "10.0.0.5"}, vm{6, "c", "10.0.0.113"}
-	f("by address", []vm{other, us}, 2, 100, mine, "whatever", "ok")
-	f("by address on the third page", []vm{other, {7, "", ""}, {8, "", ""}, {9, "", ""}, us}, 5, 2, mine, "whatever", "ok")
-	f("by name", []vm{other, us}, 2, 100, nil, "spot-h100-a", "ok")
-	f("by name with a domain", []vm{other, us}, 2, 100, nil, "Spot-H100-A.internal", "ok")
-	f("tie of addresses broken by name", []vm{twin, us}, 2, 100, mine, "spot-h100-a", "ok")
-	f("name outside the tie", []vm{twin, us, {8, "d", "10.9.9.9"}}, 3, 100, mine, "d", "unidentified")
-	f("neither", []vm{other, us}, 2, 100, nil, "laptop", "unidentified")
-	f("two of the name", []vm{us, {7, "spot-h100-a", "10.1.1.1"}}, 2, 100, nil, "spot-h100-a", "unidentified")
-	f("no machines", nil, 0, 100, mine, "spot-h100-a", "unidentified")
-	f("machines without a name", []vm{{7, "", ""}}, 1, 100, nil, "", "unidentified")
-	f("listing cut short", []vm{other, us}, 3, 100, mine, "", "incomplete")
-	f("listing with too many", []vm{other, us}, 1, 100, mine, "", "incomplete")
-	f("the same machine twice", []vm{us, us}, 2, 1, mine, "", "incomplete")
 }
 
 // The machine is found once, the volume's birth is asked once: a sample is three

@@ -57,7 +57,6 @@ type Sampler struct {
 	failed int    // polls in a row that did
 
 	mu      sync.Mutex // guards what is below
-	next    time.Time  // when the next sample is due
 	free    time.Time  // when the rate limit allows the next poll
 	holdOff time.Time  // the provider asked for peace until then
 }
@@ -95,7 +94,7 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 	if cfg.OnSample == nil {
 		cfg.OnSample = func() {}
 	}
-	s := &Sampler{cfg: cfg, turn: make(chan struct{}, 1), next: cfg.Now(), stored: cfg.Newest}
+	s := &Sampler{cfg: cfg, turn: make(chan struct{}, 1), stored: cfg.Newest}
 	s.turn <- struct{}{}
 	return s, nil
 }
@@ -165,13 +164,6 @@ func (s *Sampler) boundary(ctx context.Context, now time.Time) {
 		return
 	}
 	s.stored = sample.At
-}
-
-// Next is when the next sample is due.
-func (s *Sampler) Next() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.next
 }
 
 // locked runs f when its turn has come.
@@ -306,16 +298,16 @@ func complete(s ledger.Sample) error {
 	return nil
 }
 
-// schedule decides when the next sample is due and returns it.
+// schedule decides when the next sample is due.
 func (s *Sampler) schedule() time.Time {
 	now := s.cfg.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.next = now.Truncate(s.cfg.Every).Add(s.cfg.Every)
-	for s.next.Before(s.barred(now)) {
-		s.next = s.next.Add(s.cfg.Every)
+	next := now.Truncate(s.cfg.Every).Add(s.cfg.Every)
+	for next.Before(s.barred(now)) {
+		next = next.Add(s.cfg.Every)
 	}
-	return s.next
+	return next
 }
 
 // barred is the time before which no call may be made. A clock that was set back

@@ -139,65 +139,6 @@ func TestSamplesEqualTheBooks(t *testing.T) {
 	})
 }
 
-// wantFault wants a fault to be a failure of its class, without a line, and to be
-// over when the simulator is well again.
-func wantFault(t *testing.T, cloud *sim.Sim, p billing.Provider, fault sim.Fault, want billing.Class) {
-	t.Helper()
-	read := func() (ledger.Sample, error) {
-		time.Sleep(time.Minute)
-		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
-		defer cancel()
-		return p.Sample(ctx, time.Now())
-	}
-	if _, err := read(); err != nil {
-		t.Fatal(err)
-	}
-	if err := cloud.SetFault(fault); err != nil {
-		t.Fatal(err)
-	}
-	s, err := read()
-	var failure *billing.Failure
-	if !errors.As(err, &failure) || failure.Class != want {
-		t.Errorf("%s: %v, want %q", fault.Mode, err, want)
-	}
-	if s.Lines != nil {
-		t.Errorf("%s: lines in a failed sample", fault.Mode)
-	}
-	if err := cloud.SetFault(sim.Fault{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := read(); err != nil {
-		t.Errorf("after %s: %v", fault.Mode, err)
-	}
-}
-
-// Each way of the simulator to misbehave is a failure of its class, and is over
-// when the fault is.
-func TestSimulatedFaults(t *testing.T) {
-	f := func(fault sim.Fault, want billing.Class) {
-		t.Helper()
-		synctest.Test(t, func(t *testing.T) {
-			cloud, p := simulated(t, sim.Config{})
-			wantFault(t, cloud, p, fault, want)
-		})
-	}
-	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)
-	f(sim.Fault{Mode: sim.Slow, Delay: 14 * time.Second}, billing.Timeout)
-	f(sim.Fault{Mode: sim.ServerError}, billing.HTTP5xx)
-	f(sim.Fault{Mode: sim.TooMany, RetryAfter: 120}, billing.HTTP429)
-	f(sim.Fault{Mode: sim.Unauthorized}, billing.HTTP401)
-	f(sim.Fault{Mode: sim.HTML}, billing.Malformed)
-	f(sim.Fault{Mode: sim.Truncated}, billing.Malformed)
-	f(sim.Fault{Mode: sim.Truncated, Only: "volume"}, billing.Malformed)
-	f(sim.Fault{Mode: sim.Cut}, billing.Network)
-	f(sim.Fault{Mode: sim.NaN}, billing.Malformed)
-	f(sim.Fault{Mode: sim.Empty}, billing.Incomplete)
-	f(sim.Fault{Mode: sim.StatusFalse}, billing.Incomplete)
-	f(sim.Fault{Mode: sim.Elsewhere, To: "https://elsewhere.test/"}, billing.Redirect)
-	f(sim.Fault{Mode: sim.Huge}, billing.TooLarge)
-	f(sim.Fault{Mode: sim.Skew}, billing.ClockSkew)
-}
-
 func TestSimulatedOddities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud, p := simulated(t, sim.Config{VM: sim.VM{Born: time.Now().Add(-time.Hour)}})

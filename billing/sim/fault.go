@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -219,6 +220,9 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// bills are the amounts of every API, with their names.
+var bills = regexp.MustCompile(`("(?:incurred_bill|totalAmount|amount)":)[-+.0-9eE]+`)
+
 // spoiled makes the right answer and breaks it.
 func (s *Sim) spoiled(w http.ResponseWriter, r *http.Request, mode string) {
 	rec := &recorder{header: make(http.Header), code: 200}
@@ -227,11 +231,7 @@ func (s *Sim) spoiled(w http.ResponseWriter, r *http.Request, mode string) {
 	w.Header().Set("Content-Type", "application/json")
 	switch mode {
 	case NaN:
-		const field = `"incurred_bill":`
-		if before, after, found := bytes.Cut(body, []byte(field)); found {
-			rest := after[bytes.IndexAny(after, ",}"):]
-			body = append(append(append([]byte(nil), before...), field+"NaN"...), rest...)
-		}
+		body = bills.ReplaceAll(body, []byte("${1}NaN"))
 		w.WriteHeader(rec.code)
 		w.Write(body)
 	case Truncated:

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -93,18 +92,11 @@ func (s *Sim) runpodFault(w http.ResponseWriter, r *http.Request, f Fault) bool 
 		runpodReply(w, 429, runpodProblem(429, "rate limit exceeded for the minute window"))
 	case Unauthorized:
 		runpodReply(w, 401, runpodProblem(401, "invalid bearer token"))
-	case NaN:
-		rec := &recorder{header: w.Header(), code: 200}
-		s.mux.ServeHTTP(rec, r)
-		w.WriteHeader(rec.code)
-		w.Write(runpodAmount.ReplaceAll(rec.body.Bytes(), []byte(`"totalAmount":NaN`)))
 	default:
 		return false
 	}
 	return true
 }
-
-var runpodAmount = regexp.MustCompile(`"totalAmount":[-0-9.]+`)
 
 // runpodName is a resource's id in this API.
 func runpodName(kind string, id int64) string {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -90,17 +89,6 @@ func (s *Sim) vastFault(w http.ResponseWriter, r *http.Request, f Fault) bool {
 	case StatusFalse:
 		code, body := vastInvalid("bad filter")
 		reply(w, code, body)
-	case NaN:
-		rec := &recorder{header: make(http.Header), code: 200}
-		s.mux.ServeHTTP(rec, r)
-		const field = `"amount":`
-		before, after, found := bytes.Cut(rec.body.Bytes(), []byte(field))
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(rec.code)
-		w.Write(before)
-		if found {
-			fmt.Fprintf(w, "%sNaN%s", field, after[bytes.IndexAny(after, ",}"):])
-		}
 	default:
 		return false
 	}

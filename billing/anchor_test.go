@@ -1,0 +1,61 @@
+package billing_test
+
+import (
+	"errors"
+	"spotinference/billing"
+	"testing"
+	"time"
+)
+
+func TestHyperstackAnchor(t *testing.T) {
+	f := func(name, born, now string, stored billing.Anchors, want string) {
+		t.Helper()
+		c := newCloud(t)
+		at := when(t, now)
+		c.now = func() time.Time { return at }
+		c.reply[vmPath] = c.body("instance", "2026-11-22T10:58:31", born)
+		p := c.provider(func(o *billing.Options) { o.Anchors = stored })
+		s, err := p.Sample(t.Context(), at)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
+		if got := s.Lines[0].Epoch; got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+		// It does not move with the month.
+		at = at.AddDate(0, 2, 0)
+		if s, err = p.Sample(t.Context(), at); err != nil || s.Lines[0].Epoch != want {
+			t.Errorf("%s: two months later %s (%v)", name, s.Lines[0].Epoch, err)
+		}
+	}
+	f("young", "2026-11-22T10:58:31", "2026-11-23T12:00:00Z", nil, "anchor:2026-11-22T00:00:00Z")
+	f("young over the month", "2026-11-22T10:58:31", "2026-12-02T12:00:00Z", nil, "anchor:2026-11-22T00:00:00Z")
+	f("old", "2026-03-22T10:58:31", "2026-11-23T12:00:00Z", nil, "anchor:2026-11-01T00:00:00Z")
+	f("stored", "2026-03-22T10:58:31", "2026-11-23T12:00:00Z", fixedAnchor(when(t, "2026-06-01T00:00:00Z")), "anchor:2026-06-01T00:00:00Z")
+
+	c := newCloud(t)
+	now := when(t, "2026-11-23T12:00:00Z")
+	c.now = func() time.Time { return now }
+	var failure *billing.Failure
+	p := c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(now.Add(time.Hour)) })
+	if _, err := p.Sample(t.Context(), now); !errors.As(err, &failure) || failure.Class != billing.ClockSkew {
+		t.Errorf("anchor to come: %v", err)
+	}
+}
+
+func TestEpoch(t *testing.T) {
+	at := when(t, "2026-11-22T01:00:00+01:00")
+	epoch := billing.Epoch(at)
+	if epoch != "anchor:2026-11-22T00:00:00Z" {
+		t.Errorf("Epoch = %q", epoch)
+	}
+	if got, err := billing.ParseEpoch(epoch); err != nil || !got.Equal(at) {
+		t.Errorf("ParseEpoch = %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "anchor:", "period:2026-11", "2026-11-22T00:00:00Z", "anchor:2026-11-22T00:00:00.5Z", "anchor:2026-11-22"} {
+		if _, err := billing.ParseEpoch(bad); err == nil {
+			t.Errorf("ParseEpoch(%q) is accepted", bad)
+		}
+	}
+}

@@ -1,0 +1,58 @@
+package billing_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"spotinference/billing"
+	"strings"
+	"testing"
+)
+
+func TestRunpodSetup(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte(runpodTestKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := func(name, instance string, env map[string]string, want, hint string) {
+		t.Helper()
+		p := newPods(t)
+		_, err := billing.New("runpod", billing.Options{URL: "https://runpod.test", Instance: instance, Getenv: getenv(env), Transport: direct{p}})
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			return
+		}
+		var h interface{ Hint() string }
+		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &h) || !strings.Contains(h.Hint(), hint) {
+			t.Errorf("%s: %v, want %q and the hint %q", name, err, want, hint)
+			return
+		}
+		if strings.Contains(err.Error()+h.Hint(), runpodTestKey) {
+			t.Errorf("%s: the key is in %q", name, err)
+		}
+	}
+	const pod = "7h9k2m4n6p"
+	f("by option", pod, map[string]string{"RUNPOD_API_KEY": runpodTestKey}, "", "")
+	f("by environment", "", map[string]string{"RUNPOD_API_KEY": runpodTestKey, "RUNPOD_POD_ID": pod}, "", "")
+	f("inside a pod the file goes first", "", map[string]string{"RUNPOD_API_KEY": "the-pods-own", "RUNPOD_API_KEY_FILE": path, "RUNPOD_POD_ID": pod}, "", "")
+	f("elsewhere two are too many", pod, map[string]string{"RUNPOD_API_KEY": "another-key", "RUNPOD_API_KEY_FILE": path}, "both", "unset")
+	f("no key", pod, nil, "RUNPOD_API_KEY is not set", "RUNPOD_API_KEY_FILE")
+	f("no pod", "", map[string]string{"RUNPOD_API_KEY": runpodTestKey}, "RUNPOD_POD_ID is not set", "--instance")
+	f("a name", "spot h100", map[string]string{"RUNPOD_API_KEY": runpodTestKey}, `instance "spot h100"`, "console")
+	f("a path", "../billing", map[string]string{"RUNPOD_API_KEY": runpodTestKey}, `instance "../billing"`, "console")
+	f("the key", runpodTestKey, map[string]string{"RUNPOD_API_KEY": runpodTestKey}, "the instance is the API key", "--instance")
+
+	// The file's key is the one that is sent, and the option's pod the one that is asked for.
+	p := newPods(t)
+	provider := p.provider(func(o *billing.Options) {
+		o.Getenv = getenv(map[string]string{"RUNPOD_API_KEY": "the-pods-own", "RUNPOD_API_KEY_FILE": path, "RUNPOD_POD_ID": "other"})
+	})
+	if _, err := provider.Sample(t.Context(), p.now()); err != nil {
+		t.Error(err)
+	}
+	if got, err := billing.Detect(getenv(map[string]string{"RUNPOD_API_KEY": "the-pods-own"})); got != "runpod" || err != nil {
+		t.Errorf("Detect = %q, %v", got, err)
+	}
+}

@@ -1,0 +1,81 @@
+package billing_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+)
+
+// Each way of the simulator to misbehave is, in each API that it speaks, a failure
+// of its class without a line, and is over when the fault is.
+func TestSimulatedFaults(t *testing.T) {
+	f := func(fault sim.Fault, want billing.Class, only ...string) {
+		t.Helper()
+		for _, r := range rigs() {
+			if r.url == "" || len(only) > 0 && only[0] != r.name {
+				continue
+			}
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				want := want
+				if fault.Mode == sim.StatusFalse && r.name == "runpod" {
+					want = billing.Malformed // its pods have a status, which is a word
+				}
+				newStage(t, r, dir).misbehave(t, fault, want)
+			})
+		}
+	}
+	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)
+	f(sim.Fault{Mode: sim.Slow, Delay: 20 * time.Second}, billing.Timeout)
+	f(sim.Fault{Mode: sim.ServerError}, billing.HTTP5xx)
+	f(sim.Fault{Mode: sim.TooMany}, billing.HTTP429)
+	f(sim.Fault{Mode: sim.TooMany, RetryAfter: 120}, billing.HTTP429)
+	f(sim.Fault{Mode: sim.Unauthorized}, billing.HTTP401)
+	f(sim.Fault{Mode: sim.HTML}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Truncated}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Truncated, Only: "volume"}, billing.Malformed, "hyperstack")
+	f(sim.Fault{Mode: sim.Truncated, Only: "volumes"}, billing.Malformed, "runpod")
+	f(sim.Fault{Mode: sim.Truncated, Only: "volumes"}, billing.Malformed, "verda")
+	f(sim.Fault{Mode: sim.Truncated, Only: "charges"}, billing.Malformed, "vast")
+	f(sim.Fault{Mode: sim.ServerError, Only: "instances"}, billing.HTTP5xx, "verda")
+	f(sim.Fault{Mode: sim.Empty, Only: "volumes"}, billing.Incomplete, "runpod")
+	f(sim.Fault{Mode: sim.Cut}, billing.Network)
+	f(sim.Fault{Mode: sim.NaN}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Empty}, billing.Incomplete)
+	f(sim.Fault{Mode: sim.StatusFalse}, billing.Incomplete)
+	f(sim.Fault{Mode: sim.Elsewhere, To: "https://elsewhere.test/"}, billing.Redirect)
+	f(sim.Fault{Mode: sim.Huge}, billing.TooLarge)
+	f(sim.Fault{Mode: sim.Skew}, billing.ClockSkew)
+}
+
+func (st *stage) misbehave(t *testing.T, fault sim.Fault, want billing.Class) {
+	t.Helper()
+	p := st.open()
+	good := func() {
+		t.Helper()
+		time.Sleep(time.Minute)
+		if _, err := p.Sample(t.Context(), time.Now()); err != nil {
+			t.Fatalf("%s beside %s: %v", st.rig.name, fault.Mode, err)
+		}
+	}
+	set := func(f sim.Fault) {
+		t.Helper()
+		if err := st.cloud.SetFault(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good()
+	set(fault)
+	time.Sleep(time.Minute)
+	s, err := p.Sample(t.Context(), time.Now())
+	var failure *billing.Failure
+	if !errors.As(err, &failure) || failure.Class != want || s.Lines != nil {
+		t.Errorf("%s, %s %s: %v with %d lines, want %q", st.rig.name, fault.Mode, fault.Only, err, len(s.Lines), want)
+	}
+	set(sim.Fault{})
+	good()
+}

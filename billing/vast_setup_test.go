@@ -1,0 +1,115 @@
+package billing_test
+
+import (
+	"errors"
+	"net/http"
+	"spotinference/billing"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestVastSetup(t *testing.T) {
+	key := map[string]string{"VAST_API_KEY": testKey}
+	with := func(more ...string) map[string]string {
+		env := map[string]string{"VAST_API_KEY": testKey}
+		for i := 0; i < len(more); i += 2 {
+			env[more[i]] = more[i+1]
+		}
+		return env
+	}
+	refused := func(instance string, env map[string]string, want, hint string) {
+		t.Helper()
+		_, err := billing.New("vast", billing.Options{Instance: instance, Getenv: getenv(env)})
+		h, ok := err.(interface{ Hint() string })
+		if err == nil || !ok || !strings.Contains(err.Error(), want) || !strings.Contains(h.Hint(), hint) || strings.Contains(err.Error()+h.Hint(), testKey) {
+			t.Errorf("%v: %v, want %q with hint %q", env, err, want, hint)
+		}
+	}
+	refused("1", nil, "VAST_API_KEY is not set", "VAST_API_KEY_FILE")
+	refused("1", map[string]string{"CONTAINER_API_KEY": testKey}, "VAST_API_KEY is not set", "CONTAINER_API_KEY")
+	refused("1", with("VAST_API_KEY_FILE", "/absent"), "both", "unset")
+	refused("1", map[string]string{"VAST_API_KEY_FILE": "/absent"}, "read API key", "VAST_API_KEY_FILE")
+	refused("1", map[string]string{"VAST_API_KEY": "short"}, "does not hold an API key", "console")
+	refused("1", with("VAST_URL", "http://console.vast.ai"), "in the clear", "https")
+	refused("", key, "CONTAINER_ID", "--instance")
+	refused("C.123456", key, `instance "C.123456"`, "console")
+	refused("-1", key, `instance "-1"`, "console")
+	refused("", with("CONTAINER_ID", "8f3a2c"), `"8f3a2c"`, "--instance")
+	refused("", with("VAST_CONTAINERLABEL", "C.0"), `"C.0"`, "--instance")
+	refused("", with("CONTAINER_ID", "123", "VAST_CONTAINERLABEL", "C.124"), "says 123", "--instance")
+
+	found := func(instance string, env map[string]string) {
+		t.Helper()
+		c := newVastCloud(t)
+		p := c.provider(func(o *billing.Options) { o.Instance, o.Getenv = instance, getenv(env) })
+		s, err := p.Sample(t.Context(), c.now())
+		if err != nil || s.Lines[0].Resource != "instance-12345678" {
+			t.Errorf("%q, %v: %v, %+v", instance, env, err, s.Lines)
+		}
+	}
+	found("12345678", with("CONTAINER_ID", "77"))
+	found("", with("CONTAINER_ID", "12345678"))
+	found("", with("CONTAINER_ID", "C.12345678"))
+	found("", with("VAST_CONTAINERLABEL", "C.12345678"))
+	found("", with("CONTAINER_ID", "12345678", "VAST_CONTAINERLABEL", "C.12345678"))
+	if got, err := billing.Detect(getenv(key)); got != "vast" || err != nil {
+		t.Errorf("Detect = %q, %v", got, err)
+	}
+}
+
+// A key that may not read the bill is told apart at the first sample.
+func TestVastKeyHint(t *testing.T) {
+	for _, name := range []string{"err_auth", "err_unknown_key"} {
+		c := newVastCloud(t)
+		c.reply[vastUserPath] = func(w http.ResponseWriter, _ *http.Request) { c.cases[name].serve(w) }
+		_, err := c.provider(nil).Sample(t.Context(), c.now())
+		var f *billing.Failure
+		if !errors.As(err, &f) || !strings.Contains(f.Hint(), "CONTAINER_API_KEY") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if word := map[string]string{"err_auth": "(auth_error)", "err_unknown_key": "(no_such_user)"}[name]; !strings.Contains(err.Error(), word) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestVastCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newVastCloud(t)
+		p := c.provider(nil)
+		for range 3 {
+			if _, err := p.Sample(t.Context(), c.now()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got := len(c.calls); got != 2+3*2 {
+			t.Errorf("%d calls, want 8: %v", got, c.calls)
+		}
+	})
+}
+
+// What the account has left is told apart from the bill, in both of its words.
+func TestVastWitness(t *testing.T) {
+	c := newVastCloud(t)
+	w, ok := c.provider(nil).(billing.Witness)
+	if !ok {
+		t.Fatal("vast has a witness")
+	}
+	b, err := w.Balances(t.Context(), c.now())
+	if err != nil || b.Account != "4242" || *b.Balance != 0 || *b.Credit != 53_138_000_000 {
+		t.Errorf("%v, %+v", err, b)
+	}
+	c.reply[vastUserPath] = c.body("user", `,"balance":0,"credit":53.138`, `,"credit":-0.25`) // in debt
+	b, err = w.Balances(t.Context(), c.now())
+	if err != nil || b.Balance != nil || *b.Credit != -250_000_000 {
+		t.Errorf("%v, %+v", err, b)
+	}
+	c.reply[vastUserPath] = c.body("user", `"credit":53.138`, `"credit":"1e400"`)
+	b, err = w.Balances(t.Context(), c.now())
+	if wantClass(t, err, billing.Malformed); b.Credit != nil || b.Account != "" {
+		t.Errorf("%+v", b)
+	}
+}
