@@ -214,7 +214,8 @@ func TestRunpodNetworkVolume(t *testing.T) {
 	})
 }
 
-// Every reply that is not a good bill is a failure of its class, and no number.
+// Replies that are well formed, and no good bill of this pod. What is malformed is for
+// every adapter alike: TestMalformedText and those beside it.
 func TestRunpodRefuses(t *testing.T) {
 	f := func(name, path string, h func(*pods) http.HandlerFunc, class billing.Class, call string) {
 		t.Helper()
@@ -241,9 +242,6 @@ func TestRunpodRefuses(t *testing.T) {
 			}
 		})
 	}
-	as := func(r recorded) func(*pods) http.HandlerFunc {
-		return func(*pods) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { r.serve(w) } }
-	}
 	replay := func(name string) func(*pods) http.HandlerFunc {
 		return func(p *pods) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) { p.cases[name].serve(w) }
@@ -262,24 +260,15 @@ func TestRunpodRefuses(t *testing.T) {
 		f(name, podPath, func(p *pods) http.HandlerFunc { return p.body("pod_running", oldNew...) }, class, getPod)
 	}
 
-	// As recorded, and the other codes.
 	f("429", podBillPath, replay("err_429"), billing.HTTP429, getPodBill)
 	f("empty", podBillPath, replay("pods_billing_empty"), billing.Incomplete, getPodBill)
 	f("conflict", podPath, replay("action_conflict"), billing.HTTP4xx, getPod)
-	problem := func(code int) func(*pods) http.HandlerFunc {
-		return as(recorded{Status: code, Headers: map[string]string{"Content-Type": "application/problem+json"},
-			Body: fmt.Appendf(nil, `{"title":"no","status":%d,"detail":"key %s"}`, code, runpodTestKey)})
+	for _, code := range []int{401, 403} { // which have a hint
+		problem := recorded{Status: code, Headers: map[string]string{"Content-Type": "application/problem+json"},
+			Body: fmt.Appendf(nil, `{"title":"no","status":%d,"detail":"key %s"}`, code, runpodTestKey)}
+		f("a problem", netvolBillPath, func(*pods) http.HandlerFunc { return answer(problem) },
+			map[int]billing.Class{401: billing.HTTP401, 403: billing.HTTP403}[code], getNetvolBill)
 	}
-	f("401", podBillPath, problem(401), billing.HTTP401, getPodBill)
-	f("402", podBillPath, problem(402), billing.HTTP4xx, getPodBill)
-	f("403", podBillPath, problem(403), billing.HTTP403, getPodBill)
-	f("403", netvolBillPath, problem(403), billing.HTTP403, getNetvolBill)
-	f("404", podPath, problem(404), billing.HTTP4xx, getPod)
-	f("410", podPath, problem(410), billing.HTTP4xx, getPod)
-	f("422", podBillPath, problem(422), billing.HTTP4xx, getPodBill)
-	f("500", podBillPath, problem(500), billing.HTTP5xx, getPodBill)
-	f("problem with 200", podBillPath, problem(200), billing.Malformed, getPodBill)
-	f("moved", podPath, as(recorded{Status: 301, Headers: map[string]string{"Location": "https://elsewhere.test/"}}), billing.Redirect, getPod)
 
 	// Another call's reply is not this bill, however much it looks like it.
 	f("volume for pod", podBillPath, replay("netvol_billing"), billing.Incomplete, getPodBill)
@@ -289,21 +278,12 @@ func TestRunpodRefuses(t *testing.T) {
 	f("balance for bill", podBillPath, replay("graphql_balance"), billing.Incomplete, getPodBill)
 	f("errors with 200", podBillPath, replay("graphql_error"), billing.Incomplete, getPodBill)
 
-	// Numbers that are none, in the total and in a record.
+	// A total that is not the sum of its records.
 	for _, n := range []string{`6.397`, `2.723`} {
-		amount := `"totalAmount":` + n
-		bill("missing "+n, billing.Incomplete, amount, `"other":1`)
-		bill("null "+n, billing.Incomplete, amount, `"totalAmount":null`)
-		for _, bad := range []string{`NaN`, `"NaN"`, `"Inf"`, `1e400`, `"1e400"`, `9300000000`, `-0.5`, `"a lot"`, `""`, `"0x10"`,
-			`"1/2"`, `"1 2"`, `{"usd":1}`, `[1]`, `true`} {
-			bill(bad+" for "+n, billing.Malformed, amount, `"totalAmount":`+bad)
-		}
-		bill("a cent less than "+n, billing.Malformed, amount, `"totalAmount":`+n[:len(n)-1])
+		bill("a cent less than "+n, billing.Malformed, `"totalAmount":`+n, `"totalAmount":`+n[:len(n)-1])
 	}
-	volume("missing", billing.Incomplete, `"totalAmount":0.0192`, `"other":1`)
 	bill("sum out of range", billing.Malformed, `"totalAmount":2.54`, `"totalAmount":9e9`, `"totalAmount":2.723`, `"totalAmount":9e9`, `"totalAmount":6.397`, `"totalAmount":9e9`)
 	bill("a millionth and a bit", billing.Malformed, `"totalAmount":6.397`, `"totalAmount":6.397001004`)
-	bill("wrong currency", billing.Currency, `"records":`, `"currency":"EUR","records":`)
 	bill("wrong currency inside", billing.Currency, `"metadata":{`, `"metadata":{"currency":"EUR",`)
 
 	// Bills of something else, or of a part.
@@ -314,17 +294,10 @@ func TestRunpodRefuses(t *testing.T) {
 	bill("all pods", billing.Incomplete, `"endTime":"2026-11-23T13:00:00Z",`+ownPod+`,"start`, `"endTime":"2026-11-23T13:00:00Z","podId":null,"start`)
 	volume("another volume", billing.Malformed, ownVolume, `"networkVolumeId":"other"`)
 	bill("one record too few", billing.Incomplete, `"recordCount":3`, `"recordCount":4`)
-	bill("no count", billing.Incomplete, `"recordCount":3,`, ``)
-	bill("no totals", billing.Incomplete, `"totals":`, `"total":`)
-	bill("no metadata", billing.Incomplete, `"metadata":`, `"meta":`)
-	bill("no query", billing.Incomplete, `"query":`, `"asked":`)
-	bill("no records", billing.Incomplete, `"records":`, `"rows":`)
-	bill("null records", billing.Incomplete, `"records":[`, `"records":null,"rows":[`)
 	bill("null record", billing.Incomplete, `"records":[`, `"records":[null,`, `"recordCount":3`, `"recordCount":4`)
 
 	// Windows that are not the one asked for.
 	bill("by the day", billing.Malformed, `"bucketSize":"hour"`, `"bucketSize":"day"`)
-	bill("no bucket", billing.Incomplete, `"bucketSize":"hour",`, ``)
 	bill("snapped start", billing.Malformed, `"startTime":"2026-11-23T10:00:00Z"},`, `"startTime":"2026-11-23T00:00:00Z"},`)
 	bill("cut end", billing.Malformed, `{"bucketSize":"hour","endTime":"2026-11-23T13:00:00Z"`, `{"bucketSize":"hour","endTime":"2026-11-23T12:00:00Z"`)
 	bill("unreadable start", billing.Malformed, `"startTime":"2026-11-23T10:00:00Z"`, `"startTime":"`+runpodTestKey+`"`)
@@ -340,46 +313,17 @@ func TestRunpodRefuses(t *testing.T) {
 	bill("an hour twice", billing.Malformed, `"endTime":"2026-11-23T12:00:00Z","gpu`, `"endTime":"2026-11-23T11:00:00Z","gpu`,
 		`"startTime":"2026-11-23T11:00:00Z"`, `"startTime":"2026-11-23T10:00:00Z"`)
 
-	// No JSON, or not all of it.
-	bill("truncated", billing.Malformed, `}]}`, ``)
-	bill("more after it", billing.Malformed, `}]}`, `}]}{}`)
-	f("nothing", podBillPath, as(recorded{Status: 200}), billing.Malformed, getPodBill)
-	f("a list", podBillPath, as(recorded{Status: 200, Body: []byte(`[]`)}), billing.Malformed, getPodBill)
-	f("null", podBillPath, as(recorded{Status: 200, Body: []byte(`null`)}), billing.Incomplete, getPodBill)
-	f("HTML", podBillPath, as(recorded{Status: 200, Headers: map[string]string{"Content-Type": "text/html"}, Text: "<html>"}), billing.Malformed, getPodBill)
-	f("HTML that says JSON", podBillPath, as(recorded{Status: 200, Text: "<html>"}), billing.Malformed, getPodBill)
-	f("huge", podBillPath, as(recorded{Status: 200, Text: "{" + strings.Repeat(" ", 5<<20) + "}"}), billing.TooLarge, getPodBill)
-	f("hang", podBillPath, func(*pods) http.HandlerFunc {
-		return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	}, billing.Timeout, getPodBill)
-	f("broken off", podBillPath, func(*pods) http.HandlerFunc {
-		return func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
-	}, billing.Network, getPodBill)
-	f("another clock", podBillPath, func(p *pods) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Date", p.now().Add(2*time.Minute).UTC().Format(http.TimeFormat))
-			p.cases["pods_billing_t0"].serve(w)
-		}
-	}, billing.ClockSkew, getPodBill)
-
 	// A pod that cannot be read, or whose bill is not in its bill.
-	pod("no id", billing.Incomplete, `"id":"7h9k2m4n6p",`, ``)
 	pod("another pod", billing.Malformed, `"id":"7h9k2m4n6p"`, `"id":"other"`)
-	pod("no status", billing.Incomplete, `"status":"RUNNING",`, ``)
-	pod("no birth", billing.Incomplete, `"createdAt":`, `"created":`)
 	pod("unreadable birth", billing.Malformed, `"createdAt":"2026-11-23T10:02:11Z"`, `"createdAt":"`+runpodTestKey+`"`)
 	f("born in a minute", podPath, func(p *pods) http.HandlerFunc {
 		return p.body("pod_running", `"createdAt":"2026-11-23T10:02:11Z"`, `"createdAt":"2026-11-23T12:26:00Z"`)
 	}, billing.Incomplete, "")
-	pod("no mounts", billing.Incomplete, persistentMount, `"other":{}`)
-	pod("null mounts", billing.Incomplete, persistentMount, `"mounts":null`)
 	pod("mount without a volume", billing.Incomplete, persistentMount, `"mounts":{"network":[{"path":"/workspace"}]}`)
 	pod("volume that is none", billing.Malformed, persistentMount, `"mounts":{"network":[{"volumeId":"../pods"}]}`)
 	pod("the key as a volume", billing.Malformed, persistentMount, `"mounts":{"network":[{"volumeId":"`+runpodTestKey+`"}]}`)
 	pod("mounts in words", billing.Malformed, persistentMount, `"mounts":"none"`)
 	pod("part of a cluster", billing.Incomplete, `"cloud":`, `"cluster":{"id":"c1"},"cloud":`)
-	pod("cost in words", billing.Malformed, `"cost":2.69`, `"cost":"on request"`)
-	pod("cost below zero", billing.Malformed, `"cost":2.69`, `"cost":-2.69`)
 }
 
 // What is odd and still a good bill.

@@ -189,7 +189,8 @@ func TestVastSample(t *testing.T) {
 	f("charges_after_8h_stopped", "instance_stopped", begin.Add(8*time.Hour), "stopped", false, 46_847_000_000, 2_000_000, 62_000_000)
 }
 
-// Every reply that is not a good bill is a failure of its class, and no number.
+// Replies that are well formed, and no good bill of this instance. What is malformed is
+// for every adapter alike: TestMalformedText and those beside it.
 func TestVastRefuses(t *testing.T) {
 	f := func(name, path, call string, class billing.Class, h func(c *vastCloud) http.HandlerFunc) {
 		t.Helper()
@@ -217,9 +218,6 @@ func TestVastRefuses(t *testing.T) {
 			return func(w http.ResponseWriter, _ *http.Request) { c.cases[name].serve(w) }
 		}
 	}
-	as := func(r recorded) func(*vastCloud) http.HandlerFunc {
-		return func(*vastCloud) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { r.serve(w) } }
-	}
 	edit := func(path, call, from string) func(name, old, new string, class billing.Class) {
 		return func(name, old, new string, class billing.Class) {
 			t.Helper()
@@ -238,73 +236,32 @@ func TestVastRefuses(t *testing.T) {
 		f("403", path, call, billing.HTTP403, replay("err_auth"))
 		f("404", path, call, billing.HTTP4xx, replay("err_unknown_key"))
 		f("429", path, call, billing.HTTP429, replay("err_429"))
-		f("401", path, call, billing.HTTP401, as(recorded{Status: 401}))
-		f("410", path, call, billing.HTTP4xx, as(recorded{Status: 410}))
-		f("502", path, call, billing.HTTP5xx, as(recorded{Status: 502, Text: "<html>"}))
-		f("redirect", path, call, billing.Redirect, as(recorded{Status: 301, Headers: map[string]string{"Location": path + "/"}}))
-		f("nothing", path, call, billing.Malformed, as(recorded{Status: 200}))
-		f("null", path, call, billing.Incomplete, as(recorded{Status: 200, Body: []byte(`null`)}))
-		f("a list", path, call, billing.Malformed, as(recorded{Status: 200, Body: []byte(`[]`)}))
-		f("an empty object", path, call, billing.Incomplete, as(recorded{Status: 200, Body: []byte(`{}`)}))
-		f("HTML", path, call, billing.Malformed, as(recorded{Status: 200, Headers: map[string]string{"Content-Type": "text/html"}, Text: "<html>"}))
-		f("HTML that says JSON", path, call, billing.Malformed, as(recorded{Status: 200, Text: "<html>"}))
-		f("huge", path, call, billing.TooLarge, as(recorded{Status: 200, Text: "{" + strings.Repeat(" ", 5<<20) + "}"}))
-		f("broken off", path, call, billing.Network, func(*vastCloud) http.HandlerFunc {
-			return func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
-		})
-		f("hang", path, call, billing.Timeout, func(*vastCloud) http.HandlerFunc {
-			return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-		})
-		f("fast clock", path, call, billing.ClockSkew, func(c *vastCloud) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Date", c.now().Add(2*time.Minute).UTC().Format(http.TimeFormat))
-				recorded{Status: 200, Text: "{}"}.serve(w)
-			}
-		})
 	}
 	f("nothing was charged", vastChargesPath, getVastCharges, billing.Incomplete, replay("charges_empty"))
 	f("the volume was not charged", vastChargesPath, getVastCharges, billing.Incomplete, replay("charges_without_volume"))
 	f("another listing", vastChargesPath, getVastCharges, billing.Incomplete, replay("instances"))
 	f("a listing for one", vastInstancePath, getVastInstance, billing.Malformed, replay("instances"))
 
-	// Numbers that are none.
-	const amount = `"amount":46.8,`
-	charges("missing amount", amount, "", billing.Incomplete)
-	for _, v := range []string{`NaN`, `"NaN"`, `"Inf"`, `1e400`, `"1e400"`, `9300000000`, `-0.5`, `"a lot"`, `""`, `"0x10"`, `"1/2"`, `"1 2"`, `{}`, `[46.8]`, `true`} {
-		charges("amount "+v, amount, `"amount":`+v+`,`, billing.Malformed)
-		instance("rate "+v, `"discountedTotalPerHour":1.872`, `"discountedTotalPerHour":`+v, billing.Malformed)
-	}
-	charges("null amount", amount, `"amount":null,`, billing.Incomplete)
+	// Charges that cannot be added up.
 	charges("amount of another machine", `"amount":3.14,`, `"amount":"a lot",`, billing.Malformed)
 	charges("a sum out of range", `"source":"instance-1234567",`, `"source":"instance-12345678","amount":9223372036,"x":`, billing.Malformed)
 
 	// Charges of a part, or of something else.
 	charges("no source", `"type":"instance","source":"instance-12345678",`, ``, billing.Incomplete)
 	charges("another instance", `"instance-12345678"`, `"instance-123456789"`, billing.Incomplete)
-	charges("null results", `"results":[`, `"results":null,"other":[`, billing.Incomplete)
 	charges("an empty entry", `"results":[`, `"results":[null,`, billing.Incomplete)
 	charges("one entry fewer", `"count":4,"total":4`, `"count":5,"total":5`, billing.Incomplete)
 	charges("a page shorter than it says", `"count":4,`, `"count":5,`, billing.Incomplete)
 	charges("a whole listing that failed", `"success":true`, `"success":false`, billing.Incomplete)
 	instance("a whole instance that failed", `"instances":{`, `"success":false,"instances":{`, billing.Incomplete)
-	charges("no total", `"total":4,`, ``, billing.Incomplete)
-	charges("no count", `"count":4,`, ``, billing.Incomplete)
-	charges("no success", `"success":true,`, ``, billing.Incomplete)
-	charges("success in words", `"success":true`, `"success":"true"`, billing.Malformed)
-	charges("other currency", `"success":true,`, `"success":true,"currency":"EUR",`, billing.Currency)
 	charges("other currency in an entry", `"type":"volume",`, `"type":"volume","currency":"EUR",`, billing.Currency)
-	charges("truncated", `,"metadata":{},"items":[]}]}`, ``, billing.Malformed)
-	charges("more after it", `"success":true`, `"success":true}{"success":true`, billing.Malformed)
 	charges("a token that is none", `"next_token":null`, `"next_token":7`, billing.Malformed)
 
 	// An instance that cannot be read.
 	instance("another instance", `"id":12345678`, `"id":12345679`, billing.Malformed)
-	instance("no id", `"id":12345678,`, ``, billing.Incomplete)
 	instance("no status at all", `"actual_status":"running","intended_status":"running","cur_state":"running",`, ``, billing.Incomplete)
-	instance("no birth", `"start_date":1795600000.0,`, ``, billing.Incomplete)
 	instance("birth in words", `"start_date":1795600000.0`, `"start_date":"yesterday"`, billing.Malformed)
 	instance("birth before time", `"start_date":1795600000.0`, `"start_date":-1`, billing.Malformed)
-	instance("no volumes said", `"volume_info":[`, `"other":[`, billing.Incomplete)
 	instance("volumes in words", `"volume_info":[`, `"volume_info":"none","other":[`, billing.Malformed)
 	instance("a volume without id", `[{"id":777,`, `[{`, billing.Incomplete)
 	instance("a null volume", `"volume_info":[`, `"volume_info":[null,`, billing.Incomplete)
@@ -317,11 +274,8 @@ func TestVastRefuses(t *testing.T) {
 	volumes("attached and not listed", `"id":777,`, `"id":778,`, billing.Incomplete)
 	volumes("no birth", `"start_date":1795599990.25,`, ``, billing.Incomplete)
 	volumes("birth before time", `"start_date":1795599990.25`, `"start_date":0`, billing.Malformed)
-	volumes("null list", `"volumes":[`, `"volumes":null,"other":[`, billing.Incomplete)
 
-	user("no id", `"id":4242,`, ``, billing.Incomplete)
 	user("neither balance nor credit", `,"balance":0,"credit":53.138`, ``, billing.Incomplete)
-	user("credit in words", `"credit":53.138`, `"credit":"NaN"`, billing.Malformed)
 }
 
 // What is odd and still a good bill.
