@@ -2,9 +2,10 @@ package billing_test
 
 import (
 	"errors"
-	"spotinference/billing"
 	"testing"
 	"time"
+
+	"spotinference/billing"
 )
 
 func TestHyperstackAnchor(t *testing.T) {

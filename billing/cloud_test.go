@@ -5,10 +5,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"spotinference/billing"
-	"spotinference/ledger"
 	"testing"
 	"time"
+
+	"spotinference/billing"
+	"spotinference/ledger"
 )
 
 const testKey = "hs-test-0f3b2a1c/secret+key=="

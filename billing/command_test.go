@@ -2,8 +2,9 @@ package billing_test
 
 import (
 	"slices"
-	"spotinference/billing"
 	"testing"
+
+	"spotinference/billing"
 )
 
 func TestSplitCommand(t *testing.T) {

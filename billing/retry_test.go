@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"spotinference/billing"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
 )
 
-func TestHyperstackRetries(t *testing.T) {
+// An error that is gone at the next try costs no minute; one that stays costs that
+// minute, and no number comes of it.
+func TestPitfall23IntermittentErrors(t *testing.T) {
 	// flaky answers with code, so often, then well.
 	flaky := func(c *cloud, times int, code int, header map[string]string) (http.HandlerFunc, *[]time.Time) {
 		var at []time.Time
@@ -80,6 +84,18 @@ func TestHyperstackRetries(t *testing.T) {
 	})
 	f("Retry-After that cannot be read", 1, 429, "soon", 40*time.Second, 2, "", nil)
 	f("no time for a second try", 1, 500, "", 900*time.Millisecond, 1, billing.HTTP5xx, nil)
+
+	onStages(t, func(t *testing.T, st *stage) {
+		p := st.open()
+		a := st.sample(t, p)
+		if err := st.cloud.SetFault(sim.Fault{Mode: sim.ServerError, Times: 2}); err != nil {
+			t.Fatal(err)
+		}
+		b := st.sample(t, p)
+		if got := b.At.Sub(a.At); got < time.Minute || got > 70*time.Second {
+			t.Errorf("%s: a sample %s after the one before", st.rig.name, got)
+		}
+	}, "hyperstack", "runpod", "vast", "verda")
 }
 
 // A sample is over in its time, whatever the caller allows and however many calls

@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spotinference/billing"
@@ -121,6 +123,29 @@ type stage struct {
 	cloud *sim.Sim         // nil for a command
 }
 
+// onStages runs a test on every rig, or on those named.
+func onStages(t *testing.T, test func(*testing.T, *stage), names ...string) {
+	t.Helper()
+	for _, r := range rigs() {
+		if len(names) > 0 && !slices.Contains(names, r.name) {
+			continue
+		}
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) { test(t, newStage(t, r, dir)) })
+	}
+}
+
+// sample polls once, a minute later.
+func (st *stage) sample(t *testing.T, p billing.Provider) ledger.Sample {
+	t.Helper()
+	time.Sleep(time.Minute)
+	s, err := p.Sample(t.Context(), time.Now())
+	if err != nil {
+		t.Fatalf("%s: %v", st.rig.name, err)
+	}
+	return s
+}
+
 // newStage sets a rig up in dir. It may be in a synctest bubble.
 func newStage(t *testing.T, r rig, dir string) *stage {
 	t.Helper()
@@ -149,9 +174,10 @@ func newStage(t *testing.T, r rig, dir string) *stage {
 
 func (st *stage) onCloud(t *testing.T, opts *billing.Options) {
 	var err error
-	if st.cloud, err = sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: time.Now().Add(-10 * time.Minute)}}); err != nil {
+	if st.cloud, err = sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: time.Now()}}); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(10 * time.Minute) // so that there is a bill
 	m := &meddler{t: t, next: direct{st.cloud.Handler()}}
 	opts.Transport = m
 	st.spoil = func(c call, b *bad) { m.call, m.bad, m.hits = c, b, 0 }
@@ -218,4 +244,34 @@ func (s stored) Newest(resource string) (string, *ledger.Nanos, bool) {
 		}
 	}
 	return "", nil, false
+}
+
+func (r rig) call(name string) call {
+	for _, c := range r.calls {
+		if c.name == name {
+			return c
+		}
+	}
+	panic("BUG: no call " + name)
+}
+
+// matches reports whether a method and a path are this call.
+func (c call) matches(asked string) bool {
+	method, path, _ := strings.Cut(asked, " ")
+	r, err := http.NewRequest(method, "https://sim.test"+path, nil)
+	return err == nil && c.is(r)
+}
+
+// lookBack asks a provider for all that it can tell beside a sample.
+func lookBack(t *testing.T, p billing.Provider) {
+	t.Helper()
+	if b, ok := p.(billing.Boundary); ok {
+		// Whether it has a bill of then is not the question.
+		_, _ = b.SampleAt(t.Context(), time.Now().Truncate(time.Hour), time.Now())
+	}
+	if w, ok := p.(billing.Witness); ok {
+		if _, err := w.Balances(t.Context(), time.Now()); err != nil {
+			t.Error(err)
+		}
+	}
 }

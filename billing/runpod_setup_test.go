@@ -4,9 +4,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"spotinference/billing"
 	"strings"
 	"testing"
+
+	"spotinference/billing"
 )
 
 func TestRunpodSetup(t *testing.T) {

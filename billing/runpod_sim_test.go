@@ -2,13 +2,14 @@ package billing_test
 
 import (
 	"context"
-	"spotinference/billing"
-	"spotinference/billing/sim"
-	"spotinference/ledger"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+	"spotinference/ledger"
 )
 
 // Over sockets, as the demo would run it: each bill is one that the simulator gave out.

@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"spotinference/billing"
-	"spotinference/billing/sim"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
 )
 
 // The sample is of the time at which the bill came, not of that at which it was

@@ -3,7 +3,6 @@ package billing_test
 import (
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"spotinference/billing"
@@ -15,19 +14,16 @@ import (
 func TestSimulatedFaults(t *testing.T) {
 	f := func(fault sim.Fault, want billing.Class, only ...string) {
 		t.Helper()
-		for _, r := range rigs() {
-			if r.url == "" || len(only) > 0 && only[0] != r.name {
-				continue
-			}
-			dir := t.TempDir()
-			synctest.Test(t, func(t *testing.T) {
-				want := want
-				if fault.Mode == sim.StatusFalse && r.name == "runpod" {
-					want = billing.Malformed // its pods have a status, which is a word
-				}
-				newStage(t, r, dir).misbehave(t, fault, want)
-			})
+		if len(only) == 0 {
+			only = []string{"hyperstack", "runpod", "vast", "verda"}
 		}
+		onStages(t, func(t *testing.T, st *stage) {
+			want := want
+			if fault.Mode == sim.StatusFalse && st.rig.name == "runpod" {
+				want = billing.Malformed // its pods have a status, which is a word
+			}
+			st.misbehave(t, fault, want)
+		}, only...)
 	}
 	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)
 	f(sim.Fault{Mode: sim.Slow, Delay: 20 * time.Second}, billing.Timeout)
@@ -55,20 +51,13 @@ func TestSimulatedFaults(t *testing.T) {
 func (st *stage) misbehave(t *testing.T, fault sim.Fault, want billing.Class) {
 	t.Helper()
 	p := st.open()
-	good := func() {
-		t.Helper()
-		time.Sleep(time.Minute)
-		if _, err := p.Sample(t.Context(), time.Now()); err != nil {
-			t.Fatalf("%s beside %s: %v", st.rig.name, fault.Mode, err)
-		}
-	}
 	set := func(f sim.Fault) {
 		t.Helper()
 		if err := st.cloud.SetFault(f); err != nil {
 			t.Fatal(err)
 		}
 	}
-	good()
+	st.sample(t, p)
 	set(fault)
 	time.Sleep(time.Minute)
 	s, err := p.Sample(t.Context(), time.Now())
@@ -77,5 +66,5 @@ func (st *stage) misbehave(t *testing.T, fault sim.Fault, want billing.Class) {
 		t.Errorf("%s, %s %s: %v with %d lines, want %q", st.rig.name, fault.Mode, fault.Only, err, len(s.Lines), want)
 	}
 	set(sim.Fault{})
-	good()
+	st.sample(t, p)
 }

@@ -2,73 +2,12 @@ package billing_test
 
 import (
 	"fmt"
-	"net/http"
-	"spotinference/billing"
 	"strings"
 	"testing"
 	"time"
+
+	"spotinference/billing"
 )
-
-// A listing that comes in pages is read to its end.
-func TestVastPages(t *testing.T) {
-	c := newVastCloud(t)
-	at := when(t, "2026-11-26T10:46:40Z")
-	c.now = func() time.Time { return at }
-	c.reply[vastChargesPath] = func(w http.ResponseWriter, r *http.Request) {
-		switch r.FormValue("after_token") {
-		case "":
-			c.cases["charges_page1"].serve(w)
-		case c.cases["charges_page2"].Request.Query["after_token"]:
-			c.cases["charges_page2"].serve(w)
-		default:
-			t.Errorf("asked for %s", r.URL)
-		}
-	}
-	s, err := c.provider(nil).Sample(t.Context(), at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(s.Lines) != 2 || *s.Lines[0].Bill != 46_800_000_000 || *s.Lines[1].Bill != 62_000_000 {
-		t.Errorf("lines = %+v", s.Lines)
-	}
-
-	// page serves results, of which there are total, and a token for more.
-	page := func(results string, count, total int, next string) recorded {
-		return recorded{Status: 200, Body: fmt.Appendf(nil, `{"success":true,"count":%d,"total":%d,"next_token":%s,"results":[%s]}`, count, total, next, results)}
-	}
-	const vm, vm2, vol = `{"source":"instance-12345678","amount":1}`, `{"source":"instance-12345678","amount":2}`, `{"source":"volume-777","amount":3}`
-	f := func(name string, class billing.Class, pages ...recorded) {
-		t.Helper()
-		c := newVastCloud(t)
-		c.now = func() time.Time { return at }
-		n := 0
-		c.reply[vastChargesPath] = func(w http.ResponseWriter, _ *http.Request) {
-			pages[min(n, len(pages)-1)].serve(w)
-			n++
-		}
-		s, err := c.provider(nil).Sample(t.Context(), at)
-		if class != "" {
-			wantClass(t, err, class)
-			if s.Lines != nil || n > 100 {
-				t.Errorf("%s: %d lines after %d calls", name, len(s.Lines), n)
-			}
-			return
-		}
-		if err != nil || *s.Lines[0].Bill != 3_000_000_000 || *s.Lines[1].Bill != 3_000_000_000 {
-			t.Errorf("%s: %v, %+v", name, err, s.Lines)
-		}
-	}
-	f("two entries on two pages", "", page(vm, 1, 3, `"a"`), page(vm2+","+vol, 2, 3, "null"))
-	f("an empty last page", "", page(vm+","+vm2+","+vol, 3, 3, `"a"`), page("", 0, 3, "null"))
-	f("no token instead of null", "", page(vm+","+vm2+","+vol, 3, 3, `""`))
-	f("a page missing", billing.Incomplete, page(vm+","+vol, 2, 3, "null"))
-	f("a charge too many", billing.Incomplete, page(vm+","+vm2+","+vol, 3, 2, "null"))
-	f("a page that is cut", billing.Incomplete, page(vm+","+vol, 3, 3, "null"))
-	f("a total that moves", billing.Incomplete, page(vm, 1, 3, `"a"`), page(vol, 1, 2, "null"))
-	f("a charge on both pages", billing.Incomplete, page(vm, 1, 3, `"a"`), page(vm+","+vol, 2, 3, "null"))
-	f("no end", billing.Incomplete, page(vm, 1, 3, `"a"`))
-	f("second page fails", billing.Malformed, page(vm, 1, 3, `"a"`), recorded{Status: 200, Text: "<html>"})
-}
 
 // Charges are listed by the day, so the bill of a midnight is known, and no other.
 func TestVastBoundary(t *testing.T) {

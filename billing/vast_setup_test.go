@@ -3,11 +3,12 @@ package billing_test
 import (
 	"errors"
 	"net/http"
-	"spotinference/billing"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
 )
 
 func TestVastSetup(t *testing.T) {

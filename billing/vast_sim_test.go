@@ -4,13 +4,14 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"spotinference/billing"
-	"spotinference/billing/sim"
-	"spotinference/ledger"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+	"spotinference/ledger"
 )
 
 func simulatedVast(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {

@@ -3,11 +3,12 @@ package billing_test
 import (
 	"errors"
 	"net/http"
-	"spotinference/billing"
-	"spotinference/ledger"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
+	"spotinference/ledger"
 )
 
 // kept is what an earlier run stored last.

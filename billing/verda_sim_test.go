@@ -4,14 +4,15 @@ import (
 	"context"
 	"net/http/httptest"
 	"path/filepath"
-	"spotinference/billing"
-	"spotinference/billing/sim"
-	"spotinference/ledger"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+	"spotinference/ledger"
 )
 
 func simulatedVerda(t *testing.T, cfg sim.Config, anchors billing.Anchors) (*sim.Sim, billing.Provider) {

@@ -5,11 +5,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"spotinference/billing"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/billing"
 )
 
 // A token is used until half a minute before its end, then refreshed; where that is

@@ -34,26 +34,33 @@ func addSample(t *testing.T, led *ledger.Ledger, ss ...ledger.Sample) {
 
 func minute(n int) time.Time { return t0.Add(time.Duration(n) * time.Minute) }
 
+// spends wants the spend of a window over these samples, and the sum of its resources
+// to be the same.
+func spends(t *testing.T, name string, samples []ledger.Sample, from, to time.Time, net, gross ledger.Nanos, flags ...string) {
+	t.Helper()
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	addSample(t, led, samples...)
+	got, err := led.Spent(from, to)
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+		return
+	}
+	if got.Net != net || got.Gross != gross || !slices.Equal(got.Flags, flags) {
+		t.Errorf("%s: net %s gross %s flags %v, want %s, %s, %v", name, got.Net, got.Gross, got.Flags, net, gross, flags)
+	}
+	var sum ledger.Nanos
+	for _, r := range got.Resources {
+		sum += r.Net
+	}
+	if sum != got.Net {
+		t.Errorf("%s: resources sum to %s, net is %s", name, sum, got.Net)
+	}
+}
+
 func TestSpent(t *testing.T) {
 	f := func(name string, samples []ledger.Sample, from, to time.Time, net, gross ledger.Nanos, flags ...string) {
 		t.Helper()
-		led := open(t, filepath.Join(t.TempDir(), "l.db"))
-		addSample(t, led, samples...)
-		got, err := led.Spent(from, to)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			return
-		}
-		if got.Net != net || got.Gross != gross || !slices.Equal(got.Flags, flags) {
-			t.Errorf("%s: net %s gross %s flags %v, want %s, %s, %v", name, got.Net, got.Gross, got.Flags, net, gross, flags)
-		}
-		var sum ledger.Nanos
-		for _, r := range got.Resources {
-			sum += r.Net
-		}
-		if sum != got.Net {
-			t.Errorf("%s: resources sum to %s, net is %s", name, sum, got.Net)
-		}
+		spends(t, name, samples, from, to, net, gross, flags...)
 	}
 	born := func(l ledger.Line, at time.Time) ledger.Line { l.Created = at; return l }
 	epoch := func(l ledger.Line, e string) ledger.Line { l.Epoch = e; return l }
@@ -77,15 +84,6 @@ func TestSpent(t *testing.T) {
 	f("a resource that came back goes on where it was",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1)), sample(minute(2), bill("vm", 120))},
 		minute(0), minute(2), 20, 20)
-	f("a refund lowers net, not gross",
-		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 15_000)), sample(minute(2), bill("vm", 9000)), sample(minute(3), bill("vm", 9500))},
-		minute(0), minute(3), -500, 5500, ledger.FlagAdjusted)
-	f("a fall below a millionth is noise: it counts and is no adjustment",
-		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 9001)), sample(minute(2), bill("vm", 9101))},
-		minute(0), minute(2), -899, 100)
-	f("a fall of a millionth is an adjustment",
-		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 9000))},
-		minute(0), minute(1), -1000, 0, ledger.FlagAdjusted)
 	f("missing at the start: its growth counts where it is seen again",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1)), sample(minute(2), bill("vm", 130)), sample(minute(3), bill("vm", 135))},
 		minute(1), minute(3), 35, 35, ledger.FlagUnseen)
@@ -115,6 +113,62 @@ func TestSpent(t *testing.T) {
 	f("hours without samples: the sum is known",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(500), bill("vm", 900))},
 		minute(0), minute(500), 800, 800, ledger.FlagGaps)
+}
+
+// A bill that falls is a refund, a credit or a restatement. The net has it, as the
+// invoice will; the gross, which the gate goes by, does not.
+func TestPitfall05NegativeDelta(t *testing.T) {
+	f := func(name string, samples []ledger.Sample, from, to time.Time, net, gross ledger.Nanos, flags ...string) {
+		t.Helper()
+		spends(t, name, samples, from, to, net, gross, flags...)
+	}
+	f("a refund lowers net, not gross",
+		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 15_000)), sample(minute(2), bill("vm", 9000)), sample(minute(3), bill("vm", 9500))},
+		minute(0), minute(3), -500, 5500, ledger.FlagAdjusted)
+	f("a fall below a millionth is noise: it counts and is no adjustment",
+		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 9001)), sample(minute(2), bill("vm", 9101))},
+		minute(0), minute(2), -899, 100)
+	f("a fall of a millionth is an adjustment",
+		[]ledger.Sample{sample(minute(0), bill("vm", 10_000)), sample(minute(1), bill("vm", 9000))},
+		minute(0), minute(1), -1000, 0, ledger.FlagAdjusted)
+}
+
+// What is billed beside the machine's rate (a platform's fee, say) is in the bill, and
+// the rate is in no figure: a rate of nothing, of too much or not known is one spend.
+func TestPitfall14PlatformFee(t *testing.T) {
+	for _, rate := range []*ledger.Nanos{nil, nanos(0), nanos(1), nanos(2_500_000_000), nanos(9e18)} {
+		at := func(m int, n ledger.Nanos) ledger.Sample {
+			l := bill("vm", n)
+			l.Rate = rate
+			return sample(minute(m), l)
+		}
+		spends(t, "whatever the rate", []ledger.Sample{at(0, 100), at(1, 130), at(2, 170)}, minute(0), minute(2), 70, 70)
+	}
+}
+
+// Two samplers, or one that is started again while it polls, store an instant once:
+// the second process is kept out, and the second row.
+func TestPitfall31TwoSamplers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l.db")
+	led := open(t, path)
+	addSample(t, led, sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 130)))
+	if second, err := ledger.Open(config(path)); err == nil {
+		second.Close()
+		t.Error("a second process writes this ledger")
+	}
+	for range 2 {
+		if _, err := led.AddSample(context.Background(), sample(minute(1), bill("vm", 130))); !errors.Is(err, ledger.ErrRefused) {
+			t.Errorf("the same instant again: %v", err)
+		}
+		if err := led.Close(); err != nil {
+			t.Fatal(err)
+		}
+		led = open(t, path)
+	}
+	addSample(t, led, sample(minute(2), bill("vm", 170)))
+	if sp, err := led.Spent(minute(0), minute(2)); err != nil || sp.Net != 70 || sp.Count != 3 {
+		t.Errorf("spent %+v, %v", sp, err)
+	}
 }
 
 func TestSpentNamesItsSamples(t *testing.T) {
@@ -165,6 +219,38 @@ func TestAddSampleRefuses(t *testing.T) {
 	}
 	if s, ok, err := led.Newest(); err != nil || !ok || !s.At.Equal(minute(5)) || len(s.Lines) != 1 {
 		t.Errorf("a refused sample left something: %+v, %v, %v", s, ok, err)
+	}
+}
+
+// A bill that moves in steps of ten minutes stands still in between, and is frozen
+// only when it does so for longer than it says that a step may take to show.
+func TestPitfall03StepBilling(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	at := func(m int, n ledger.Nanos) {
+		t.Helper()
+		s := sample(minute(m), bill("vm", n))
+		s.Step, s.Lag = 10*time.Minute, 15*time.Minute
+		addSample(t, led, s)
+	}
+	frozen := func(m int, want bool) {
+		t.Helper()
+		if _, _, got, err := led.Frozen(); err != nil || got != want {
+			t.Errorf("minute %d: frozen = %v, %v, want %v", m, got, err, want)
+		}
+	}
+	m := 0
+	for ; m < 60; m++ {
+		at(m, ledger.Nanos(1000*(m/10)))
+		frozen(m, false)
+	}
+	for ; m <= 50+15; m++ { // the step of minute 60 does not come
+		at(m, 5000)
+		frozen(m, false)
+	}
+	at(m, 5000)
+	frozen(m, true)
+	if sp, err := led.Spent(minute(0), minute(59)); err != nil || sp.Net != 5000 || len(sp.Flags) != 0 {
+		t.Errorf("spent %+v, %v", sp, err)
 	}
 }
 

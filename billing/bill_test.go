@@ -1,0 +1,183 @@
+package billing_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/ledger"
+)
+
+// A bill that moves in steps is not frozen between two of them: every adapter waits
+// for longer than its step.
+func TestPitfall03StepBilling(t *testing.T) {
+	onStages(t, func(t *testing.T, st *stage) {
+		s := st.sample(t, st.open())
+		if s.Step <= 0 || s.Lag <= s.Step {
+			t.Errorf("%s: a step of %s shows at most %s late", st.rig.name, s.Step, s.Lag)
+		}
+	})
+}
+
+// The bill of now is the total of all hours as they are told now: the hour in progress
+// grows, and one that is over may be told anew.
+func TestPitfall04RestatedBuckets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPods(t)
+		hours := func(name string) (amounts []string) {
+			t.Helper()
+			var reply struct {
+				Records []struct{ TotalAmount json.Number }
+			}
+			if err := json.Unmarshal(p.cases[name].Body, &reply); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range reply.Records {
+				amounts = append(amounts, r.TotalAmount.String())
+			}
+			return amounts
+		}
+		was, is := hours("pods_billing_t0"), hours("pods_billing_t1")
+		if len(was) != 3 || len(is) != 3 || was[0] == is[0] || was[2] == is[2] {
+			t.Fatalf("the recordings do not restate an hour: %v, %v", was, is)
+		}
+		provider := p.provider(nil)
+		a, err := provider.Sample(t.Context(), p.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		p.bill = "pods_billing_t1"
+		b, err := provider.Sample(t.Context(), p.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *a.Lines[0].Bill != 6_397_000_000 || *b.Lines[0].Bill != 6_639_500_000 {
+			t.Errorf("bills %s and %s", *a.Lines[0].Bill, *b.Lines[0].Bill)
+		}
+	})
+}
+
+// How long a machine was used is told in seconds, in hours and below zero. The bill
+// does not depend on it.
+func TestPitfall06UsageSeconds(t *testing.T) {
+	onStages(t, func(t *testing.T, st *stage) {
+		a := st.sample(t, st.open())
+		for _, used := range []string{`-10`, `9e9`, `"a while"`, `null`, `{}`} {
+			st.spoil(st.rig.call("GET /billing/billing/history/virtual-machine/{id}"), &bad{text: func(good string) string {
+				if !strings.Contains(good, `"usage_time_ACTIVE"`) {
+					t.Errorf("no usage in %s", good)
+				}
+				for _, name := range []string{"usage_time", "usage_time_ACTIVE", "usage_time_SHUTOFF", "usage_time_HIBERNATED"} {
+					good = set(name, used)(good)
+				}
+				return good
+			}})
+			b := st.sample(t, st.open())
+			if want := st.cloud.Books(a.At, b.At).Nanos; spent(t, a, b) != ledger.Nanos(want) || want == 0 {
+				t.Errorf("used %s: spent %s, the books say %s", used, spent(t, a, b), ledger.Nanos(want))
+			}
+		}
+	}, "hyperstack")
+}
+
+// The bill is the one after discounts; a machine whose cost is not in its own bill,
+// being paid for ahead or by a contract, is refused with a hint.
+func TestPitfall12Discounts(t *testing.T) {
+	c := newCloud(t)
+	c.reply[vmBillPath] = c.body("vm_billing_t0", `"non_discounted_bill":62.5,"price_per_hour":2.5,"non_discounted_price_per_hour":2.5`,
+		`"non_discounted_bill":125,"price_per_hour":2.5,"non_discounted_price_per_hour":5`)
+	s, err := c.provider(nil).Sample(t.Context(), c.now())
+	if err != nil || *s.Lines[0].Bill != 62_500_000_000 || *s.Lines[0].Rate != 2_500_000_000 {
+		t.Errorf("hyperstack: %v, %+v", err, s.Lines)
+	}
+	v := newVastCloud(t)
+	v.reply[vastInstancePath] = v.body("instance", `"discountedTotalPerHour":1.872`, `"discountedTotalPerHour":1.5`)
+	if s, err = v.provider(nil).Sample(t.Context(), v.now()); err != nil || *s.Lines[0].Rate != 1_500_000_000 {
+		t.Errorf("vast: %v, %+v", err, s.Lines)
+	}
+	refused := func(name string, p billing.Provider, now time.Time) {
+		t.Helper()
+		_, err := p.Sample(t.Context(), now)
+		var f *billing.Failure
+		if !errors.As(err, &f) || f.Class != billing.Incomplete || f.Hint() == "" || !strings.Contains(err.Error(), "contract") {
+			t.Errorf("%s under a contract: %v", name, err)
+		}
+	}
+	c.reply[vmPath] = c.body("instance", `"contract_id":null`, `"contract_id":77`)
+	refused("hyperstack", c.provider(nil), c.now())
+	d := newVerdaCloud(t)
+	d.reply[instancesPath] = d.body("instances", `"contract":"SPOT"`, `"contract":"LONG_TERM"`)
+	refused("verda", d.provider(nil), d.now())
+}
+
+// Hyperstack's times have no zone: they are UTC both ways, whatever this machine's
+// clock shows. Elsewhere a time without a zone is none.
+func TestPitfall19TimesWithoutZone(t *testing.T) {
+	c := newCloud(t)
+	kolkata := time.FixedZone("IST", 5*3600+1800)
+	now := when(t, "2026-11-23T12:00:00Z").In(kolkata)
+	c.now = func() time.Time { return now }
+	s, err := c.provider(nil).Sample(t.Context(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.Lines[0].Created, when(t, "2026-11-22T10:58:31Z"); !got.Equal(want) || !s.At.Equal(now) || s.At.Location() != time.UTC {
+		t.Errorf("created %s, want %s, in a sample of %s", got, want, s.At)
+	}
+	for _, u := range c.calls {
+		if q := u.Query(); u.Path == vmBillPath && (q.Get("start_date") != "2026-11-22T00:00:00" || q.Get("end_date") != "2026-11-23T12:00:00") {
+			t.Errorf("asked %s", u)
+		}
+	}
+	darken(t, func(c call) (all []bad) {
+		if c.zoned == nil || strings.Contains(c.name, "/core/") {
+			return nil
+		}
+		for _, text := range []string{`"2026-11-23T10:00:00"`, `"2026-11-23"`, `"2026-11-23 10:00:00"`, `1795600000`, `"Mon, 23 Nov 2026 12:00:00 GMT"`} {
+			for _, name := range c.zoned {
+				all = append(all, bad{name: name + " " + text, class: billing.Malformed, text: set(name, text)})
+			}
+		}
+		return all
+	})
+}
+
+// An amount is what its digits say, in each way that APIs have of writing one.
+func TestPitfall20HowNumbersAreWritten(t *testing.T) {
+	onStages(t, func(t *testing.T, st *stage) {
+		for _, c := range st.rig.calls {
+			if c.bill == "" {
+				continue
+			}
+			for text, want := range map[string]ledger.Nanos{
+				`62.5`: 62_500_000_000, `"62.5"`: 62_500_000_000, `6.25e1`: 62_500_000_000, `"6.25E+1"`: 62_500_000_000, `625000e-4`: 62_500_000_000,
+				`62.500000000000004`: 62_500_000_000, `62.49999999999996`: 62_500_000_000, `0.0000000005`: 1, `1.4799118041992184e-11`: 0,
+				`9007199.254740993`: 9_007_199_254_740_993, `0`: 0,
+			} {
+				st.spoil(c, &bad{text: set(c.bill, text)})
+				s := st.sample(t, st.open())
+				l := s.Lines[0]
+				if st.rig.name != "verda" && strings.Contains(c.name, "volume") {
+					l = s.Lines[1]
+				}
+				got := *l.Bill
+				if st.rig.name == "verda" { // whose bill is nothing in an epoch that begins with this balance
+					balance, _, _ := strings.Cut(strings.TrimPrefix(l.Epoch, "balance:"), "@")
+					n, err := ledger.ParseNanos(balance)
+					if err != nil || got != 0 {
+						t.Errorf("verda: %s: bill %s in %q", text, got, l.Epoch)
+					}
+					got = n
+				}
+				if got != want {
+					t.Errorf("%s: %s is %s, want %s", st.rig.name, text, got, want)
+				}
+			}
+		}
+	})
+}
