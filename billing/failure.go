@@ -93,11 +93,13 @@ type scrubbed string
 func (s scrubbed) Error() string { return string(s) }
 
 // scrub makes sure that no credential leaves with err.
-func scrub(err error, secret string) error {
-	if err == nil || secret == "" || !strings.Contains(err.Error(), secret) {
-		return err
+func scrub(err error, secrets []string) error {
+	for _, secret := range secrets {
+		if err != nil && strings.Contains(err.Error(), secret) {
+			err = scrubbed(strings.ReplaceAll(err.Error(), secret, redacted))
+		}
 	}
-	return scrubbed(strings.ReplaceAll(err.Error(), secret, redacted))
+	return err
 }
 
 const redacted = "[redacted]"

@@ -34,8 +34,8 @@ const (
 type client struct {
 	base      *url.URL
 	authorize func(http.Header)
-	secret    string // what authorize sends: cut out of everything that leaves
-	keyHint   string // what to do when the key is refused
+	secrets   []string // what authorize sends, and what that was had for: cut out of everything that leaves
+	keyHint   string   // what to do when the key is refused
 	http      *http.Client
 }
 
@@ -82,7 +82,7 @@ func (c *client) get(ctx context.Context, clk clock, call, path string, query ur
 		if f == nil {
 			return body, nil
 		}
-		f.Call, f.Err = call, scrub(f.Err, c.secret)
+		f.Call, f.Err = call, scrub(f.Err, c.secrets)
 		if try == maxTries || !retriable(f.Class) || !pause(ctx, try, f.RetryAfter) {
 			return nil, f
 		}
@@ -273,19 +273,19 @@ func decode(body []byte, v any) *Failure {
 	}
 }
 
-// keep is the copy of a reply that may be stored: without the key, should the
-// provider have echoed it.
+// keep is the copy of a reply that may be stored: without a secret, should the
+// provider have echoed one.
 func (c *client) keep(body []byte) []byte {
-	if c.secret == "" {
-		return body
+	for _, secret := range c.secrets {
+		body = bytes.ReplaceAll(body, []byte(secret), []byte(redacted))
 	}
-	return bytes.ReplaceAll(body, []byte(c.secret), []byte(redacted))
+	return body
 }
 
 // word is a short text of the provider's, fit to be stored and printed.
 func (c *client) word(s string) string {
-	if c.secret != "" {
-		s = strings.ReplaceAll(s, c.secret, redacted)
+	for _, secret := range c.secrets {
+		s = strings.ReplaceAll(s, secret, redacted)
 	}
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {

@@ -3,7 +3,6 @@ package billing_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,11 +11,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"spotinference/billing"
-	"spotinference/ledger"
 )
 
 // sockets opens the adapter on a real server, through the client of its own.
@@ -122,61 +119,4 @@ func TestConnectionRefused(t *testing.T) {
 	l.Close()
 	_, err = sockets(t, "http://"+addr+"/v1").Sample(t.Context(), time.Now())
 	wantClass(t, err, billing.Network)
-}
-
-// A provider that says the key back, wherever it can, does not get it stored or
-// printed.
-func TestKeyIsKeptNowhere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		c := newCloud(t)
-		c.reply[vmPath] = c.body("instance", `"status":"ACTIVE"`, `"status":"`+testKey+`"`)
-		c.reply[vmBillPath] = c.body("vm_billing_t0", `spot-h100-a`, testKey)
-		st := &memory{}
-		s, err := billing.NewSampler(billing.SamplerConfig{
-			Provider: c.provider(nil), Store: st, Now: c.now,
-			Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Last(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range []recorded{
-			{Status: 401, Body: fmt.Appendf(nil, `{"error_reason":%q,"message":%q}`, testKey, testKey)},
-			{Status: 302, Headers: map[string]string{"Location": "https://elsewhere.test/?k=" + testKey}},
-			{Status: 302, Headers: map[string]string{"Location": "::" + testKey}},
-			{Status: 200, Headers: map[string]string{"Content-Type": testKey}},
-			{Status: 200, Body: fmt.Appendf(nil, `{"billing_history_vm_details":%q}`, testKey)},
-			{Status: 200, Body: []byte(testKey)},
-			{Status: 200, Body: fmt.Appendf(nil, `{"billing_history_vm_details":{"org_id":1,"billing_history":[{"metrics":{"incurred_bill":%q}}]}}`, testKey)},
-			{Status: 200, Headers: map[string]string{"Date": testKey}, Body: []byte("{}")},
-			{Status: 429, Headers: map[string]string{"Retry-After": testKey}},
-		} {
-			c.reply[vmBillPath] = func(w http.ResponseWriter, _ *http.Request) { r.serve(w) }
-			time.Sleep(time.Minute)
-			if err := s.Last(t.Context()); err == nil {
-				t.Errorf("%+v: a sample", r)
-			} else {
-				fmt.Fprintln(&log, err)
-			}
-		}
-		if len(st.samples) != 1 || len(st.failures) != 9 {
-			t.Fatalf("%d samples and %d failures, want 1 and 9", len(st.samples), len(st.failures))
-		}
-		all := fmt.Sprintf("%+v %+v %s", st.samples, st.failures, &log)
-		for _, l := range st.samples[0].Lines {
-			all += string(l.Raw)
-			if l.Kind == ledger.Instance && !strings.Contains(string(l.Raw), "[redacted]") {
-				t.Error("the reply that held the key is not marked as changed")
-			}
-		}
-		if strings.Contains(all, testKey) || strings.Contains(all, "hs-test-0f3b2a1c") {
-			t.Errorf("the key is in what is kept:\n%s", all)
-		}
-		if strings.Contains(all, "cloud.test") || strings.Contains(all, "start_date") {
-			t.Errorf("host or query is in what is kept:\n%s", all)
-		}
-	})
 }

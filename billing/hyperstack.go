@@ -82,7 +82,7 @@ func newHyperstack(opts Options) (Provider, error) {
 		births:   make(map[int64]time.Time),
 	}
 	h.api.authorize = func(header http.Header) { header.Set("api_key", key) }
-	h.api.secret = key
+	h.api.secrets = []string{key}
 	h.api.keyHint = "check " + hyperstackKey + ": it must be a key that may read this machine's bill"
 	if h.addrs == nil {
 		h.addrs = localAddrs

@@ -79,7 +79,7 @@ func newRunpod(opts Options) (Provider, error) {
 	}
 	r := &runpod{api: newClient(u, opts.Transport), anchors: newAnchors(opts.Anchors), pod: opts.Instance}
 	r.api.authorize = func(header http.Header) { header.Set("Authorization", "Bearer "+key) }
-	r.api.secret = key
+	r.api.secrets = []string{key}
 	r.api.keyHint = "use a key with billing:read under " + runpodKeyFile + "; the " + runpodKey + " that a pod finds inside itself is the pod's own, and need not read the bill"
 	if r.pod == "" {
 		r.pod = opts.getenv(runpodPod)

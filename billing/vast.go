@@ -89,7 +89,7 @@ func newVast(opts Options) (Provider, error) {
 		births:   make(map[int64]time.Time),
 	}
 	v.api.authorize = func(header http.Header) { header.Set("Authorization", "Bearer "+key) }
-	v.api.secret = key
+	v.api.secrets = []string{key}
 	v.api.keyHint = "check " + vastKey + ": it must be " + scope
 	return v, nil
 }

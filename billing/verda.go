@@ -1,7 +1,6 @@
 package billing
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -113,6 +112,7 @@ func newVerda(opts Options) (Provider, error) {
 	hint := fmt.Sprintf("check %s and %s: they must be credentials that may read the account's balance", idVar, secretVar)
 	v.auth = &verdaAuth{api: v.api, id: id, secret: secret, hint: hint}
 	v.api.keyHint = hint
+	v.api.secrets = []string{secret}
 	v.api.authorize = func(h http.Header) { h.Set("Authorization", "Bearer "+v.auth.token.access) }
 	return v, nil
 }
@@ -130,9 +130,7 @@ func (v *verda) Sample(ctx context.Context, now time.Time) (ledger.Sample, error
 	defer cancel()
 	s, f := v.read(ctx, now)
 	if f != nil {
-		for _, secret := range v.secrets() {
-			f.Err = scrub(f.Err, secret)
-		}
+		f.Err = scrub(f.Err, v.api.secrets)
 		return ledger.Sample{}, f
 	}
 	return s, nil
@@ -206,7 +204,7 @@ func (v *verda) read(ctx context.Context, now time.Time) (ledger.Sample, *Failur
 			Rate:     rate,
 			Bill:     &bill,
 			Epoch:    v.opening.epoch(),
-			Raw:      v.keep(body),
+			Raw:      v.api.keep(body),
 		}},
 	}, nil
 }
@@ -227,19 +225,4 @@ func (v *verda) get(ctx context.Context, clk clock, call, path string) ([]byte, 
 		}
 		v.auth.drop()
 	}
-}
-
-// secrets are what must leave in no text.
-func (v *verda) secrets() []string {
-	return []string{v.auth.secret, v.auth.token.access, v.auth.token.refresh}
-}
-
-// keep is the copy of a reply that may be stored.
-func (v *verda) keep(body []byte) []byte {
-	for _, secret := range v.secrets() {
-		if secret != "" {
-			body = bytes.ReplaceAll(body, []byte(secret), []byte(redacted))
-		}
-	}
-	return body
 }

@@ -73,13 +73,14 @@ func (a *verdaAuth) grant(ctx context.Context, clk clock, form map[string]string
 		a.token, f = decodeVerdaToken(body)
 	}
 	if f != nil {
-		for _, secret := range []string{a.secret, form["refresh_token"]} {
-			f.Err = scrub(f.Err, secret)
-		}
+		f.Err = scrub(f.Err, a.api.secrets)
 		return f.at(verdaTokenCall)
 	}
 	a.ends = asked.Add(a.token.life)
-	a.api.secret = a.token.access
+	a.api.secrets = []string{a.secret, a.token.access}
+	if a.token.refresh != "" {
+		a.api.secrets = append(a.api.secrets, a.token.refresh)
+	}
 	return nil
 }
 
