@@ -224,6 +224,7 @@ func FuzzPrepare(f *testing.F) {
 		` { "stream_options" : { } , "stream" : true , "stream_options" : { "continuous_usage_stats" : false } } `,
 		`{"stream\u005foptions":{},"stream":true,"prompt":["a",["b"],1]}`,
 		`{"stream":true,"stream_options":[]}`,
+		`{"n":2,"stream":false,"return_progress":false}`,
 	} {
 		for d := range byte(4) {
 			f.Add([]byte(body), d, true)
@@ -249,14 +250,14 @@ func FuzzPrepare(f *testing.F) {
 		if !json.Valid(out) {
 			t.Fatalf("made %q of %q", out, body)
 		}
-		if !ask.Stream && !bytes.Equal(out, body) {
+		if !ask.Stream && !ask.Assembled() && !bytes.Equal(out, body) {
 			t.Errorf("not streamed, and made %q of %q", out, body)
 		}
 		again, twice, err := meter.Prepare(d, e, out)
 		if err != nil || !bytes.Equal(twice, out) {
 			t.Errorf("made %q of %q, %v", twice, out, err)
 		}
-		if again.Model != ask.Model || again.Stream != ask.Stream || again.N != ask.N || again.Prompts != ask.Prompts {
+		if again.Model != ask.Model || again.Stream != (ask.Stream || ask.Assembled()) || again.N != ask.N || again.Prompts != ask.Prompts {
 			t.Errorf("asks %+v, before %+v", again, ask)
 		}
 		// Nothing else is changed.
@@ -272,7 +273,9 @@ func rest(t *testing.T, body []byte) map[string]any {
 	if err := json.Unmarshal(body, &m); err != nil {
 		t.Fatalf("unmarshal %q: %v", body, err)
 	}
-	delete(m, "timings_per_token")
+	for _, name := range []string{"stream", "timings_per_token", "return_progress"} {
+		delete(m, name)
+	}
 	out := map[string]any{}
 	for k, v := range m {
 		out[k] = string(v)

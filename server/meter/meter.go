@@ -76,8 +76,9 @@ type Meter struct {
 	done   bool // the terminal event, or the end of the JSON body, was seen
 	marker bool // that event was [DONE]: every choice has had its say
 
-	stream stream
-	tap    tap
+	stream   stream
+	tap      tap
+	assembly assembly // of an Ask.Assembled
 }
 
 // New returns the meter of one answer to the request that ask came from.
@@ -114,8 +115,8 @@ func (m *Meter) Exact() bool {
 		return false
 	}
 	// llama-server has a final usage for each choice of each prompt. Without a
-	// stream it reports the first result's alone, and the rest is not to be had
-	// from the answer: this is where its total would have to be made whole.
+	// stream it reports the first result's alone, which is why Prepare asks for
+	// one where there are several.
 	return finals >= m.ask.N*m.ask.Prompts || m.marker
 }
 

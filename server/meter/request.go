@@ -18,13 +18,24 @@ type Ask struct {
 	hideUsage      bool // a chunk that holds nothing but usage
 	hideChunkUsage bool // usage beside a choice
 	hideTimings    bool
+	hideProgress   bool // a chunk that holds nothing but the prefill's progress
+
+	assembled bool
 }
+
+// Assembled reports whether the engine was asked for a stream that the client
+// did not ask for: what leaves is then [Meter.Answer].
+func (a Ask) Assembled() bool { return a.assembled }
 
 // Prepare checks a request body and returns what it asks for and the body to
 // send to the engine. A streamed request gets the members that make the engine
 // count as it goes; every other byte stays as it is, and where nothing is to
 // be added the same slice comes back. Of members named twice the last counts,
 // as it does to the engines. An error's text is for the client.
+//
+// An answer of several results that llama-server does not stream reports the
+// first one's tokens alone. It is asked for as a stream, in which each result
+// has its own count, and Meter.Answer makes the one answer of it.
 func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 	if !utf8.Valid(body) {
 		return Ask{}, nil, errors.New("request body is not valid UTF-8")
@@ -45,7 +56,9 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 		case "model":
 			ask.Model = unquote(c.text())
 		case "stream":
-			ask.Stream = string(c.value()) == "true"
+			m.to = c.past()
+			ask.Stream = string(body[m.from:m.to]) == "true"
+			r.stream = m
 		case "n":
 			n = c.tokens()
 		case "n_cmpl": // llama-server's own word, which beats n
@@ -58,6 +71,9 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 		case "timings_per_token":
 			m.to = c.past()
 			r.found(&r.timings, m)
+		case "return_progress":
+			m.to = c.past()
+			r.found(&r.progress, m)
 		default:
 			c.skip()
 		}
@@ -77,10 +93,9 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 	if d != Completions {
 		ask.Prompts = 1
 	}
-	if !ask.Stream {
-		return ask, body, nil
+	if ask.Stream || e == LlamaServer && ask.N*ask.Prompts > 1 {
+		ask, body = r.apply(d, e, ask)
 	}
-	ask, body = r.apply(d, e, ask)
 	return ask, body, nil
 }
 

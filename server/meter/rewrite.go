@@ -6,9 +6,11 @@ import "slices"
 // megabytes of images, and numbers and escapes must reach the engine as the
 // client wrote them.
 type rewrite struct {
-	body    []byte
-	options member // stream_options, the last one
-	timings member // timings_per_token, the last one
+	body []byte
+
+	// The last members of these names.
+	stream, options   member // stream, stream_options
+	timings, progress member // timings_per_token, return_progress
 
 	edits   []edit
 	doubles []edit // members that a later one of the same name overrides
@@ -38,6 +40,12 @@ func (r *rewrite) found(last *member, m member) {
 func (r *rewrite) apply(d Dialect, e Engine, ask Ask) (Ask, []byte) {
 	plan := ask
 	var add []string
+	if !ask.Stream {
+		if _, ok := r.setTrue(r.stream, `"stream":true`, &add); !ok {
+			return ask, r.body
+		}
+		plan.assembled = true
+	}
 	if d == Chat || d == Completions {
 		if !r.setOptions(e, &plan, &add) {
 			return ask, r.body
@@ -49,6 +57,15 @@ func (r *rewrite) apply(d Dialect, e Engine, ask Ask) (Ask, []byte) {
 			return ask, r.body
 		}
 		plan.hideTimings = !asked
+	}
+	// During a prefill it tells how long the prompt is, and that the engine is
+	// at work. In the Responses dialect it would repeat events that are not ours.
+	if e == LlamaServer && (d == Chat || d == Completions) {
+		asked, ok := r.setTrue(r.progress, `"return_progress":true`, &add)
+		if !ok {
+			return ask, r.body
+		}
+		plan.hideProgress = !asked
 	}
 	r.insert(skipSpace(r.body, 0), add)
 	return plan, r.splice()

@@ -1,6 +1,9 @@
 package meter
 
-import "bytes"
+import (
+	"bytes"
+	"errors"
+)
 
 // maxEvent is the largest event that is read, and the most that is kept of an
 // unfinished one. A longer one goes through as it came, unread.
@@ -46,6 +49,7 @@ func (m *Meter) Stream(dst, src []byte) []byte {
 			dst = m.emit(dst, part)
 			s.partial = s.partial[:0]
 			s.passing = !whole
+			m.assembly.err = errors.New("an event that is too long to be read")
 		case whole && len(s.partial) == 0:
 			dst = m.forward(dst, part, true)
 		default:
@@ -138,6 +142,10 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 	}
 	m.sawModel(ch.model)
 	m.count(&ch, k)
+	if m.ask.assembled {
+		m.assembly.add(e.payload)
+		return dst
+	}
 	switch {
 	case m.hides(&ch):
 		return m.emitComments(dst, ev)

@@ -5,6 +5,9 @@ import "bytes"
 // hides reports whether the whole event is there only because Prepare asked
 // for it.
 func (m *Meter) hides(ch *chunk) bool {
+	if m.ask.hideProgress && ch.hasProgress && !ch.content && !ch.hasUsage && ch.error == nil {
+		return true
+	}
 	return m.ask.hideUsage && ch.hasUsage && ch.choices && ch.empty && ch.error == nil
 }
 
