@@ -83,6 +83,9 @@ func (s *serving) engineMetrics() map[string]float64 {
 			if v, ok := strings.CutPrefix(env, "LLAMA_API_KEY="); ok {
 				key = v
 			}
+			if v, ok := strings.CutPrefix(env, "VLLM_API_KEY="); ok {
+				key = v
+			}
 		}
 	}
 	if socket == "" || key == "" {

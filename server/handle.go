@@ -268,7 +268,11 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 		}
 		e.write(ctx, rt.dialect, id)
 	case x.resp.StatusCode() == fasthttp.StatusOK && mediaType(x.resp.Header.ContentType()) == "text/event-stream":
-		s.stream(ctx, c, m, x)
+		if ask.Assembled() {
+			s.assemble(ctx, c, m, x)
+		} else {
+			s.stream(ctx, c, m, x)
+		}
 	default:
 		s.whole(ctx, c, m, x)
 	}
