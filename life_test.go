@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -140,4 +141,25 @@ func TestALostRequest(t *testing.T) {
 		t.Error("serve does not say what was lost")
 	}
 	s.stop()
+}
+
+// abandon sends a chat and leaves when the engine is at work on it.
+func (s *serving) abandon(body string) {
+	s.t.Helper()
+	ctx, leave := context.WithCancel(context.Background())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/v1/chat/completions", strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	left := make(chan error, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		left <- err
+	}()
+	eventually(s.t, 10*time.Second, "the engine is at work", func() bool { return s.engineMetrics()["llamacpp:requests_processing"] > 0 })
+	leave()
+	<-left
 }

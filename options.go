@@ -22,6 +22,7 @@ type options struct {
 	kind         engine.Kind
 	tcp          bool
 	startWait    time.Duration
+	stallAfter   time.Duration
 	provider     string // "none" for no bill
 	billing      billing.Options
 	sampleEvery  time.Duration
@@ -85,6 +86,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	}
 	for flag, to := range map[string]*time.Duration{
 		"sample-every": &o.sampleEvery, "max-sample-age": &o.maxAge, "drain": &o.drain, "start-timeout": &o.startWait,
+		"stall-timeout": &o.stallAfter,
 	} {
 		if *to, err = s.flags.GetDuration(flag); err != nil {
 			return o, err

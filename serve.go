@@ -76,6 +76,7 @@ The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
 	f.Duration("drain", 30*time.Second, "how long running answers may take when asked to stop")
 	f.String("demo-provider", "hyperstack", "whose API the demo's provider speaks: "+strings.Join(demoProviders(), ", "))
 	f.Duration("start-timeout", 30*time.Minute, "how long the engine may take to get ready")
+	f.Duration("stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
 	f.String("api-key-file", "", "file that holds the API key, readable by its owner only")
 	f.String("log-format", "text", "text or json")
 	return c
@@ -180,7 +181,8 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		return s.At, ok && err == nil
 	})
 	srv, err := server.New(server.Config{
-		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Drain: o.drain, Metrics: metrics, Log: log,
+		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
+		Audit: led, AuditEvery: o.sampleEvery,
 	})
 	if err != nil {
 		return err

@@ -106,13 +106,16 @@ func (b *body) read() (int, error) {
 	if b.buf == nil {
 		b.buf = make([]byte, piece)
 	}
+	b.c.handing.Store(false)
 	n, err := b.src.Read(b.buf)
+	b.c.handing.Store(true)
 	if n > 0 {
 		if b.json {
 			b.m.JSON(b.buf[:n])
 		} else {
 			b.out = b.m.Stream(b.out, b.buf[:n])
 		}
+		b.c.progress.Store(b.m.Progress())
 		b.c.saw(b.m.Usage(), b.m.Model())
 	}
 	b.eof = b.eof || err == io.EOF

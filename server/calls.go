@@ -28,6 +28,10 @@ type call struct {
 	cached     atomic.Int64
 	completion atomic.Int64
 
+	progress atomic.Int64 // see Meter.Progress
+	handing  atomic.Bool  // what the engine said goes to the client: it is not waited for
+	stall    stall
+
 	mu    sync.Mutex // guards what follows
 	up    *conn      // what to close when the call is cut; nil before and after
 	cause *apiError  // why it was cut; nil while it was not
@@ -93,8 +97,9 @@ func (c *call) saw(u ledger.Usage, model string) {
 
 // calls are the inference requests that run now.
 type calls struct {
-	mu  sync.Mutex
-	all map[*call]struct{} // guarded by mu
+	mu    sync.Mutex
+	all   map[*call]struct{} // guarded by mu
+	begun int64              // how many there ever were; guarded by mu
 }
 
 func newCalls() *calls { return &calls{all: map[*call]struct{}{}} }
@@ -103,6 +108,7 @@ func (cs *calls) add(c *call) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	cs.all[c] = struct{}{}
+	cs.begun++
 }
 
 // remove forgets a call, after its row was written: until then a crash must
@@ -114,9 +120,15 @@ func (cs *calls) remove(c *call) {
 }
 
 func (cs *calls) len() int {
+	_, running := cs.count()
+	return running
+}
+
+// count is how many calls there ever were, and how many run.
+func (cs *calls) count() (begun int64, running int) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return len(cs.all)
+	return cs.begun, len(cs.all)
 }
 
 // list is a snapshot, so that nothing slow happens under mu.
@@ -165,10 +177,6 @@ func (cs *calls) open() []ledger.OpenRequest {
 	}
 	return out
 }
-
-// gone reports whether a client has closed its connection. Bytes that wait
-// there (a pipelined request) hide the answer: then it counts as there.
-func gone(c net.Conn) bool { return peek(c) == peerGone }
 
 // peer is what a look at a socket tells.
 type peer int

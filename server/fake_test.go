@@ -24,6 +24,8 @@ type fakeEngine struct {
 	mu    sync.Mutex
 	state engine.State // guarded by mu
 	dials int          // guarded by mu
+
+	started time.Time // of its process; guarded by mu
 }
 
 func newFakeEngine(t *testing.T, kind engine.Kind, h http.HandlerFunc) *fakeEngine {
@@ -50,7 +52,7 @@ func (e *fakeEngine) Kind() engine.Kind { return e.kind }
 func (e *fakeEngine) Status() engine.Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return engine.Status{State: e.state}
+	return engine.Status{State: e.state, StartedAt: e.started}
 }
 func (e *fakeEngine) set(s engine.State) {
 	e.mu.Lock()

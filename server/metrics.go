@@ -17,6 +17,7 @@ type Metrics struct {
 	set          *metrics.Set
 	panics       *metrics.Counter
 	ledgerErrors *metrics.Counter
+	drifts       *metrics.Counter
 }
 
 // An answer takes from milliseconds to many minutes, its first token from
@@ -32,6 +33,7 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 		set:          set,
 		panics:       set.NewCounter("spotinference_panics_total"),
 		ledgerErrors: set.NewCounter("spotinference_ledger_errors_total"),
+		drifts:       set.NewCounter("spotinference_meter_drifts_total"),
 	}
 	for _, kind := range []string{"prompt", "cached", "completion"} {
 		m.tokens(kind, 0) // there from the start, so that the first increase is seen

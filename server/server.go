@@ -59,6 +59,15 @@ type Config struct {
 	// to stop; then they are cut, with an error that says so.
 	Drain time.Duration
 
+	// StallTimeout is how long an engine may make no progress on an answer until
+	// it is cut, with an error that says so; 0: for ever.
+	StallTimeout time.Duration
+
+	// Audit gets the engine's own counters every AuditEvery, a minute where zero;
+	// nil: they are not sampled.
+	Audit      Audit
+	AuditEvery time.Duration
+
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
 	MaxBody int
 
@@ -93,6 +102,7 @@ type Server struct {
 	key      keyCheck
 	loopback bool // set by Run before it serves
 	stopping chan struct{}
+	audit    audit // owned by watchCounters, and by Run after it
 }
 
 // New checks cfg and starts nothing.
@@ -102,6 +112,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody
+	}
+	if cfg.AuditEvery == 0 {
+		cfg.AuditEvery = time.Minute
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -150,8 +163,15 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.dropGone(looking) })
 	wg.Go(func() { s.saveOpen(looking) })
-	defer wg.Wait()
-	defer stopLooking()
+	wg.Go(func() { s.watchStalls(looking) })
+	wg.Go(func() { s.watchCounters(looking) })
+	defer func() {
+		stopLooking()
+		wg.Wait()
+		if s.cfg.Audit != nil {
+			s.sampleCounters(hard) // the engine's last word: it ends with us
+		}
+	}()
 
 	patience := s.cfg.Drain
 	var failed error

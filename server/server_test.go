@@ -231,6 +231,8 @@ func TestAnEngineThatDiesMidAnswer(t *testing.T) {
 		`"message":"kv cache full","type":"server_error","param":null,"code":null}}`, doneEvent)
 	f("error event, then [DONE]", sse(nil, delta(" a", 1), `data: {"error":{"code":500,"message":"oom","type":"InternalServerError","param":null}}`+"\n\n"+doneEvent), "/v1/chat/completions", streamBody, 1,
 		`"message":"oom","type":"server_error"`)
+	f("a [DONE] that means nothing", sse(nil, delta(" a", 1), doneEvent), "/v1/chat/completions", streamBody, 1,
+		`"message":"the engine ended its answer without finishing it","type":"server_error"`, doneEvent)
 	f("an error whose answer is called a stream", func(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set("Content-Type", "text/event-stream")
 		rw.WriteHeader(500)
@@ -701,6 +703,7 @@ spotinference_engine_state{state="starting"}
 spotinference_engine_state{state="stopped"}
 spotinference_gate_open
 spotinference_ledger_errors_total
+spotinference_meter_drifts_total
 spotinference_panics_total
 spotinference_prompt_tokens_total
 spotinference_refusals_total{code="",status="404"}

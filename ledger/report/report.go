@@ -85,14 +85,24 @@ func write(w io.Writer, f Format, rep any, text func() string, cells func() []ce
 
 // writeRecords writes rows of the same columns as CSV, under their names.
 func writeRecords(w io.Writer, rows [][]cell) error {
-	var records [][]string
-	for i, row := range rows {
-		var names, values []string
+	if len(rows) == 0 {
+		return nil
+	}
+	return writeUnder(w, rows[0], rows)
+}
+
+// writeUnder is writeRecords where there may be no row: the names are those of
+// head.
+func writeUnder(w io.Writer, head []cell, rows [][]cell) error {
+	var names []string
+	for _, c := range head {
+		names = append(names, c.name)
+	}
+	records := [][]string{names}
+	for _, row := range rows {
+		var values []string
 		for _, c := range row {
-			names, values = append(names, c.name), append(values, c.value)
-		}
-		if i == 0 {
-			records = append(records, names)
+			values = append(values, c.value)
 		}
 		records = append(records, values)
 	}

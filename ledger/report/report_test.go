@@ -121,7 +121,7 @@ func (b *book) cost(q report.CostQuery) report.CostReport {
 }
 
 func written[R interface {
-	report.UsageReport | report.CostReport
+	report.UsageReport | report.CostReport | report.MeterReport
 }](t *testing.T, rep R, f report.Format) string {
 	t.Helper()
 	var buf bytes.Buffer
@@ -130,6 +130,8 @@ func written[R interface {
 	case report.UsageReport:
 		err = r.Write(&buf, f)
 	case report.CostReport:
+		err = r.Write(&buf, f)
+	case report.MeterReport:
 		err = r.Write(&buf, f)
 	}
 	if err != nil {

@@ -35,6 +35,7 @@ var structural = [256]bool{'"': true, '{': true, '}': true, '[': true, ']': true
 // count is recorded.
 func (m *Meter) JSON(p []byte) {
 	t := &m.tap
+	m.progress++
 	for i := 0; i < len(p) && !t.ended; {
 		if t.depth == 0 {
 			t.begin(p[i])

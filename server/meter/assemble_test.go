@@ -132,7 +132,8 @@ func TestAssembleEverything(t *testing.T) {
 	const half = `data: {"choices":[{"index":0,"delta":{"content":"a"}}]}` + "\n\n"
 	refused(half, "the stream was not whole")
 	refused(half+`data: {"error":{"message":"m"}}`+"\n\n"+done, "the stream was not whole")
-	refused(done, "the stream held no answer")
+	refused(done, "the stream was not whole")
+	refused(`data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}`+"\n\n"+done, "the stream held no answer")
 	refused(`data: {"choices":[{"index":4096,"delta":{}}]}`+"\n\n"+done, "an answer of over 4096 choices")
 	refused(`data: {"x":"`+strings.Repeat("x", 17<<20)+`"}`+"\n\n"+half+done, "an event that is too long to be read")
 	refused(strings.Repeat(`data: {"choices":[{"index":0,"delta":{"content":"`+strings.Repeat("x", 8<<20)+`"}}]}`+"\n\n", 9)+done, "an answer of over 64 MiB")

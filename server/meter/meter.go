@@ -70,11 +70,13 @@ type Meter struct {
 	engine  Engine
 	ask     Ask
 
-	tally  tally
-	model  string
-	fault  *Fault
-	done   bool // the terminal event, or the end of the JSON body, was seen
-	marker bool // that event was [DONE]: every choice has had its say
+	tally    tally
+	progress int64
+	model    string
+	fault    *Fault
+	done     bool // the terminal event, or the end of the JSON body, was seen
+	marker   bool // that event was [DONE]: every choice has had its say
+	ended    bool // a choice had its finish_reason
 
 	stream   stream
 	tap      tap
@@ -124,8 +126,13 @@ func (m *Meter) Exact() bool {
 // the end of its JSON body.
 func (m *Meter) Done() bool { return m.done }
 
+// Progress counts what was read of the answer, but for comments: an engine sends
+// those also where it has stopped making one.
+func (m *Meter) Progress() int64 { return m.progress }
+
 // Failed reports whether the engine said that it failed, within an answer that
-// had begun well, and what it said.
+// had begun well, and what it said. An end that means nothing is a failure too:
+// vLLM writes [DONE] whatever went before.
 func (m *Meter) Failed() (msg string, failed bool) {
 	if m.fault == nil {
 		return "", false

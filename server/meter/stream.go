@@ -54,6 +54,9 @@ func (m *Meter) Stream(dst, src []byte) []byte {
 			dst = m.forward(dst, part, true)
 		default:
 			s.partial = append(s.partial, part...)
+			if !whole && s.partial[0] != ':' {
+				m.progress++ // of a long event
+			}
 			if whole {
 				dst = m.forward(dst, s.partial, true)
 				s.partial = s.partial[:0]
@@ -123,9 +126,15 @@ func (m *Meter) emit(dst, p []byte) []byte {
 // the stream cut off: it counts only where its payload is complete.
 func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 	e := m.stream.parse(ev)
+	if len(e.payload) > 0 {
+		m.progress++
+	}
 	if string(bytes.TrimSpace(e.payload)) == "[DONE]" {
 		m.marker = m.marker || !m.done
 		m.done = true
+		if t := &m.tally; (m.dialect == Chat || m.dialect == Completions) && !m.ended && t.totals == 0 && t.finals == 0 {
+			m.setFault(Fault{Message: "the engine ended its answer without finishing it", Type: "server_error"})
+		}
 		return m.emit(dst, ev)
 	}
 	var ch chunk

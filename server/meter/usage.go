@@ -83,6 +83,7 @@ func (m *Meter) count(ch *chunk, k kind) {
 }
 
 func (m *Meter) countChoice(ch *chunk) {
+	m.ended = m.ended || ch.finish
 	if ch.hasUsage && (ch.empty || !ch.choices) {
 		m.countTotal(&ch.usage, &ch.timings)
 		return

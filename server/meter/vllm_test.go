@@ -120,6 +120,14 @@ func TestVLLMErrors(t *testing.T) {
 		t.Errorf("messages error = %+v", got)
 	}
 
+	// [DONE] after half an answer, or none, ends nothing.
+	for _, src := range []string{"", strings.SplitAfter(vllmChat, "\n\n")[0]} {
+		got = everySplit(t, copyStream, meter.Chat, meter.VLLM, ask, []byte(src+done))
+		if got.Fault.Message != "the engine ended its answer without finishing it" || got.Exact || got.Tail != done {
+			t.Errorf("the end after %q = %+v", src, got)
+		}
+	}
+
 	// A key that is there and null is no error.
 	src := `data: {"choices":[{"index":0,"delta":{"content":"a"}}],"error":null}` + "\n\n"
 	got = everySplit(t, copyStream, meter.Chat, meter.VLLM, ask, []byte(src))

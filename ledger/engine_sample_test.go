@@ -1,0 +1,104 @@
+package ledger_test
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// TestCheckEngine: where a difference comes from.
+func TestCheckEngine(t *testing.T) {
+	start := time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	led := open(t, filepath.Join(t.TempDir(), "ledger.db"))
+	row := func(id string, s int, prompt, cached, completion int64, lowerBound bool) {
+		r := request(id, at(s), completion)
+		r.Usage.PromptTokens, r.Usage.CachedTokens, r.LowerBound = prompt, cached, lowerBound
+		add(t, led, r)
+	}
+	row("before", -1, 99, 0, 99, false) // of another process
+	row("a", 10, 20, 5, 100, false)
+	row("b", 70, 20, 0, 50, true)
+	row("c", 130, 1_000_000, 0, 2_000_000, false)
+
+	sample := func(s int, prompt, completion int64, change ...func(*ledger.EngineSample)) ledger.EngineSample {
+		e := ledger.EngineSample{At: at(s), Started: start, Engine: "llama", Prompt: prompt, Completion: completion, Quiet: true}
+		for _, c := range change {
+			c(&e)
+		}
+		return e
+	}
+	busy := func(e *ledger.EngineSample) { e.Quiet = false }
+	vllm := func(e *ledger.EngineSample) { e.Engine, e.WithCached = "vllm", true }
+	f := func(name string, from *ledger.EngineSample, to ledger.EngineSample, prompt, completion string, difference int64) {
+		t.Helper()
+		c, err := led.CheckEngine(from, to)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if c.Prompt.Cause != prompt || c.Completion.Cause != completion || c.Completion.Difference() != difference {
+			t.Errorf("%s: %+v, want prompt %q, completion %q by %d", name, c, prompt, completion, difference)
+		}
+		if c.Drift() != (prompt == ledger.DiffDrift || completion == ledger.DiffDrift) {
+			t.Errorf("%s: drift = %v", name, c.Drift())
+		}
+	}
+	f("equal", nil, sample(60, 15, 100), "", "", 0)
+	f("vllm counts the cached", nil, sample(60, 20, 100, vllm), "", "", 0)
+	f("vllm counts a prompt twice", nil, sample(60, 40, 100, vllm), ledger.DiffUnsaid, "", 0)
+	f("one more than the rows", nil, sample(60, 15, 101), "", ledger.DiffDrift, 1)
+	f("one less", nil, sample(60, 15, 99), "", ledger.DiffDrift, -1)
+	f("more, and a request runs", nil, sample(60, 16, 140, busy), ledger.DiffRunning, ledger.DiffRunning, 40)
+	f("less, and a request runs", nil, sample(60, 15, 99, busy), "", ledger.DiffDrift, -1)
+	f("more, and one was cut", nil, sample(120, 35, 180), "", ledger.DiffCut, 30)
+	f("less, and one was cut", nil, sample(120, 35, 149), "", ledger.DiffDrift, -1)
+	f("cut in its prefill", nil, sample(120, 20, 150), ledger.DiffCut, "", 0)
+	base := sample(60, 15, 100)
+	f("since a quiet one", &base, sample(120, 35, 180), "", ledger.DiffCut, 30)
+	base = sample(120, 35, 180)
+	f("six digits", &base, sample(180, 1_000_040, 2_000_200), "", "", 20)
+	f("beyond six digits", &base, sample(180, 1_000_035, 2_000_300), "", ledger.DiffDrift, 120)
+	f("nothing happened", &base, sample(125, 35, 180), "", "", 0)
+
+	running, other := sample(120, 35, 180, busy), sample(120, 35, 180, func(e *ledger.EngineSample) { e.Started = at(1) })
+	for _, from := range []*ledger.EngineSample{&running, &other} {
+		if _, err := led.CheckEngine(from, sample(180, 35, 180)); !errors.Is(err, ledger.ErrRefused) {
+			t.Errorf("from %+v: %v", from, err)
+		}
+	}
+}
+
+func TestEngineRuns(t *testing.T) {
+	start := time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
+	led := open(t, filepath.Join(t.TempDir(), "ledger.db"))
+	put := func(started, at time.Duration, completion int64) ledger.EngineSample {
+		t.Helper()
+		s := ledger.EngineSample{At: start.Add(at), Started: start.Add(started), Engine: "vllm", Prompt: 3, Completion: completion, WithCached: true, Quiet: completion%2 == 0}
+		if err := led.AddEngineSample(s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	put(0, time.Minute, 1)
+	first := put(0, 2*time.Minute, 2)
+	second := put(3*time.Minute, 4*time.Minute, 3)
+	put(3*time.Minute, 5*time.Minute, 4)
+	runs, err := led.EngineRuns(start.Add(time.Minute), start.Add(4*time.Minute))
+	if err != nil || len(runs) != 2 || runs[0] != first || runs[1] != second {
+		t.Errorf("%+v, %v", runs, err)
+	}
+	if err := led.AddEngineSample(first); err != nil {
+		t.Errorf("the same once more: %v", err)
+	}
+	if err := led.AddEngineSample(ledger.EngineSample{At: start, Started: start.Add(1), Engine: "llama"}); !errors.Is(err, ledger.ErrRefused) {
+		t.Errorf("before its start: %v", err)
+	}
+	for _, q := range []string{"UPDATE engine_sample SET completion = 0", "DELETE FROM engine_sample"} {
+		if led.Exec(q) == nil {
+			t.Errorf("%s went through", q)
+		}
+	}
+}

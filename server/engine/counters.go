@@ -1,0 +1,134 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Counters are an engine's own counts since its process began. llama-server
+// prints six digits: from a million on they are rounded.
+type Counters struct {
+	Prompt int64
+	// WithCached is set where Prompt includes the tokens that came from a cache:
+	// vLLM's does, llama-server's does not.
+	WithCached bool
+	Completion int64
+	Running    int64 // requests that it works on, or has queued
+	Work       int64 // moves with every step
+}
+
+// counterNames are the names of one engine's page that are summed into each
+// count; vLLM has one of each for every model and engine core.
+type counterNames struct {
+	prompt, completion string
+	running, work      []string
+}
+
+var (
+	llamaCounters = counterNames{
+		prompt: "llamacpp:prompt_tokens_total", completion: "llamacpp:tokens_predicted_total",
+		running: []string{"llamacpp:requests_processing", "llamacpp:requests_deferred"},
+		work:    []string{"llamacpp:n_decode_total", "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"},
+	}
+	vllmCounters = counterNames{
+		prompt: "vllm:prompt_tokens_total", completion: "vllm:generation_tokens_total",
+		running: []string{"vllm:num_requests_running", "vllm:num_requests_waiting"},
+		work:    []string{"vllm:iteration_tokens_total_count", "vllm:prompt_tokens_total", "vllm:generation_tokens_total"},
+	}
+)
+
+// maxPage bounds a page of metrics; vLLM's histograms make it tens of kilobytes.
+const maxPage = 8 << 20
+
+// ReadCounters asks the engine behind dial for its counters.
+func ReadCounters(ctx context.Context, dial func(context.Context) (net.Conn, error), key string, kind Kind) (Counters, error) {
+	p := newProber(dial, key)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine/metrics", nil)
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	resp, err := p.transport.RoundTrip(req)
+	if err != nil {
+		return Counters{}, fmt.Errorf("read the engine's counters: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return Counters{}, fmt.Errorf("read the engine's counters: status %d", resp.StatusCode)
+	}
+	c, err := parseCounters(io.LimitReader(resp.Body, maxPage), kind)
+	if err != nil {
+		return Counters{}, fmt.Errorf("read the engine's counters: %w", err)
+	}
+	return c, nil
+}
+
+// parseCounters reads a page in Prometheus' text format. A count that the page
+// lacks is an error: it is not zero.
+func parseCounters(page io.Reader, kind Kind) (Counters, error) {
+	names := llamaCounters
+	if kind == VLLM {
+		names = vllmCounters
+	}
+	sums := map[string]float64{}
+	lines := bufio.NewScanner(page)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		name, value, ok := cutSample(lines.Text())
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil || v < 0 || v >= 1<<62 {
+			if strings.HasSuffix(name, "_total") {
+				return Counters{}, fmt.Errorf("%s: %q is not a count", name, value)
+			}
+			continue // a gauge may be NaN
+		}
+		sums[name] += v
+	}
+	if err := lines.Err(); err != nil {
+		return Counters{}, err
+	}
+	sum := func(names ...string) (n int64) {
+		for _, name := range names {
+			n += int64(sums[name])
+		}
+		return n
+	}
+	for _, name := range append([]string{names.prompt, names.completion}, names.running...) {
+		if _, ok := sums[name]; !ok {
+			return Counters{}, errors.New("the page has no " + name)
+		}
+	}
+	return Counters{
+		Prompt: sum(names.prompt), WithCached: kind == VLLM, Completion: sum(names.completion),
+		Running: sum(names.running...), Work: sum(names.work...),
+	}, nil
+}
+
+// cutSample takes a line apart; the labels are dropped. A label's value may
+// hold spaces, so that the value is what follows the last one: no engine writes
+// timestamps.
+func cutSample(line string) (name, value string, ok bool) {
+	if line == "" || line[0] == '#' {
+		return "", "", false
+	}
+	line = strings.TrimRight(line, " \r")
+	at := strings.LastIndexByte(line, ' ')
+	if at < 0 {
+		return "", "", false
+	}
+	name, value = line[:at], line[at+1:]
+	if brace := strings.IndexByte(name, '{'); brace >= 0 {
+		name = name[:brace]
+	}
+	return strings.TrimSpace(name), value, true
+}
