@@ -24,7 +24,7 @@ const (
 // window is decided by Finished: tokens belong to the instant they were complete.
 type Request struct {
 	ID       string // ours, never the client's; unique
-	Endpoint string // "chat", "completions", "responses", "messages", "embeddings", "rerank"
+	Endpoint string // "chat", "completions", "responses", "messages", "embeddings", "rerank", "transcriptions", "translations", "speech"
 	Model    string // as the engine answered, else as the client asked; "" where neither said
 	Key      string // name of the API key; "" where none is asked for
 	Stream   bool

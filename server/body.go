@@ -118,7 +118,9 @@ func (b *body) read() (int, error) {
 		b.c.progress.Store(b.m.Progress())
 		b.c.saw(b.m.Usage(), b.m.Model())
 	}
-	b.eof = b.eof || err == io.EOF
+	if b.eof = b.eof || err == io.EOF; b.eof && b.json {
+		b.m.End()
+	}
 	return n, err
 }
 

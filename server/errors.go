@@ -29,7 +29,7 @@ type apiError struct {
 
 var (
 	errKey      = &apiError{status: 401, typ: "invalid_request_error", code: "invalid_api_key", message: "Incorrect API key provided. Send it as Authorization: Bearer, or as x-api-key.", hopeless: true}
-	errPath     = &apiError{status: 404, typ: "invalid_request_error", message: "Unknown path. This gateway serves /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank and /v1/models.", hopeless: true}
+	errPath     = &apiError{status: 404, typ: "invalid_request_error", message: "Unknown path. This gateway serves /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank, /v1/audio/transcriptions, /v1/audio/translations, /v1/audio/speech and /v1/models.", hopeless: true}
 	errNotReady = &apiError{status: 503, typ: "server_error", code: "engine_not_ready", message: "The engine is not ready yet. Try again in a moment.", retryAfter: 5 * time.Second}
 	errEngine   = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete."}
 	errLedger   = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent.", hopeless: true}

@@ -23,6 +23,7 @@ type route struct {
 	dialect meter.Dialect
 	serve   func(*Server, *fasthttp.RequestCtx, route, string)
 	public  bool // needs no key
+	form    bool // its body is a multipart form
 }
 
 // routes is the API. The engine is asked for the same paths.
@@ -43,6 +44,12 @@ func routes(path string) (route, bool) {
 		return infer(meter.Embeddings)
 	case "/v1/rerank":
 		return infer(meter.Rerank)
+	case "/v1/audio/transcriptions":
+		return route{method: fasthttp.MethodPost, dialect: meter.Transcriptions, serve: (*Server).infer, form: true}, true
+	case "/v1/audio/translations":
+		return route{method: fasthttp.MethodPost, dialect: meter.Translations, serve: (*Server).infer, form: true}, true
+	case "/v1/audio/speech":
+		return infer(meter.Speech)
 	case "/v1/messages/count_tokens":
 		return route{method: fasthttp.MethodPost, dialect: meter.Messages, serve: (*Server).pass}, true
 	case "/v1/models":
@@ -140,6 +147,9 @@ func toEngine(ctx *fasthttp.RequestCtx, rt route, body []byte) *fasthttp.Request
 	}
 	if body != nil {
 		req.Header.SetContentType("application/json")
+		if rt.form {
+			req.Header.SetContentTypeBytes(ctx.Request.Header.ContentType()) // it holds the boundary
+		}
 		req.SetBodyRaw(body)
 	}
 	return req
@@ -228,7 +238,7 @@ func (s *Server) fault(c *call, err error) *apiError {
 
 // infer serves a request that makes tokens.
 func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
-	ask, body, err := meter.Prepare(rt.dialect, s.dialectOf(), ctx.Request.Body())
+	ask, body, err := s.prepare(ctx, rt)
 	if err != nil {
 		s.refuse(ctx, rt, id, errBody(err.Error()))
 		return
@@ -273,6 +283,8 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 		} else {
 			s.stream(ctx, c, m, x)
 		}
+	case x.resp.StatusCode() == fasthttp.StatusOK && isAudio(rt.dialect) && mediaType(x.resp.Header.ContentType()) != "application/json":
+		s.bytes(ctx, c, m, x)
 	default:
 		s.whole(ctx, c, m, x)
 	}

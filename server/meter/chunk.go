@@ -48,6 +48,7 @@ const (
 	kindOther kind = iota
 	kindDelta
 	kindMessageDelta // has the final usage of a message
+	kindDone         // the last event of a transcript or of speech; at most [DONE] follows
 	kindCompleted    // the last event of a response
 	kindFailed       // likewise, and it failed
 	kindStop         // the last event of a message
@@ -56,8 +57,10 @@ const (
 
 func kindOf(name []byte) kind {
 	switch string(name) {
-	case "content_block_delta":
+	case "content_block_delta", "transcript.text.delta":
 		return kindDelta
+	case "transcript.text.done", "speech.audio.done":
+		return kindDone
 	case "message_delta":
 		return kindMessageDelta
 	case "response.completed", "response.incomplete":

@@ -63,6 +63,7 @@ var words = []string{
 	`"error":{"message":"m","code":400}`, `"error":null`, `"model":"a"`, `"type":"response.output_text.delta","delta":"x"`,
 	`"type":"message_delta"`, `"type":"message_stop"`, `"type":"content_block_delta","delta":{"text":"x"}`,
 	`"response":{"usage":{"input_tokens":5,"output_tokens":6}}`, `"message":{"usage":{"input_tokens":5}}`, `"x":",\"timings\":{}"`,
+	`"prompt_progress":{"total":9,"cache":1,"processed":2}`, `"type":"transcript.text.delta","delta":"x"`, `"type":"transcript.text.done"`, "event: speech.audio.done\n",
 	"data: {", "}\n\n", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":6}}\n\n",
 }
 
@@ -92,19 +93,20 @@ func TestStreamWords(t *testing.T) {
 				if i > 0 {
 					src = append(src, []string{",", " , "}[r.IntN(2)]...)
 				}
-				src = append(src, words[29+r.IntN(20)]...)
+				src = append(src, words[29+r.IntN(23)]...)
 			}
 			src = append(src, []string{"}\n\n", " }\r\n\r\n", "}", "}\n\ndata: [DONE]\n\n"}[r.IntN(4)]...)
 		}
 		lengths := []byte{byte(r.IntN(100)), byte(r.IntN(100)), byte(r.IntN(100))}
-		if checkStream(t, src, lengths, byte(r.IntN(4)), r.IntN(2) == 0); t.Failed() {
+		if checkStream(t, src, lengths, byte(r.IntN(6)), r.IntN(2) == 0); t.Failed() {
 			t.Fatalf("stream %q", src)
 		}
 	}
 }
 
 func checkStream(t *testing.T, src, lengths []byte, dialect byte, llama bool) {
-	d, e := meter.Dialect(dialect%4), meter.VLLM
+	dialects := []meter.Dialect{meter.Chat, meter.Completions, meter.Responses, meter.Messages, meter.Transcriptions, meter.Speech}
+	d, e := dialects[int(dialect)%len(dialects)], meter.VLLM
 	if llama {
 		e = meter.LlamaServer
 	}

@@ -34,6 +34,9 @@ const (
 	Messages // Anthropic's
 	Embeddings
 	Rerank
+	Transcriptions
+	Translations
+	Speech
 )
 
 // String is the ledger's word for the endpoint.
@@ -51,6 +54,12 @@ func (d Dialect) String() string {
 		return "embeddings"
 	case Rerank:
 		return "rerank"
+	case Transcriptions:
+		return "transcriptions"
+	case Translations:
+		return "translations"
+	case Speech:
+		return "speech"
 	}
 	return "unknown"
 }
@@ -77,6 +86,8 @@ type Meter struct {
 	done     bool // the terminal event, or the end of the JSON body, was seen
 	marker   bool // that event was [DONE]: every choice has had its say
 	ended    bool // a choice had its finish_reason
+	holding  bool // the last event is here, and [DONE] may follow
+	opaque   bool
 
 	stream   stream
 	tap      tap
@@ -121,6 +132,13 @@ func (m *Meter) Exact() bool {
 	// one where there are several.
 	return finals >= m.ask.N*m.ask.Prompts || m.marker
 }
+
+// Opaque tells that the answer is in no form that is read: sound, or a text. Only
+// its end is looked for.
+func (m *Meter) Opaque() { m.opaque, m.tap.ended = true, true }
+
+// End tells that an answer that is not streamed was read to its end.
+func (m *Meter) End() { m.done = m.done || m.opaque }
 
 // Done reports whether the answer is whole: its terminal event was seen, or
 // the end of its JSON body.

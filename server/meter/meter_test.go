@@ -103,8 +103,8 @@ func usage(prompt, cached, completion int64) ledger.Usage {
 }
 
 func TestDialectString(t *testing.T) {
-	got := fmt.Sprint(meter.Chat, meter.Completions, meter.Responses, meter.Messages, meter.Embeddings, meter.Rerank)
-	if want := "chat completions responses messages embeddings rerank"; got != want {
+	got := fmt.Sprint(meter.Chat, meter.Completions, meter.Responses, meter.Messages, meter.Embeddings, meter.Rerank, meter.Transcriptions, meter.Translations, meter.Speech)
+	if want := "chat completions responses messages embeddings rerank transcriptions translations speech"; got != want {
 		t.Errorf("dialects = %q, want %q", got, want)
 	}
 }

@@ -59,6 +59,10 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 			m.to = c.past()
 			ask.Stream = string(body[m.from:m.to]) == "true"
 			r.stream = m
+		case "stream_format":
+			if v := string(c.value()); d == Speech {
+				ask.Stream = v == `"sse"`
+			}
 		case "n":
 			n = c.tokens()
 		case "n_cmpl": // llama-server's own word, which beats n

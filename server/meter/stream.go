@@ -74,6 +74,7 @@ func (m *Meter) Close(dst []byte) []byte {
 		dst = m.forward(dst, s.partial, false)
 		s.partial = s.partial[:0]
 	}
+	m.done = m.done || m.holding
 	return dst
 }
 
@@ -114,7 +115,7 @@ func (s *stream) seen(p []byte) {
 // done. After its end an engine sends next to nothing: beyond a second event's
 // worth, it is dropped.
 func (m *Meter) emit(dst, p []byte) []byte {
-	if !m.done {
+	if !m.done && !m.holding {
 		return append(dst, p...)
 	}
 	s := &m.stream
@@ -143,6 +144,7 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		ch = chunk{}
 	}
 	k := max(e.name, ch.kind)
+	m.holding = m.holding || k == kindDone
 	if read || whole {
 		m.finish(k, ch.error, e.payload)
 	}

@@ -77,6 +77,8 @@ func (m *Meter) count(ch *chunk, k kind) {
 		m.countMessage(ch, k)
 	case Responses:
 		m.countResponse(ch, k)
+	case Transcriptions, Translations, Speech:
+		m.countAudio(ch, k)
 	default:
 		m.countChoice(ch)
 	}
@@ -167,6 +169,21 @@ func (m *Meter) countResponse(ch *chunk, k kind) {
 	m.countReading(ch, ch.timings.reading(), false)
 	if ch.hasUsage && k.terminal() {
 		m.tally.total = m.reading(&ch.usage, &ch.timings)
+	}
+}
+
+// countAudio reads OpenAI's events, or vLLM's, which are like those of a chat.
+// Where the engine reports seconds rather than tokens, there is no count.
+func (m *Meter) countAudio(ch *chunk, k kind) {
+	if ch.choices {
+		m.countChoice(ch)
+		return
+	}
+	if k == kindDelta {
+		m.countReading(ch, reading{}, false)
+	}
+	if ch.hasUsage {
+		m.tally.total = m.reading(&ch.usage, nil)
 	}
 }
 
