@@ -57,6 +57,18 @@ func (l *Ledger) AddSamples(ss []Sample) error {
 	})
 }
 
+// AddRequests writes many requests in one transaction.
+func (l *Ledger) AddRequests(rs []Request) error {
+	return l.submit(context.Background(), func(w *batch) error {
+		for _, r := range rs {
+			if err := w.addRequest(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // Count asks for one number.
 func (r *Reader) Count(query string) (n int64, err error) {
 	var v float64

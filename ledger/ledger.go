@@ -284,7 +284,7 @@ func migrate(db *sql.DB, demo bool) error {
 }
 
 // fill is what a step does beyond its SQL.
-var fill = map[int]func(*sql.Tx) error{1: fillRollups}
+var fill = map[int]func(*sql.Tx) error{1: fillRollups, 2: fillBusy}
 
 func inTx(db *sql.DB, stmts []string, then func(*sql.Tx) error) error {
 	tx, err := db.Begin()

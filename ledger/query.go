@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The questions of a report beyond sums: how long the engine was busy, in which
-// state it was, and what stands in single samples.
+// The questions of a report beyond sums: in which state the engine was, and what
+// stands in single samples.
 
 // Sample returns a sample with its lines (without raw replies), or false where
 // there is none of that id.
@@ -81,82 +81,6 @@ func (r *Reader) Falls(resource, epoch string, from, to time.Time) (falls []Fall
 		return rows.Err()
 	})
 	return falls, err
-}
-
-// longestRequest is how long after the end of a window a request may finish that
-// ran inside it. There is no index on started, so that the search needs an end;
-// no client waits for an answer for a day.
-const longestRequest = 24 * time.Hour
-
-// Busy tells for each span between two neighbouring edges, which rise, how long
-// at least one finished request was between its start and its end. A request
-// that still runs has no row yet: nothing is known of it here.
-//
-// It walks the rows, newest first, and keeps no more than the answer. Over a
-// window of millions of rows, a sum by the minute kept beside them would answer
-// whole minutes; this is the one place that it would change.
-func (r *Reader) Busy(edges []time.Time) (busy []time.Duration, err error) {
-	if len(edges) < 2 {
-		return nil, nil
-	}
-	us := make([]int64, len(edges))
-	for i, e := range edges {
-		us[i] = micros(e)
-	}
-	from, to := us[0], us[len(us)-1]
-	sum := make([]int64, len(us)-1)
-	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		rows, err := tx.Query(`SELECT started, finished FROM request WHERE finished > ? AND finished <= ? AND started < ?
-			ORDER BY finished DESC`, from, to+longestRequest.Microseconds(), to)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		u := union{edges: us, sum: sum, at: len(sum) - 1, low: to, high: to}
-		for rows.Next() {
-			var started, finished int64
-			if err := rows.Scan(&started, &finished); err != nil {
-				return err
-			}
-			u.add(max(started, from), min(finished, to))
-		}
-		u.flush()
-		return rows.Err()
-	})
-	for _, d := range sum {
-		busy = append(busy, fromDuration(d))
-	}
-	return busy, err
-}
-
-// union merges intervals that come by falling end, and spreads the merged ones
-// over the spans between the edges. It never holds more than one interval.
-type union struct {
-	edges, sum []int64
-	at         int   // the span in which high lies, or one after it
-	low, high  int64 // the interval that still grows, downwards
-}
-
-func (u *union) add(low, high int64) {
-	if low >= high {
-		return // no time, or a clock that stepped back meanwhile
-	}
-	if high < u.low {
-		u.flush()
-		u.high, u.low = high, low
-	}
-	u.low = min(u.low, low)
-}
-
-func (u *union) flush() {
-	for u.at > 0 && u.edges[u.at] >= u.high {
-		u.at--
-	}
-	for i := u.at; i >= 0 && u.edges[i+1] > u.low; i-- {
-		if d := min(u.high, u.edges[i+1]) - max(u.low, u.edges[i]); d > 0 {
-			u.sum[i] += d
-		}
-	}
 }
 
 // GatewayDown is the state of an engine without a gateway: it does not run.

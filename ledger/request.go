@@ -40,6 +40,9 @@ func (w *batch) addRequest(r Request) error {
 			w.hours[h] = &Totals{}
 		}
 		w.hours[h].add(r)
+		if from := micros(r.Started); from < at { // else the clock stepped back meanwhile
+			w.ran = takeIn(w.ran, span{from, at})
+		}
 	} else if err := w.same(r); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // maxProblems bounds what Verify names: a broken file breaks in many places.
@@ -17,7 +18,7 @@ func (r *Reader) Verify(ctx context.Context) (problems []string, err error) {
 	v := verifier{}
 	err = r.snapshot(ctx, func(tx *sql.Tx) error {
 		v.tx = tx
-		for _, check := range []func() error{v.integrity, v.requests, v.bills, v.replies} {
+		for _, check := range []func() error{v.integrity, v.requests, v.busy, v.bills, v.replies} {
 			if err := check(); err != nil && !errors.Is(err, errEnough) {
 				return err
 			}
@@ -98,6 +99,58 @@ func (v *verifier) requests() error {
 		if err := v.each(query, func(text string) error { return v.problem("%s %s does not sum its requests", c.table, text) }); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// busy walks the requests and the rows of their union, both from the newest back.
+// After the first difference the two do not meet again.
+func (v *verifier) busy() error {
+	rows, err := v.tx.Query(selectBusy + " ORDER BY start DESC")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	problem := func(at int64) error {
+		return errors.Join(v.problem("busy time of %s: it is not what its requests make", fromMicros(at).Format(time.RFC3339Nano)), errEnough)
+	}
+	var row busyRow // without the spans that have been seen
+	var after *busyRow
+	kept := func() (s span, ok bool, err error) {
+		if len(row.spans) == 0 {
+			if !rows.Next() {
+				return s, false, rows.Err()
+			}
+			if row, err = scanBusy(rows); err != nil {
+				return s, false, errors.Join(v.problem("%v", err), errEnough)
+			}
+			if after != nil && row.end() != after.before {
+				return s, false, problem(after.start())
+			}
+			whole := row
+			after = &whole
+		}
+		s = row.spans[len(row.spans)-1]
+		row.spans = row.spans[:len(row.spans)-1]
+		return s, true, nil
+	}
+	err = eachBusy(v.tx, func(want span) error {
+		got, ok, err := kept()
+		if err == nil && (!ok || got != want) {
+			err = problem(want.from)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	switch got, ok, err := kept(); {
+	case err != nil:
+		return err
+	case ok:
+		return problem(got.from)
+	case after != nil && after.before != 0:
+		return problem(after.start())
 	}
 	return nil
 }

@@ -158,6 +158,7 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		// SQLite has rolled back by itself after some errors, and a commit
 		// that failed may have been written: then there is nothing to undo.
 		_ = w.control("ROLLBACK")
+		w.newest = nil
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	w.committed()
@@ -178,6 +179,8 @@ type batch struct {
 
 	minutes map[int64]*Totals   // what this transaction adds to the minute rollup
 	hours   map[hourKey]*Totals // and to the hour rollup
+	ran     []span              // and to the busy time
+	newest  *busyRow            // the newest row of busy, this transaction's changes among them; nil where not known
 	last    int64               // finished of the newest request row that we know of
 	wrote   bool                // this transaction has changed something
 
@@ -194,6 +197,7 @@ func (w *batch) begin(now time.Time) {
 	w.replace, w.removed = nil, w.removed[:0]
 	clear(w.minutes)
 	clear(w.hours)
+	w.ran = w.ran[:0]
 }
 
 // stmt returns query prepared, the first time preparing it.
@@ -269,7 +273,7 @@ func (w *batch) flush() error {
 			return fmt.Errorf("hour: %w", err)
 		}
 	}
-	return nil
+	return w.flushBusy()
 }
 
 // committed moves what the transaction did into what the writer remembers.
