@@ -429,11 +429,7 @@ func judge(t *testing.T, seed uint64, histories, windows int) (n tally) {
 				n.exact++
 			}
 		}
-		from := begin
-		if i == 0 {
-			from = begin.Add(-time.Duration(r.IntN(5)) * time.Hour)
-		}
-		h.judgeBuckets(t, led, from, end.Add(time.Duration(r.IntN(90))*time.Minute), time.Duration(1+r.IntN(3))*time.Hour)
+		h.judgeNeighbours(t, r, led, i == 0)
 		start, id = end.Add(48*time.Hour), id+int64(len(h.samples))
 	}
 	verified(t, led)
@@ -477,23 +473,39 @@ func verified(t *testing.T, led *ledger.Ledger) {
 	}
 }
 
-// judgeBuckets holds each bucket against what the rules say of its window.
-func (h history) judgeBuckets(t *testing.T, led *ledger.Ledger, from, to time.Time, bucket time.Duration) {
+// judgeNeighbours asks for many windows at once, whose edges are whole hours, samples,
+// minutes or anything, and holds each against what the rules say of it.
+func (h history) judgeNeighbours(t *testing.T, r *rand.Rand, led *ledger.Ledger, first bool) {
 	t.Helper()
-	windows, err := ledger.Buckets(from, to, bucket)
-	if err != nil {
-		t.Fatal(err)
+	begin, end := h.samples[0].At, h.samples[len(h.samples)-1].At.Add(time.Duration(r.IntN(90))*time.Minute)
+	if first {
+		begin = begin.Add(-time.Duration(r.IntN(5)) * time.Hour) // the ledger begins late
 	}
-	got, err := led.SpentBuckets(from, to, bucket)
+	edges := []time.Time{begin, end}
+	if step := time.Duration(r.IntN(4)) * time.Hour; step > 0 {
+		for at := begin.Truncate(step).Add(step); at.Before(end); at = at.Add(step) {
+			edges = append(edges, at)
+		}
+	}
+	for range r.IntN(20) {
+		at, _ := window(r, h)
+		edges = append(edges, at)
+	}
+	slices.SortFunc(edges, time.Time.Compare)
+	var windows []ledger.Window
+	for i := range len(edges) - 1 {
+		windows = append(windows, ledger.Window{From: edges[i], To: edges[i+1]}) // some of no length
+	}
+	got, err := led.SpentOf(windows)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(got) != len(windows) {
-		t.Fatalf("%d buckets for %d windows", len(got), len(windows))
+		t.Fatalf("%d spends for %d windows", len(got), len(windows))
 	}
 	for i, w := range windows {
 		if want := h.scan(w.From, w.To); !reflect.DeepEqual(got[i], want) {
-			t.Fatalf("bucket %v of %v:\n got %+v\nwant %+v\n%s", w, bucket, got[i], want, h)
+			t.Fatalf("window %v of %v:\n got %+v\nwant %+v\n%s", w, windows, got[i], want, h)
 		}
 	}
 }

@@ -54,33 +54,64 @@ type Fall struct {
 	By       Nanos // positive
 }
 
-// Falls returns where the bill of one series fell between two samples, in order.
+// Falls returns where the bill of one series fell between two samples of a window,
+// in order. It reads the rows of those hours only in which the bill did.
 func (r *Reader) Falls(resource, epoch string, from, to time.Time) (falls []Fall, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		rows, err := tx.Query(`SELECT prev_id, prev_at, prev, id, at, bill FROM (
-				SELECT sample.id AS id, at, bill, lag(sample.id) OVER w AS prev_id, lag(at) OVER w AS prev_at, lag(bill) OVER w AS prev
-				FROM sample JOIN line ON line.sample = sample.id
-				WHERE at >= ? AND at <= ? AND resource = ? AND epoch = ? AND bill IS NOT NULL WINDOW w AS (ORDER BY at))
-			WHERE bill < prev ORDER BY at`, micros(from), micros(to), resource, epoch)
+		rows, err := tx.Query(`SELECT id, hour FROM series JOIN bill_hour ON series = id
+			WHERE resource = ? AND epoch = ? AND hour >= ? AND hour <= ? AND gross <> net ORDER BY hour`,
+			resource, epoch, billHour(micros(from)), billHour(micros(to)))
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			var f Fall
-			var was, is, fromAt, toAt int64
-			if err := rows.Scan(&f.From.ID, &fromAt, &was, &f.To.ID, &toAt, &is); err != nil {
+			var series, hour int64
+			if err := rows.Scan(&series, &hour); err != nil {
 				return err
 			}
-			f.From.At, f.To.At = fromMicros(fromAt), fromMicros(toAt)
-			if f.By, err = Nanos(was).Sub(Nanos(is)); err != nil {
+			some, err := fallsIn(tx, series, max(hour*hourMicros+1, micros(from)), min((hour+1)*hourMicros, micros(to)), micros(from))
+			if err != nil {
 				return err
 			}
-			falls = append(falls, f)
+			falls = append(falls, some...)
 		}
 		return rows.Err()
 	})
 	return falls, err
+}
+
+// fallsIn are the falls of a series at the samples in [from, to], against samples
+// that are not from before first.
+func fallsIn(tx *sql.Tx, series, from, to, first int64) (falls []Fall, err error) {
+	prev, err := lastKnown(tx, series, from)
+	if err != nil {
+		return nil, err
+	}
+	if prev.at < first {
+		prev = known{}
+	}
+	rows, err := tx.Query(`SELECT sample.id, at, bill FROM sample JOIN reading ON sample = sample.id JOIN state ON state.id = state
+		WHERE at >= ? AND at <= ? AND series = ? AND bill IS NOT NULL ORDER BY at`, from, to, series)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var now known
+		if err := rows.Scan(&now.id, &now.at, &now.bill); err != nil {
+			return nil, err
+		}
+		if prev.id != 0 && now.bill < prev.bill {
+			by, err := prev.bill.Sub(now.bill)
+			if err != nil {
+				return nil, err
+			}
+			falls = append(falls, Fall{SampleRef{prev.id, fromMicros(prev.at)}, SampleRef{now.id, fromMicros(now.at)}, by})
+		}
+		prev = now
+	}
+	return falls, rows.Err()
 }
 
 // GatewayDown is the state of an engine without a gateway: it does not run.

@@ -46,6 +46,29 @@ func (r *Reader) SampleBefore(t time.Time) (at time.Time, ok bool, err error) {
 	return r.sampleTime("SELECT max(at) FROM sample WHERE at <= ?", t)
 }
 
+// SamplesBefore is SampleBefore of each instant, at one state of the ledger. Those
+// without a sample are left out.
+func (r *Reader) SamplesBefore(instants []time.Time) (at []time.Time, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		before, err := tx.Prepare("SELECT max(at) FROM sample WHERE at <= ?")
+		if err != nil {
+			return err
+		}
+		defer before.Close()
+		for _, t := range instants {
+			var us sql.NullInt64
+			if err := before.QueryRow(micros(t)).Scan(&us); err != nil {
+				return err
+			}
+			if us.Valid {
+				at = append(at, fromMicros(us.Int64))
+			}
+		}
+		return nil
+	})
+	return at, err
+}
+
 func (r *Reader) sampleTime(query string, t time.Time) (at time.Time, ok bool, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		var us sql.NullInt64

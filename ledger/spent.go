@@ -73,7 +73,7 @@ type ResourceSpend struct {
 // the same epoch, its bill there is the baseline: what it grew by while nobody
 // saw it counts where it is seen again.
 func (r *Reader) Spent(from, to time.Time) (Spend, error) {
-	spends, err := r.spent([]Window{{from, to}})
+	spends, err := r.SpentOf([]Window{{from, to}})
 	if err != nil {
 		return Spend{}, err
 	}
@@ -83,42 +83,18 @@ func (r *Reader) Spent(from, to time.Time) (Spend, error) {
 	return spends[0], nil
 }
 
-// ErrBucket is returned for a bucket that is not a whole number of hours.
-var ErrBucket = errors.New("a bucket is a whole number of hours")
-
-// maxBuckets is a bound on what one question may ask for: ten years of hours.
-const maxBuckets = 100_000
-
-// Buckets cuts (from, to] at the multiples of bucket since 1970 UTC.
-func Buckets(from, to time.Time, bucket time.Duration) ([]Window, error) {
-	if bucket <= 0 || bucket%time.Hour != 0 {
-		return nil, fmt.Errorf("bucket %s: %w", bucket, ErrBucket)
+// SpentOf is Spent of each window, at one state of the ledger and in one walk over
+// its samples. The windows follow on each other: each begins where the one before
+// ends. Where Spent would return ErrNoSamples, the Spend is zero, with a Count of 0.
+func (r *Reader) SpentOf(windows []Window) (spends []Spend, err error) {
+	for i := range windows {
+		if i > 0 && (!windows[i].From.Equal(windows[i-1].To) || windows[i].To.Before(windows[i].From)) {
+			return nil, fmt.Errorf("read ledger: window %d of %d does not follow on the one before", i+1, len(windows))
+		}
 	}
-	if to.Sub(from)/bucket >= maxBuckets {
-		return nil, fmt.Errorf("bucket %s: more than %d in the window", bucket, maxBuckets)
+	if len(windows) == 0 {
+		return nil, nil
 	}
-	var windows []Window
-	step := bucket.Microseconds()
-	for start, end := micros(from), micros(to); start < end; {
-		next := min((floorDiv(start, step)+1)*step, end)
-		windows = append(windows, Window{fromMicros(start), fromMicros(next)})
-		start = next
-	}
-	return windows, nil
-}
-
-// SpentBuckets is Spent of each of Buckets(from, to, bucket), in one pass. Where
-// Spent would return ErrNoSamples, the Spend is zero, with a Count of 0.
-func (r *Reader) SpentBuckets(from, to time.Time, bucket time.Duration) ([]Spend, error) {
-	windows, err := Buckets(from, to, bucket)
-	if err != nil || len(windows) == 0 {
-		return nil, err
-	}
-	return r.spent(windows)
-}
-
-// spent subtracts in each of the windows, which follow on each other.
-func (r *Reader) spent(windows []Window) (spends []Spend, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		spends, err = subtract(tx, windows)
 		return err

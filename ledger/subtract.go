@@ -49,7 +49,7 @@ type walk struct {
 	tx      *sql.Tx
 	sources map[int64]sourceRow
 	series  seriesTable
-	begin   int64 // the sample that the walk began at
+	begin   instant // where the walk began
 	tracks  map[int64]*track
 	at      instant // the newest sample taken
 
@@ -70,7 +70,7 @@ func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := walk{tx: tx, begin: a.id, tracks: map[int64]*track{}}
+	w := walk{tx: tx, begin: a, tracks: map[int64]*track{}}
 	if w.sources, err = loadSources(tx); err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 		spends[i], err = w.leave()
 		return err
 	}
-	err = w.stretches(max(from, a.at), to, func(s stretch) error {
+	err = w.stretches(max(from, a.at), windows, func(s stretch) error {
 		for s.end.at > micros(windows[i].To) {
 			if err := leave(); err != nil {
 				return err
@@ -164,21 +164,17 @@ func (w *walk) track(series int64, fresh bool) (*track, error) {
 		return nil, fmt.Errorf("series %d is not there", series)
 	}
 	w.tracks[series] = t
-	if fresh || t.first.id == 0 || t.first.id >= w.begin {
+	if fresh || t.first.id == 0 || t.first.id >= w.begin.id {
 		return t, nil
 	}
 	var err error
-	t.now, err = lastKnown(w.tx, series, w.begin)
+	t.now, err = lastKnown(w.tx, series, w.begin.at)
 	t.base = t.now
 	return t, err
 }
 
-// lastKnown is the last bill of a series before a sample.
-func lastKnown(tx *sql.Tx, series, sample int64) (k known, err error) {
-	var at int64
-	if err := tx.QueryRow("SELECT at FROM sample WHERE id = ?", sample).Scan(&at); err != nil {
-		return k, err
-	}
+// lastKnown is the last bill of a series before an instant.
+func lastKnown(tx *sql.Tx, series, at int64) (k known, err error) {
 	hour := billHour(at)
 	err = tx.QueryRow(`SELECT sample.id, at, bill FROM sample JOIN reading ON reading.sample = sample.id JOIN state ON state.id = state
 		WHERE at > ? AND at < ? AND series = ? AND bill IS NOT NULL ORDER BY at DESC LIMIT 1`, hour*hourMicros, at, series).Scan(&k.id, &k.at, &k.bill)
@@ -192,19 +188,49 @@ func lastKnown(tx *sql.Tx, series, sample int64) (k known, err error) {
 	return k, err
 }
 
-// stretches yields the samples in (from, to], whole hours in one piece.
-func (w *walk) stretches(from, to int64, yield func(stretch) error) error {
-	first, end := -floorDiv(-from, hourMicros), floorDiv(to, hourMicros)
-	if first >= end {
-		return w.rows(from, to, yield)
+// stretches yields the samples after from in the windows, in order: an hour in one
+// piece where it lies wholly inside one window, the others one by one.
+func (w *walk) stretches(from int64, windows []Window, yield func(stretch) error) error {
+	to := micros(windows[len(windows)-1].To)
+	cut := cutHours(from, windows)
+	for at := from; at < to; {
+		// at is on the hour, or in one that is cut.
+		if hour := floorDiv(at, hourMicros); len(cut) == 0 || hour < cut[0] {
+			end := floorDiv(to, hourMicros)
+			if len(cut) > 0 {
+				end = cut[0]
+			}
+			if err := w.hours(hour, end, yield); err != nil {
+				return err
+			}
+			at = end * hourMicros
+			continue
+		}
+		end := cut[0] // those that follow on each other are one piece
+		for len(cut) > 0 && cut[0] == end {
+			cut, end = cut[1:], end+1
+		}
+		if err := w.rows(at, min(end*hourMicros, to), yield); err != nil {
+			return err
+		}
+		at = end * hourMicros
 	}
-	if err := w.rows(from, first*hourMicros, yield); err != nil {
-		return err
+	return nil
+}
+
+// cutHours are the hours that do not lie wholly after from and inside one window.
+func cutHours(from int64, windows []Window) (hours []int64) {
+	add := func(us int64) {
+		hour := floorDiv(us, hourMicros)
+		if us >= from && us != hour*hourMicros && (len(hours) == 0 || hours[len(hours)-1] < hour) {
+			hours = append(hours, hour)
+		}
 	}
-	if err := w.hours(first, end, yield); err != nil {
-		return err
+	add(from)
+	for _, w := range windows {
+		add(micros(w.To))
 	}
-	return w.rows(end*hourMicros, to, yield)
+	return hours
 }
 
 // rows yields the samples in (from, to] one by one.

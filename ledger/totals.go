@@ -69,15 +69,6 @@ func (r *Reader) Totals(from, to time.Time) (Totals, error) {
 	return all[0], nil
 }
 
-// TotalsBuckets is Totals of each of Buckets(from, to, bucket).
-func (r *Reader) TotalsBuckets(from, to time.Time, bucket time.Duration) ([]Totals, error) {
-	windows, err := Buckets(from, to, bucket)
-	if err != nil {
-		return nil, err
-	}
-	return r.TotalsOf(windows)
-}
-
 // TotalsOf is Totals of each window, at one state of the ledger and for little
 // more than the price of one where they follow on each other.
 func (r *Reader) TotalsOf(windows []Window) ([]Totals, error) {

@@ -111,51 +111,5 @@ func TestTotalsEqualTheRows(t *testing.T) {
 				}
 			}
 		}
-		for _, bucket := range []time.Duration{time.Hour, 3 * time.Hour, 24 * time.Hour} {
-			from, to := start.Add(-90*time.Second), end.Add(time.Hour+time.Second)
-			windows, err := ledger.Buckets(from, to, bucket)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := led.TotalsBuckets(from, to, bucket)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i, w := range windows {
-				if want := sumOf(all, w.From, w.To); got[i] != want {
-					t.Errorf("bucket %v: %+v, want %+v", w, got[i], want)
-				}
-			}
-		}
-	}
-}
-
-func TestBuckets(t *testing.T) {
-	f := func(name string, from, to time.Time, bucket time.Duration, want ...time.Time) {
-		t.Helper()
-		got, err := ledger.Buckets(from, to, bucket)
-		if err != nil || len(got) != max(0, len(want)-1) {
-			t.Errorf("%s: %v, %v, want %v", name, got, err, want)
-			return
-		}
-		for i, w := range got {
-			if !w.From.Equal(want[i]) || !w.To.Equal(want[i+1]) {
-				t.Errorf("%s: bucket %d is %v, want from %v to %v", name, i, w, want[i], want[i+1])
-			}
-		}
-	}
-	midnight := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
-	f("one day", midnight, midnight.Add(24*time.Hour), 24*time.Hour, midnight, midnight.Add(24*time.Hour))
-	f("cut by midnight", t0, t0.Add(24*time.Hour), 24*time.Hour, t0, midnight, t0.Add(24*time.Hour))
-	f("before 1970", time.Unix(-5000, 0), time.Unix(10, 0), time.Hour, time.Unix(-5000, 0), time.Unix(-3600, 0), time.Unix(0, 0), time.Unix(10, 0))
-	f("no time", t0, t0, time.Hour)
-	f("backwards", t0, t0.Add(-time.Hour), time.Hour)
-	for _, bucket := range []time.Duration{0, -time.Hour, time.Minute, 90 * time.Minute} {
-		if _, err := ledger.Buckets(t0, midnight, bucket); err == nil {
-			t.Errorf("a bucket of %s was taken", bucket)
-		}
-	}
-	if _, err := ledger.Buckets(forever[0], forever[1].Add(1e6*time.Hour), time.Hour); err == nil {
-		t.Error("a million buckets were taken")
 	}
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"slices"
 	"time"
 
 	"spotinference/ledger"
@@ -12,15 +13,7 @@ import (
 // spends are the spends between neighbouring edges. Each edge is the instant of
 // a sample, so that the spans share their samples and leave nothing out.
 func spends(r *ledger.Reader, edges []time.Time) ([]ledger.Spend, error) {
-	var out []ledger.Spend
-	for _, w := range between(edges) {
-		sp, err := r.Spent(w.From, w.To)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, sp)
-	}
-	return out, nil
+	return r.SpentOf(between(edges))
 }
 
 // totals are the sums of the requests between neighbouring edges.
@@ -38,15 +31,6 @@ func between(edges []time.Time) (windows []ledger.Window) {
 // snap moves instants to the last sample at or before each. Those without one,
 // and those that meet, are left out.
 func snap(r *ledger.Reader, instants []time.Time) ([]time.Time, error) {
-	var out []time.Time
-	for _, t := range instants {
-		at, ok, err := r.SampleBefore(t)
-		if err != nil {
-			return nil, err
-		}
-		if ok && (len(out) == 0 || at.After(out[len(out)-1])) {
-			out = append(out, at)
-		}
-	}
-	return out, nil
+	at, err := r.SamplesBefore(instants)
+	return slices.CompactFunc(at, time.Time.Equal), err
 }
