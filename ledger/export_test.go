@@ -76,6 +76,8 @@ func (r *Reader) Count(query string) (n int64, err error) {
 	return int64(v), err
 }
 
-// FillRollups makes the rollups of the bill of a ledger whose samples were
+// FillRollups makes the rollups of the bill and the busy time of a ledger that was
 // written behind its back.
-func FillRollups(db *sql.DB) error { return inTx(db, nil, fillRollups) }
+func FillRollups(db *sql.DB) error {
+	return inTx(db, nil, func(tx *sql.Tx) error { return errors.Join(fillRollups(tx), fillBusy(tx)) })
+}

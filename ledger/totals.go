@@ -110,18 +110,10 @@ func nearest(us, unit int64) int64 { return floorDiv(us+unit/2, unit) }
 
 // load reads the hours that the windows touch.
 func (s *sums) load(windows []Window) error {
-	rows, err := s.tx.Query("SELECT min(hour), max(hour) FROM hour")
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
 	var low, high sql.NullInt64
-	for rows.Next() {
-		if err := rows.Scan(&low, &high); err != nil {
-			return err
-		}
-	}
-	if err := rows.Err(); err != nil || !low.Valid || len(windows) == 0 {
+	// One query each: together they would be a walk over all hours.
+	err := s.tx.QueryRow("SELECT (SELECT min(hour) FROM hour), (SELECT max(hour) FROM hour)").Scan(&low, &high)
+	if err != nil || !low.Valid || len(windows) == 0 {
 		return err
 	}
 	from, to := micros(windows[0].From)+1, micros(windows[0].To)+1
