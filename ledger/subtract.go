@@ -192,11 +192,14 @@ func lastKnown(tx *sql.Tx, series, at int64) (k known, err error) {
 // piece where it lies wholly inside one window, the others one by one.
 func (w *walk) stretches(from int64, windows []Window, yield func(stretch) error) error {
 	to := micros(windows[len(windows)-1].To)
-	cut := cutHours(from, windows)
+	cut, err := w.cutHours(from, windows)
+	if err != nil {
+		return err
+	}
 	for at := from; at < to; {
 		// at is on the hour, or in one that is cut.
 		if hour := floorDiv(at, hourMicros); len(cut) == 0 || hour < cut[0] {
-			end := floorDiv(to, hourMicros)
+			end := -floorDiv(-to, hourMicros)
 			if len(cut) > 0 {
 				end = cut[0]
 			}
@@ -218,19 +221,34 @@ func (w *walk) stretches(from int64, windows []Window, yield func(stretch) error
 	return nil
 }
 
-// cutHours are the hours that do not lie wholly after from and inside one window.
-func cutHours(from int64, windows []Window) (hours []int64) {
-	add := func(us int64) {
-		hour := floorDiv(us, hourMicros)
-		if us >= from && us != hour*hourMicros && (len(hours) == 0 || hours[len(hours)-1] < hour) {
+// cutHours are the hours that do not lie wholly after from and inside one window. One
+// that a window ends in after its last sample is as good as inside of it.
+func (w *walk) cutHours(from int64, windows []Window) (hours []int64, err error) {
+	if hour := floorDiv(from, hourMicros); from != hour*hourMicros {
+		hours = append(hours, hour)
+	}
+	last, err := w.tx.Prepare("SELECT last_at FROM sample_hour WHERE hour = ?")
+	if err != nil {
+		return nil, err
+	}
+	defer last.Close()
+	for _, window := range windows {
+		to := micros(window.To)
+		hour := floorDiv(to, hourMicros)
+		if to < from || to == hour*hourMicros || len(hours) > 0 && hours[len(hours)-1] == hour {
+			continue
+		}
+		var at int64
+		if err := last.QueryRow(hour).Scan(&at); errors.Is(err, sql.ErrNoRows) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		if at > to {
 			hours = append(hours, hour)
 		}
 	}
-	add(from)
-	for _, w := range windows {
-		add(micros(w.To))
-	}
-	return hours
+	return hours, nil
 }
 
 // rows yields the samples in (from, to] one by one.

@@ -74,12 +74,18 @@ func (r *Reader) Totals(from, to time.Time) (Totals, error) {
 func (r *Reader) TotalsOf(windows []Window) ([]Totals, error) {
 	all := make([]Totals, len(windows))
 	err := r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		s := sums{tx: tx, edges: map[int64]edge{}}
-		if err := s.load(windows); err != nil {
+		s := sums{edges: map[int64]edge{}}
+		err := s.load(tx, windows)
+		if err != nil {
+			return err
+		}
+		if s.minutes, err = tx.Prepare("SELECT 0, " + sumColumns + " FROM minute WHERE minute >= ? AND minute < ?"); err != nil {
+			return err
+		}
+		if s.rows, err = tx.Prepare("SELECT 0, " + sumRowColumns + " FROM request WHERE finished >= ? AND finished < ?"); err != nil {
 			return err
 		}
 		for i, w := range windows {
-			var err error
 			if all[i], err = s.between(micros(w.From)+1, micros(w.To)+1); err != nil {
 				return err
 			}
@@ -93,10 +99,11 @@ func (r *Reader) TotalsOf(windows []Window) ([]Totals, error) {
 // grid: the whole hours between the hours nearest to both ends, and at each end
 // what lies between it and its hour.
 type sums struct {
-	tx    *sql.Tx
 	first int64    // the hour of hours[0]
 	hours []Totals // running sums: hours[i] is all before hour first+i
 	edges map[int64]edge
+
+	minutes, rows *sql.Stmt // sums of minutes and of requests, of the transaction
 }
 
 // edge is an instant as its nearest hour, plus what lies between (negative where
@@ -109,10 +116,10 @@ type edge struct {
 func nearest(us, unit int64) int64 { return floorDiv(us+unit/2, unit) }
 
 // load reads the hours that the windows touch.
-func (s *sums) load(windows []Window) error {
+func (s *sums) load(tx *sql.Tx, windows []Window) error {
 	var low, high sql.NullInt64
 	// One query each: together they would be a walk over all hours.
-	err := s.tx.QueryRow("SELECT (SELECT min(hour) FROM hour), (SELECT max(hour) FROM hour)").Scan(&low, &high)
+	err := tx.QueryRow("SELECT (SELECT min(hour) FROM hour), (SELECT max(hour) FROM hour)").Scan(&low, &high)
 	if err != nil || !low.Valid || len(windows) == 0 {
 		return err
 	}
@@ -126,11 +133,12 @@ func (s *sums) load(windows []Window) error {
 		return nil
 	}
 	s.hours = make([]Totals, end-s.first+1)
-	return eachTotal(s.tx, func(hour int64, t Totals) { s.hours[hour-s.first+1] = t }, func() {
-		for i := 1; i < len(s.hours); i++ {
-			s.hours[i].plus(1, s.hours[i-1])
-		}
-	}, "SELECT hour, "+sumColumns+" FROM hour WHERE hour >= ? AND hour < ? GROUP BY hour", s.first, end)
+	rows, err := tx.Query("SELECT hour, "+sumColumns+" FROM hour WHERE hour >= ? AND hour < ? GROUP BY hour", s.first, end)
+	err = eachTotal(rows, err, func(hour int64, t Totals) { s.hours[hour-s.first+1] = t })
+	for i := 1; i < len(s.hours); i++ {
+		s.hours[i].plus(1, s.hours[i-1])
+	}
+	return err
 }
 
 // before is the sum of the hours that were loaded before hour.
@@ -167,16 +175,16 @@ func (s *sums) edge(us int64) (e edge, err error) {
 	e.hour = nearest(us, hourMicros)
 	minute := nearest(us, minuteMicros)
 	const perHour = hourMicros / minuteMicros
-	err = s.signed(&e.rest, "SELECT 0, "+sumColumns+" FROM minute WHERE minute >= ? AND minute < ?", e.hour*perHour, minute)
+	err = signed(s.minutes, &e.rest, e.hour*perHour, minute)
 	if err == nil {
-		err = s.signed(&e.rest, "SELECT 0, "+sumRowColumns+" FROM request WHERE finished >= ? AND finished < ?", minute*minuteMicros, us)
+		err = signed(s.rows, &e.rest, minute*minuteMicros, us)
 	}
 	s.edges[us] = e
 	return e, err
 }
 
-// signed adds the sum of [from, to), or takes away that of [to, from).
-func (s *sums) signed(sum *Totals, query string, from, to int64) error {
+// signed adds what query sums in [from, to), or takes away what it does in [to, from).
+func signed(query *sql.Stmt, sum *Totals, from, to int64) error {
 	sign := int64(1)
 	if from == to {
 		return nil
@@ -184,7 +192,8 @@ func (s *sums) signed(sum *Totals, query string, from, to int64) error {
 	if from > to {
 		from, to, sign = to, from, -1
 	}
-	return eachTotal(s.tx, func(_ int64, t Totals) { sum.plus(sign, t) }, func() {}, query, from, to)
+	rows, err := query.Query(from, to)
+	return eachTotal(rows, err, func(_ int64, t Totals) { sum.plus(sign, t) })
 }
 
 const (
@@ -195,9 +204,8 @@ const (
 		coalesce(sum(completion_tokens), 0)`
 )
 
-// eachTotal calls row for each row of a name and its sums, then done.
-func eachTotal[Name int64 | string](tx *sql.Tx, row func(Name, Totals), done func(), query string, args ...any) error {
-	rows, err := tx.Query(query, args...)
+// eachTotal calls row for each of rows: a name and its sums. err is the query's.
+func eachTotal[Name int64 | string](rows *sql.Rows, err error, row func(Name, Totals)) error {
 	if err != nil {
 		return err
 	}
@@ -211,11 +219,7 @@ func eachTotal[Name int64 | string](tx *sql.Tx, row func(Name, Totals), done fun
 		}
 		row(name, t)
 	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	done()
-	return nil
+	return rows.Err()
 }
 
 // TotalsBy is Totals for each model, or for each name of an API key: by is
@@ -231,8 +235,8 @@ func (r *Reader) TotalsBy(from, to time.Time, by string) (map[string]Totals, err
 	}
 	err := r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		rows := func(sign, from, to int64) error {
-			return eachTotal(tx, adder(all, sign), func() {},
-				"SELECT "+by+", "+sumRowColumns+" FROM request WHERE finished >= ? AND finished < ? GROUP BY 1", from, to)
+			rows, err := tx.Query("SELECT "+by+", "+sumRowColumns+" FROM request WHERE finished >= ? AND finished < ? GROUP BY 1", from, to)
+			return eachTotal(rows, err, adder(all, sign))
 		}
 		first, end := -floorDiv(-lo, hourMicros), floorDiv(hi, hourMicros)
 		if lo-1 == (first-1)*hourMicros {
@@ -249,8 +253,8 @@ func (r *Reader) TotalsBy(from, to time.Time, by string) (map[string]Totals, err
 		if err := rows(1, lo, first*hourMicros); err != nil {
 			return err
 		}
-		if err := eachTotal(tx, adder(all, 1), func() {},
-			"SELECT "+by+", "+sumColumns+" FROM hour WHERE hour >= ? AND hour < ? GROUP BY 1", first, end); err != nil {
+		hours, err := tx.Query("SELECT "+by+", "+sumColumns+" FROM hour WHERE hour >= ? AND hour < ? GROUP BY 1", first, end)
+		if err := eachTotal(hours, err, adder(all, 1)); err != nil {
 			return err
 		}
 		return rows(1, end*hourMicros, hi)

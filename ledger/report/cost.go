@@ -261,10 +261,12 @@ func gather(r *ledger.Reader, q CostQuery) (basis, error) {
 	case !errors.Is(err, ledger.ErrNoSamples):
 		return b, err
 	}
+	served, err := r.TotalsOf([]ledger.Window{b.window(), q.Window}) // the snapped one is empty where not sampled
+	if err != nil {
+		return b, err
+	}
+	b.priced, b.asked = served[0], served[1]
 	if b.sampled {
-		if b.priced, err = r.Totals(b.spend.From.At, b.spend.To.At); err != nil {
-			return b, err
-		}
 		_, earlier, err := r.SampleBefore(b.spend.From.At.Add(-time.Microsecond))
 		if err != nil {
 			return b, err
@@ -277,9 +279,6 @@ func gather(r *ledger.Reader, q CostQuery) (basis, error) {
 		b.step = last.Step
 	}
 	if b.bucket, err = bucketLength(q, b.step); err != nil {
-		return b, err
-	}
-	if b.asked, err = r.Totals(q.Window.From, q.Window.To); err != nil {
 		return b, err
 	}
 	if b.next, b.hasNext, err = r.SampleAfter(q.Window.To.Add(time.Microsecond)); err != nil {
