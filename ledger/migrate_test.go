@@ -131,3 +131,21 @@ func TestAFirstLedgerMigrates(t *testing.T) {
 		led.Close()
 	}
 }
+
+// A status that the ledger does not know is refused, whichever schema began it.
+func TestStatusIsChecked(t *testing.T) {
+	dir := t.TempDir()
+	oldLedger(t, filepath.Join(dir, "old.db"), history{}, traffic(seeded(1), 20), nil)
+	for _, name := range []string{"new.db", "old.db"} {
+		led := open(t, filepath.Join(dir, name))
+		for status, want := range map[ledger.Status]bool{ledger.OK: true, ledger.Aborted: true, ledger.Failed: true, ledger.Lost: true, "odd": false, "": false} {
+			q := request(string(status)+"!", minute(1), 1)
+			q.Status = status
+			if err := led.AddRequest(q); (err == nil) != want {
+				t.Errorf("%s: status %q = %v", name, status, err)
+			}
+		}
+		verified(t, led)
+		led.Close()
+	}
+}

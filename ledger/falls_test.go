@@ -1,0 +1,57 @@
+package ledger_test
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"spotinference/ledger"
+)
+
+// Falls are those that a walk over the samples finds, between any two of them.
+func TestFallsEqualTheSamples(t *testing.T) {
+	found := 0
+	for seed := range uint64(30) {
+		r := seeded(seed)
+		h := makeHistory(r, t0, "f")
+		if len(h.samples) == 0 {
+			continue
+		}
+		h.first = 1
+		led := openFar(t, filepath.Join(t.TempDir(), "l.db"))
+		if err := led.AddSamples(h.samples); err != nil {
+			t.Fatal(err)
+		}
+		for k, points := range h.series() {
+			for range 5 {
+				from, to := window(r, h)
+				var want []ledger.Fall
+				prev := -1
+				for i, p := range points {
+					at := h.samples[p.sample].At
+					if p.bill == nil || at.Before(from) || at.After(to) {
+						continue
+					}
+					if prev >= 0 && *p.bill < *points[prev].bill {
+						want = append(want, ledger.Fall{From: h.ref(points[prev].sample), To: h.ref(p.sample), By: *points[prev].bill - *p.bill})
+					}
+					prev = i
+				}
+				got, err := led.Falls(k[0], k[1], from, to)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.EqualFunc(got, want, func(x, y ledger.Fall) bool {
+					return x.From.ID == y.From.ID && x.To.ID == y.To.ID && x.By == y.By && x.From.At.Equal(y.From.At) && x.To.At.Equal(y.To.At)
+				}) {
+					t.Fatalf("seed %d: falls of %v in [%v, %v]:\n got %v\nwant %v\n%s", seed, k, from, to, got, want, h)
+				}
+				found += len(want)
+			}
+		}
+		led.Close()
+	}
+	if found < 20 {
+		t.Errorf("only %d falls", found)
+	}
+}
