@@ -47,7 +47,14 @@ func traffic(r *rand.Rand, n int) (all []ledger.Request) {
 		q.Started = q.Finished.Add(-ran.Truncate(time.Microsecond))
 		if len(all) > 0 && r.IntN(20) == 0 {
 			o := all[r.IntN(len(all))]
-			q.Started = []time.Time{o.Started, o.Finished}[r.IntN(2)]
+			switch r.IntN(3) {
+			case 0:
+				q.Started = o.Started
+			case 1:
+				q.Started = o.Finished
+			case 2:
+				q.Started, q.Finished = o.Started.Add(-time.Second), o.Started
+			}
 		}
 		for taken[q.Finished.UnixMicro()] {
 			q.Finished = q.Finished.Add(time.Microsecond)
@@ -154,6 +161,26 @@ func TestBusyEqualsTheRows(t *testing.T) {
 		}
 		busyEqualsTheRows(t, r, led, all)
 		verified(t, led)
+		led.Close()
+	}
+}
+
+// What a commit that failed would have added is not taken for written.
+func TestBusyAfterAFailedCommit(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		led := open(t, filepath.Join(t.TempDir(), "l.db"))
+		for i := range 3 {
+			q := request(fmt.Sprint(i), minute(i), 1)
+			q.Started = q.Finished.Add(-time.Second)
+			led.FailCommit(written)
+			if err := led.AddRequest(q); !errors.Is(err, ledger.ErrInjected) {
+				t.Fatalf("AddRequest = %v", err)
+			}
+			led.HealCommit()
+			verified(t, led)
+			add(t, led, q)
+			verified(t, led)
+		}
 		led.Close()
 	}
 }
