@@ -178,7 +178,10 @@ func TestBusyAfterAFailedCommit(t *testing.T) {
 			}
 			led.HealCommit()
 			verified(t, led)
-			add(t, led, q)
+			if i > 0 {
+				add(t, led, q)
+			}
+			add(t, led, request(fmt.Sprint("after ", i), minute(i).Add(20*time.Second), 1))
 			verified(t, led)
 		}
 		led.Close()
