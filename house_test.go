@@ -17,7 +17,7 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "ledger", "ledger/report"},
+	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "gpu", "ledger", "ledger/report"},
 	"server":                                {"server/engine", "server/meter", "budget", "ledger"},
 	"server/meter":                          {"ledger"},
 	"server/engine":                         {},
@@ -25,6 +25,8 @@ var arrows = map[string][]string{
 	"server/engine/tinymodel":               {},
 	"server/engine/tinymodel/cmd/tinymodel": {"server/engine/tinymodel"},
 	"server/engine/realengine":              {"server/engine/tinymodel"},
+	"gpu":                                   {},
+	"gpu/helper":                            {"gpu"}, // a program apart: nothing imports it
 	"billing":                               {"ledger"},
 	"billing/sim":                           {},
 	"budget":                                {"ledger"},

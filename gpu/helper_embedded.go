@@ -1,0 +1,10 @@
+//go:build nvml
+
+package gpu
+
+import _ "embed"
+
+// helperImage is package gpu/helper as a program, built by make before this one.
+//
+//go:embed helper.elf
+var helperImage []byte

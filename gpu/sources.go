@@ -1,0 +1,54 @@
+package gpu
+
+import (
+	"errors"
+	"os/exec"
+)
+
+// helperName is how the helper shows in a list of processes.
+const helperName = "spotinference-gpu"
+
+// sources are what this build has, the best first.
+func sources() []source {
+	return []source{
+		{name: Helper, start: startHelper, decoder: helperDecoder},
+		newSMI(),
+	}
+}
+
+func startHelper() (process, error) {
+	if len(helperImage) == 0 {
+		return nil, errors.New("this build carries none")
+	}
+	c, err := startImage(helperImage, helperName, startFromMemory, startFromFile)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func helperDecoder() func([]byte) (Message, bool, error) {
+	return func(line []byte) (Message, bool, error) {
+		m, err := ParseMessage(line)
+		return m, true, err
+	}
+}
+
+func newSMI() source {
+	q := &smiQuery{fields: smiFields()}
+	return source{
+		name: SMI,
+		start: func() (process, error) {
+			path, err := exec.LookPath("nvidia-smi")
+			if err != nil {
+				return nil, errors.New("not found in PATH")
+			}
+			c, err := startChild(exec.Command(path, q.args()...))
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
+		},
+		decoder: q.decoder,
+	}
+}
