@@ -1,0 +1,82 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+)
+
+// GPUMinute is what one card did after Since, up to and including At: a minute,
+// or the part of one that was seen. A nil figure is "not known", never zero.
+type GPUMinute struct {
+	UUID      string // the driver's id of the card
+	Name      string // product name
+	Source    string // who read the card: "helper", "nvidia-smi"
+	Since, At time.Time
+	Readings  int64
+
+	UtilisationAvg *int64 // hundredths of a percent
+	UtilisationMax *int64 // percent
+	MemoryAvg      *int64 // bytes
+	MemoryMax      *int64
+	PowerAvg       *int64 // mW
+	PowerMax       *int64
+	TemperatureMax *int64 // °C
+	Energy         *int64 // mJ, a difference of the card's counter
+}
+
+// AddGPUMinute writes what a card did. One that is written already is refused:
+// two rows of one instant would count its energy twice.
+func (l *Ledger) AddGPUMinute(m GPUMinute) error {
+	switch {
+	case m.UUID == "" || m.Source == "":
+		return fmt.Errorf("minute of card %q read by %q: %w", m.UUID, m.Source, ErrRefused)
+	case m.Since.After(m.At) || m.Readings < 1:
+		return fmt.Errorf("minute of card %q from %s to %s with %d readings: %w", m.UUID, m.Since, m.At, m.Readings, ErrRefused)
+	case m.Energy != nil && *m.Energy < 0:
+		return fmt.Errorf("minute of card %q with an energy of %d mJ: %w", m.UUID, *m.Energy, ErrRefused)
+	}
+	return l.submit(context.Background(), func(w *batch) error {
+		if _, err := w.exec("INSERT INTO gpu (uuid, name) VALUES (?, ?) ON CONFLICT DO NOTHING", m.UUID, m.Name); err != nil {
+			return fmt.Errorf("card: %w", err)
+		}
+		done, err := w.exec(`INSERT INTO gpu_minute SELECT ?, id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM gpu WHERE uuid = ? ON CONFLICT DO NOTHING`,
+			micros(m.At), micros(m.Since), m.Source, m.Readings, m.UtilisationAvg, m.UtilisationMax, m.MemoryAvg, m.MemoryMax,
+			m.PowerAvg, m.PowerMax, m.TemperatureMax, m.Energy, m.UUID)
+		if err != nil {
+			return fmt.Errorf("minute of card %q: %w", m.UUID, err)
+		}
+		if n, err := done.RowsAffected(); err != nil || n != 1 {
+			return fmt.Errorf("minute of card %q at %s is there already: %w", m.UUID, m.At, ErrRefused)
+		}
+		return nil
+	})
+}
+
+// GPUMinutes calls row for each minute of a card that ended in (from, to], in
+// order of time, until it returns an error.
+func (r *Reader) GPUMinutes(from, to time.Time, row func(GPUMinute) error) error {
+	return r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		rows, err := tx.Query(`SELECT uuid, name, source, since, at, readings, utilisation_avg, utilisation_max, memory_avg, memory_max,
+				power_avg, power_max, temperature_max, energy
+			FROM gpu_minute JOIN gpu ON gpu.id = gpu_minute.gpu WHERE at > ? AND at <= ? ORDER BY at, gpu`, micros(from), micros(to))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var m GPUMinute
+			var since, at int64
+			if err := rows.Scan(&m.UUID, &m.Name, &m.Source, &since, &at, &m.Readings, &m.UtilisationAvg, &m.UtilisationMax,
+				&m.MemoryAvg, &m.MemoryMax, &m.PowerAvg, &m.PowerMax, &m.TemperatureMax, &m.Energy); err != nil {
+				return err
+			}
+			m.Since, m.At = fromMicros(since), fromMicros(at)
+			if err := row(m); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	})
+}
