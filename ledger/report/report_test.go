@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -120,21 +121,12 @@ func (b *book) cost(q report.CostQuery) report.CostReport {
 	return c
 }
 
-func written[R interface {
-	report.UsageReport | report.CostReport | report.MeterReport
-}](t *testing.T, rep R, f report.Format) string {
+func written(t *testing.T, rep interface {
+	Write(io.Writer, report.Format) error
+}, f report.Format) string {
 	t.Helper()
 	var buf bytes.Buffer
-	var err error
-	switch r := any(rep).(type) {
-	case report.UsageReport:
-		err = r.Write(&buf, f)
-	case report.CostReport:
-		err = r.Write(&buf, f)
-	case report.MeterReport:
-		err = r.Write(&buf, f)
-	}
-	if err != nil {
+	if err := rep.Write(&buf, f); err != nil {
 		t.Fatal(err)
 	}
 	return buf.String()
