@@ -151,7 +151,7 @@ func newRoot() *cobra.Command {
 
 	root.AddCommand(
 		newServe(),
-		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportReconcile(), newReportMeter()),
+		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter()),
 		parent("billing", "Look at the provider's bill", newBillingCheck(), newBillingProbe()),
 		hidden("guard", func(args []string) int { return engine.Guard(args) }),
 		hidden("sim-engine", func(args []string) int { return sim.Main(args) }),

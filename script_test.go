@@ -44,6 +44,7 @@ func TestScript(t *testing.T) {
 			"serve":   cmdServe,
 			"ready":   cmdReady,
 			"stop":    cmdStop,
+			"metrics": cmdMetrics,
 			"post":    cmdPost,
 			"begin":   cmdBegin,
 			"rest":    cmdRest,
@@ -156,6 +157,20 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// metrics LINE waits until the metrics page has LINE.
+func cmdMetrics(ts *testscript.TestScript, neg bool, args []string) {
+	wants(ts, !neg && len(args) == 1, "metrics LINE")
+	theGateway(ts).await(ts, "the metrics show "+args[0], func() bool {
+		resp, err := http.Get("http://" + ts.Getenv("ADDR") + "/metrics")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		page, err := io.ReadAll(resp.Body)
+		return err == nil && strings.Contains("\n"+string(page), "\n"+args[0]+"\n")
 	})
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"spotinference/billing"
 	"spotinference/budget"
+	"spotinference/gpu"
 	"spotinference/ledger"
 	"spotinference/server"
 	"spotinference/server/engine"
@@ -202,6 +203,11 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		}
 	}
 
+	var cards *gpu.Monitor
+	if !o.demo { // whose figures are simulated, all of them
+		cards = newCards(led, metrics, log, event)
+	}
+
 	event("gateway", "started", "")
 	log.Info("listening", "url", "http://"+ln.Addr().String(), "ledger", o.ledger, "provider", o.provider, "engine", eng.Kind())
 	if provider == nil {
@@ -218,6 +224,9 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	g.Go(func() error { defer stopEngine(); defer close(drained); return srv.Run(ctx, hard, ln) })
 	g.Go(func() error { defer stopBack(); return eng.Run(engineCtx) })
 	g.Go(func() error { return gate.Run(backCtx) })
+	if cards != nil {
+		g.Go(func() error { return cards.Run(backCtx) })
+	}
 	if sampler != nil {
 		g.Go(func() error { return sampler.Run(backCtx) })
 	}

@@ -96,6 +96,11 @@ func (m *Metrics) SampleFailed(class string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_sample_failures_total{class=%q}", class)).Inc()
 }
 
+// Add has write called for what else belongs on the page, in the same format.
+func (m *Metrics) Add(write func(io.Writer)) {
+	m.set.RegisterMetricsWriter(write)
+}
+
 // Write writes the metrics in Prometheus' text format.
 func (m *Metrics) Write(w io.Writer) {
 	m.set.WritePrometheus(w)
