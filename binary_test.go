@@ -77,7 +77,13 @@ type serving struct {
 // directory of the test unless args name one.
 func serve(t testing.TB, env []string, args ...string) *serving {
 	t.Helper()
-	s := start(t, env, args...)
+	return start(t, program(t), env, args...).listens()
+}
+
+// listens waits until it does.
+func (s *serving) listens() *serving {
+	t := s.t
+	t.Helper()
 	var line struct{ Msg, URL, Ledger string }
 	eventually(t, 20*time.Second, "serve listens", func() bool {
 		select {
@@ -97,11 +103,11 @@ func serve(t testing.TB, env []string, args ...string) *serving {
 }
 
 // start starts serve and does not wait for it to listen.
-func start(t testing.TB, env []string, args ...string) *serving {
+func start(t testing.TB, bin string, env []string, args ...string) *serving {
 	t.Helper()
 	state := t.TempDir()
 	s := &serving{t: t, exited: make(chan struct{})}
-	s.cmd = exec.Command(program(t), append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)...)
+	s.cmd = exec.Command(bin, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)...)
 	s.cmd.Dir = state
 	s.cmd.Env = append(cleanEnv(), append([]string{"XDG_STATE_HOME=" + state, "XDG_CONFIG_HOME=" + state}, env...)...)
 	pipe, err := s.cmd.StderrPipe()
