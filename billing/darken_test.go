@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -40,114 +41,126 @@ func (b bad) spoil(t *testing.T, r *http.Request, good *http.Response) (*http.Re
 
 // darken wants each of these replies, to each call of each adapter, to be a failure
 // of its class in that call: through the sampler a row in a real ledger and no line
-// of a bill, whatever the calls beside it said. The next good minute is
-// as good as any, and the ledger knows what was spent meanwhile.
+// of a bill, whatever the calls beside it said. The next good minute is as good as any,
+// and the ledger knows what was spent meanwhile.
 func darken(t *testing.T, cases func(call) []bad) {
 	t.Helper()
 	for _, r := range rigs() {
-		for _, c := range r.calls {
-			all := cases(c)
-			if len(all) == 0 {
-				continue
-			}
-			t.Run(r.name+" "+c.name, func(t *testing.T) {
-				t.Parallel() // the ledger waits for the disk
-				dir := t.TempDir()
-				synctest.Test(t, func(t *testing.T) { newStage(t, r, dir).darken(t, dir, c, all) })
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel() // the ledger waits for the disk
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				led, err := ledger.Open(ledger.Config{Path: filepath.Join(dir, "ledger.db")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer led.Close()
+				n := &night{stage: newStage(t, r, dir), t: t, led: led, dir: dir}
+				n.lines = len(n.good(n.open(), "nothing").Lines)
+				n.first = n.newest
+				for _, c := range r.calls {
+					for i, b := range cases(c) {
+						n.dark(c, b, i%10 == 0)
+					}
+				}
+				n.over()
 			})
+		})
+	}
+}
+
+// night is a stage on which the minutes are dark.
+type night struct {
+	*stage
+	t             *testing.T
+	led           *ledger.Ledger
+	dir           string
+	lines         int       // of a good sample
+	first, newest time.Time // good samples
+	samples       int
+	want          []string // rows of failures
+}
+
+// minute is what a sampler makes of the next poll.
+func (n *night) minute(p billing.Provider) error {
+	n.t.Helper()
+	time.Sleep(3 * time.Minute)
+	s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: n.led, Newest: n.newest})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return s.Last(n.t.Context())
+}
+
+func (n *night) good(p billing.Provider, after string) ledger.Sample {
+	n.t.Helper()
+	if err := n.minute(p); err != nil {
+		n.t.Fatalf("after %s: %v", after, err)
+	}
+	s, ok, err := n.led.Newest()
+	if err != nil || !ok || !s.At.After(n.newest) {
+		n.t.Fatalf("after %s: no sample is stored: %v", after, err)
+	}
+	n.last, n.newest = s, s.At
+	n.samples++
+	return s
+}
+
+// dark spoils one minute, as after a restart: every call is made anew.
+func (n *night) dark(c call, b bad, dawn bool) {
+	n.t.Helper()
+	name, p := c.name+", "+b.name, n.open()
+	n.spoil(c, &b)
+	err := n.minute(p)
+	if n.hits() == 0 {
+		n.t.Errorf("%s: the call was not made", name)
+	}
+	n.spoil(c, nil)
+	in := c.name
+	if b.class == billing.Refused {
+		in = "" // it was read; the ledger did not take it
+	}
+	var f *billing.Failure
+	if !errors.As(err, &f) || f.Class != b.class || f.Call != in || f.RetryAfter != b.after {
+		n.t.Errorf("%s: %v, want %q in %q", name, err, b.class, in)
+		return
+	}
+	if strings.Contains(err.Error()+f.Hint(), testKey) {
+		n.t.Errorf("%s: the key is in %q", name, err)
+	}
+	n.want = append(n.want, fmt.Sprintf("%s %s", f.Class, f.Call))
+	if dawn { // not after each: a commit takes its time
+		if s := n.good(p, name); len(s.Lines) != n.lines {
+			n.t.Errorf("after %s: %d lines, want %d", name, len(s.Lines), n.lines)
 		}
 	}
 }
 
-func (st *stage) darken(t *testing.T, dir string, c call, cases []bad) {
-	var newest time.Time
-	minute := func(t *testing.T, p billing.Provider) error {
-		t.Helper()
-		time.Sleep(3 * time.Minute)
-		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: st.led, Newest: newest})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s.Last(t.Context())
+// over holds what the ledger has against what happened.
+func (n *night) over() {
+	n.t.Helper()
+	n.good(n.open(), "all")
+	if got := failures(n.t, n.dir); !slices.Equal(got, n.want) {
+		n.t.Errorf("rows of failures:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(n.want, "\n"))
 	}
-	good := func(p billing.Provider, after string) ledger.Sample {
-		t.Helper()
-		if err := minute(t, p); err != nil {
-			t.Fatalf("after %s: %v", after, err)
-		}
-		s, ok, err := st.led.Newest()
-		if err != nil || !ok || !s.At.After(newest) {
-			t.Fatalf("after %s: no sample is stored: %v", after, err)
-		}
-		newest = s.At
-		return s
+	if at, err := n.led.SampleTimes(n.first, n.newest.Add(time.Hour)); err != nil || len(at) != n.samples {
+		n.t.Errorf("%d samples of %d good minutes, %v", len(at), n.samples, err)
 	}
-	first := good(st.open(), "nothing")
-	var want []string
-	for i, b := range cases {
-		p := st.open() // as after a restart: every call is made anew
-		st.spoil(c, &b)
-		err := minute(t, p)
-		var f *billing.Failure
-		if !errors.As(err, &f) {
-			t.Errorf("%s: %v, want a failure", b.name, err)
-			st.spoil(c, nil)
-			newest = newestAt(t, st.led)
-			continue
-		}
-		in := c.name
-		if b.class == billing.Refused {
-			in = "" // it was read; the ledger did not take it
-		}
-		if f.Class != b.class || f.Call != in || f.RetryAfter != b.after {
-			t.Errorf("%s: %q in %q (%v), want %q in %q", b.name, f.Class, f.Call, err, b.class, in)
-		}
-		if strings.Contains(err.Error()+f.Hint(), testKey) {
-			t.Errorf("%s: the key is in %q", b.name, err)
-		}
-		if st.hits() == 0 {
-			t.Errorf("%s: the call was not made", b.name)
-		}
-		if at := newestAt(t, st.led); !at.Equal(newest) {
-			t.Errorf("%s: a sample is stored", b.name)
-			newest = at
-		}
-		want = append(want, fmt.Sprintf("%s %s", f.Class, f.Call))
-		st.spoil(c, nil)
-		if i%10 != 0 && i+1 < len(cases) {
-			continue // not after each: a commit takes its time
-		}
-		if s := good(p, b.name); len(s.Lines) != len(first.Lines) {
-			t.Errorf("after %s: %d lines, want %d", b.name, len(s.Lines), len(first.Lines))
-		}
-	}
-	if got := failures(t, dir); strings.Join(got, "\n") != strings.Join(want, "\n") {
-		t.Errorf("rows of failures:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-	if st.cloud == nil {
+	if n.cloud == nil {
 		return
 	}
-	spend, err := st.led.Spent(first.At, newest)
+	spend, err := n.led.Spent(n.first, n.newest)
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
-	books := ledger.Nanos(st.cloud.Books(first.At, newest).Nanos)
+	books := ledger.Nanos(n.cloud.Books(n.first, n.newest).Nanos)
 	slack := ledger.Nanos(0)
-	if st.rig.name == "vast" {
+	if n.rig.name == "vast" {
 		slack = 3_000_000 // its amounts are rounded to 0.001, twice a contract
 	}
 	if d := spend.Net - books; d > slack || d < -slack || books == 0 {
-		t.Errorf("spent %s, the books say %s", spend.Net, books)
+		n.t.Errorf("spent %s, the books say %s", spend.Net, books)
 	}
-}
-
-func newestAt(t *testing.T, led *ledger.Ledger) time.Time {
-	t.Helper()
-	s, _, err := led.Newest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s.At
 }
 
 // failures are the class and the call of the ledger's rows of failed polls, in order.

@@ -97,7 +97,7 @@ func TestPitfall24CallsThatChange(t *testing.T) {
 		for _, asked := range st.asked() {
 			known := false
 			for _, c := range st.rig.calls {
-				known = known || c.matches(asked)
+				known = known || c.is(asked)
 			}
 			if !known {
 				t.Errorf("%s: %s was called", st.rig.name, asked)
