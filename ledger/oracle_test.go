@@ -27,6 +27,7 @@ type point struct {
 	bill    *ledger.Nanos
 	created time.Time
 	kind    ledger.Kind
+	status  string
 }
 
 // history is what happened: the samples, and what was really billed at each.
@@ -49,6 +50,7 @@ type life struct {
 	lateFor        int
 	frozen, hidden int // samples to come
 	seen           bool
+	ending         int // lines to come of what has ended, the final one last
 }
 
 // makeHistory invents one that begins at start. Every step is a chance; names
@@ -94,6 +96,9 @@ func makeHistory(r *rand.Rand, start time.Time, name string) history {
 			birth(last.Add(time.Duration(1+r.Int64N(int64(now.Sub(last))))).Truncate(time.Microsecond), chance(20))
 		}
 		lives = slices.DeleteFunc(lives, func(l *life) bool {
+			if l.ending > 0 {
+				return chance(10) // and its final bill is never read
+			}
 			grow := ledger.Nanos(r.Int64N(5e9))
 			switch {
 			case l.frozen > 0:
@@ -107,7 +112,11 @@ func makeHistory(r *rand.Rand, start time.Time, name string) history {
 			}
 			l.cost += grow
 			if l.seen && chance(2*wild) {
-				return true
+				if l.shown != l.epoch || chance(40) {
+					return true // and nobody reads it once more
+				}
+				l.ending, l.late, l.hidden = 1+r.IntN(3), nil, 0
+				return false
 			}
 			if l.seen && chance(3*wild) && l.epoch < 3 {
 				// A new period: the old one ended somewhere on the way here.
@@ -142,8 +151,26 @@ func makeHistory(r *rand.Rand, start time.Time, name string) history {
 			if l.says {
 				ln.Created = l.created
 			}
-			if chance(2 * wild) {
+			if l.ending > 0 {
+				ln.Status, ln.Running, ln.Rate = ledger.StatusGone, false, nil
+				if l.ending--; l.ending == 0 {
+					ln.Status = ledger.StatusClosed
+				}
+			}
+			if ln.Status != ledger.StatusClosed && chance(2*wild) {
 				ln.Bill = nil
+			}
+			if l.seen && l.late == nil && l.shown == l.epoch && ln.Status == "ACTIVE" && l.epoch < 3 && chance(2*wild) {
+				// Read from a later start too, which leaves out a part of what it cost so far.
+				moved := ln
+				moved.Status, moved.Running, moved.Rate = ledger.StatusMoved, false, nil
+				s.Lines = append(s.Lines, moved)
+				l.zero += ledger.Nanos(r.Int64N(max(1, int64(bill)+1)))
+				l.epoch++
+				bill := l.cost - l.zero
+				if ln.Epoch, ln.Bill = epochName(l.epoch), &bill; chance(2 * wild) {
+					ln.Bill = nil
+				}
 			}
 			s.Lines = append(s.Lines, ln)
 			l.seen = true
@@ -181,8 +208,13 @@ func makeHistory(r *rand.Rand, start time.Time, name string) history {
 				h.truth[n] = append(costs, costs[len(costs)-1])
 			}
 		}
+		lives = slices.DeleteFunc(lives, func(l *life) bool { return closed(s, l.name) })
 	}
 	return h
+}
+
+func closed(s ledger.Sample, resource string) bool {
+	return slices.ContainsFunc(s.Lines, func(ln ledger.Line) bool { return ln.Resource == resource && ln.Status == ledger.StatusClosed })
 }
 
 // Names whose order is not their order in time.
@@ -194,7 +226,7 @@ func (h history) series() map[[2]string][]point {
 	for i, s := range h.samples {
 		for _, ln := range s.Lines {
 			k := [2]string{ln.Resource, ln.Epoch}
-			all[k] = append(all[k], point{i, ln.Bill, ln.Created, ln.Kind})
+			all[k] = append(all[k], point{i, ln.Bill, ln.Created, ln.Kind, ln.Status})
 		}
 	}
 	return all
@@ -261,6 +293,9 @@ func (h history) scan(from, to time.Time) ledger.Spend {
 				inside = inside || p.sample >= a && p.sample <= b
 				after = after || p.sample > b
 				here = here || p.sample == b
+			}
+			if last := points[len(points)-1]; last.sample <= b && last.status == ledger.StatusClosed {
+				here = true // it is missed no more
 			}
 			switch began := points[0].sample; {
 			case began > b || began < newest:
@@ -332,7 +367,9 @@ func (h history) scanSeries(sp *ledger.Spend, flags map[string]bool, all map[[2]
 			flags[ledger.FlagUnseen] = true
 		}
 	case other:
-		flags[ledger.FlagEpochChanged] = true
+		if !joined(all, k, points[0].sample, inside[0].sample, b) {
+			flags[ledger.FlagEpochChanged] = true
+		}
 		r.First, r.Base = h.ref(inside[0].sample), *inside[0].bill
 	case inside[0].created.After(h.samples[a].At):
 		r.First = h.ref(inside[0].sample)
@@ -353,6 +390,28 @@ func (h history) scanSeries(sp *ledger.Spend, flags map[string]bool, all map[[2]
 	sp.Resources = append(sp.Resources, r)
 	sp.Net += r.Net
 	sp.Gross += r.Gross
+}
+
+// joined tells whether each of the epochs that began last before began has, in the
+// sample at, its last line up to b, with a bill and saying that it moved.
+func joined(all map[[2]string][]point, k [2]string, began, at, b int) bool {
+	newest, yes := -1, false
+	for o, ps := range all {
+		if o[0] != k[0] || ps[0].sample >= began || ps[0].sample < newest {
+			continue
+		}
+		var last point
+		for _, p := range ps {
+			if p.sample <= b {
+				last = p
+			}
+		}
+		moved := last.sample == at && last.bill != nil && last.status == ledger.StatusMoved
+		if yes = moved && (yes || ps[0].sample > newest); ps[0].sample > newest {
+			newest = ps[0].sample
+		}
+	}
+	return yes
 }
 
 // knowable are the flags under which the net spend is exact all the same.

@@ -96,6 +96,35 @@ func (r *Reader) Epoch(resource string) (epoch string, ok bool, err error) {
 	return epoch, ok, err
 }
 
+// openFor is for how long, in samples, a resource out of sight is still looked for.
+const openFor = 30 * time.Minute
+
+// Open returns the resources of provider that stood in a sample of late and whose
+// bill is not closed: what the next sample must have, or ask for once more.
+func (r *Reader) Open(provider string) (resources []string, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		// SQLite takes status from the row of the maximum. A bill that moved has two
+		// there, and neither is closed.
+		rows, err := tx.Query(`SELECT resource FROM (SELECT resource, status, max(at) FROM sample
+				JOIN reading ON reading.sample = sample.id JOIN state ON state.id = reading.state JOIN series ON series.id = state.series
+				WHERE at >= (SELECT max(at) FROM sample) - ? AND provider = ? GROUP BY resource)
+			WHERE status <> ? ORDER BY resource`, openFor.Microseconds(), provider, StatusClosed)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var name string
+			if err := rows.Scan(&name); err != nil {
+				return err
+			}
+			resources = append(resources, name)
+		}
+		return rows.Err()
+	})
+	return resources, err
+}
+
 // Frozen reports a running instance in the newest sample whose bill has not
 // moved for longer than the sample's lag: the replies come, and the figures in
 // them are dead. since is a sample from which on it stood still: the bill may

@@ -13,9 +13,9 @@ import (
 const (
 	FlagStartsLate   = "starts_late"   // the window begins before the first sample
 	FlagFirstSeen    = "first_seen"    // a resource's bill before its first sight is not in the figure
-	FlagGone         = "gone"          // a resource left the bill; counted up to its last sight
+	FlagGone         = "gone"          // a resource left the bill without its final figure; counted up to its last sight
 	FlagUnseen       = "unseen"        // a resource was missing from the bill at the start, or all through, and is back: its growth meanwhile counts where it came back
-	FlagEpochChanged = "epoch_changed" // a bill began anew; counted up to the old one's last sight
+	FlagEpochChanged = "epoch_changed" // a bill began anew, and did not just move; counted up to the old one's last sight
 	FlagAdjusted     = "adjusted"      // a bill fell: a refund, a credit or a restatement
 	FlagUnknownBill  = "unknown_bill"  // a line came without its bill
 	FlagAccountTruth = "account_truth" // the bill is the whole account's
@@ -69,7 +69,8 @@ type ResourceSpend struct {
 //
 // Bills are subtracted only inside one (resource, epoch), of one provider. The
 // first sight of a resource is a baseline, unless the provider says that it was
-// created after From. Where a resource is missing at From and was seen before in
+// created after From, or that an old bill of the resource ends there and moved to
+// this one: then the old one holds it. Where a resource is missing at From and was seen before in
 // the same epoch, its bill there is the baseline: what it grew by while nobody
 // saw it counts where it is seen again.
 func (r *Reader) Spent(from, to time.Time) (Spend, error) {

@@ -104,6 +104,41 @@ func TestSpent(t *testing.T) {
 	f("a late figure of the old epoch counts",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 112), epoch(bill("vm", 3), "e2")), sample(minute(2), epoch(bill("vm", 8), "e2"))},
 		minute(0), minute(2), 17, 17, ledger.FlagEpochChanged)
+	says := func(l ledger.Line, status string) ledger.Line { l.Status = status; return l }
+	moved := func(n ledger.Nanos) ledger.Line { return says(bill("vm", n), ledger.StatusMoved) }
+	f("a bill that moved: both read in one sample, nothing lost",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), moved(112), epoch(bill("vm", 3), "e2")), sample(minute(2), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(2), 17, 17)
+	f("a window that ends where the bill moved",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), moved(112), epoch(bill("vm", 3), "e2")), sample(minute(2), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(1), 12, 12)
+	f("a window that begins where the bill moved",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), moved(112), epoch(bill("vm", 3), "e2")), sample(minute(2), epoch(bill("vm", 8), "e2"))},
+		minute(1), minute(2), 5, 5)
+	f("it says that it moved, and the new bill is in another sample",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), moved(112)), sample(minute(2), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(2), 12, 12, ledger.FlagEpochChanged)
+	f("it moved, and is there again",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), moved(112), epoch(bill("vm", 3), "e2")), sample(minute(2), bill("vm", 113), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(2), 18, 18, ledger.FlagEpochChanged)
+	f("it moved with a bill that is not known",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), unknown(moved(0)), epoch(bill("vm", 3), "e2")), sample(minute(2), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(2), 5, 5, ledger.FlagEpochChanged, ledger.FlagUnknownBill)
+	f("it moved to a bill that is not known yet",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), moved(112), unknown(epoch(bill("vm", 0), "e2"))), sample(minute(2), epoch(bill("vm", 8), "e2"))},
+		minute(0), minute(2), 12, 12, ledger.FlagEpochChanged, ledger.FlagUnknownBill)
+	f("another one moved, not the bill that ended",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), epoch(bill("vm", 3), "e2")), sample(minute(2), moved(101), epoch(bill("vm", 1), "e3"))},
+		minute(0), minute(2), 1, 1, ledger.FlagEpochChanged)
+	f("gone, and its bill may still settle",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), says(bill("vm", 103), ledger.StatusGone)), sample(minute(2), bill("vol", 1))},
+		minute(0), minute(2), 3, 3, ledger.FlagFirstSeen, ledger.FlagGone)
+	f("closed with its final bill",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), says(bill("vm", 103), ledger.StatusClosed)), sample(minute(2))},
+		minute(0), minute(2), 3, 3)
+	f("not closed before its final bill",
+		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1)), sample(minute(2), says(bill("vm", 103), ledger.StatusClosed)), sample(minute(3))},
+		minute(0), minute(1), 0, 0, ledger.FlagGone)
 	f("a bill that is not known is not zero",
 		[]ledger.Sample{sample(minute(0), bill("vm", 100)), sample(minute(1), unknown(bill("vm", 0))), sample(minute(2), bill("vm", 130))},
 		minute(0), minute(2), 30, 30, ledger.FlagUnknownBill)
@@ -286,4 +321,26 @@ func TestFrozen(t *testing.T) {
 	f("still, seen every fourth minute", true, seldom[0], seldom[4], seldom[8])
 	f("away for hours: nobody knows", false, sample(minute(0), bill("vm", 5)), sample(minute(500), bill("vm", 5)), sample(minute(504), bill("vm", 5)))
 	f("a volume may move slowly", false, run(20, func(int) ledger.Line { return volume(bill("vol", 5)) })...)
+}
+
+func TestOpen(t *testing.T) {
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	f := func(name string, s ledger.Sample, want ...string) {
+		t.Helper()
+		addSample(t, led, s)
+		if got, err := led.Open("p"); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: Open = %v, %v; want %v", name, got, err, want)
+		}
+	}
+	says := func(l ledger.Line, epoch, status string) ledger.Line { l.Epoch, l.Status = epoch, status; return l }
+	f("all that is there", sample(minute(0), bill("vm", 1), bill("vol", 1)), "vm", "vol")
+	f("what is missing", sample(minute(1), bill("vm", 2)), "vm", "vol")
+	f("what moved, once", sample(minute(2), says(bill("vm", 3), "e1", ledger.StatusMoved), bill("vol", 2), says(bill("vm", 1), "e2", "ACTIVE")), "vm", "vol")
+	f("what is gone", sample(minute(3), bill("vm", 4), says(bill("vol", 3), "e1", ledger.StatusGone)), "vm", "vol")
+	f("not what is closed", sample(minute(4), bill("vm", 5), says(bill("vol", 3), "e1", ledger.StatusClosed)), "vm")
+	f("nor later", sample(minute(5)), "vm")
+	f("not what was out of sight for long", sample(minute(60), bill("other", 1)), "other")
+	if got, err := led.Open("q"); err != nil || len(got) != 0 {
+		t.Errorf("Open of another provider = %v, %v", got, err)
+	}
 }

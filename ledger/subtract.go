@@ -422,7 +422,9 @@ func (w *walk) leave() (Spend, error) {
 		}
 		sp.Resources = append(sp.Resources, r)
 	}
-	w.absences(&sp)
+	if err := w.absences(&sp); err != nil {
+		return sp, err
+	}
 	slices.SortFunc(sp.Resources, func(x, y ResourceSpend) int {
 		return cmp.Or(cmp.Compare(x.Resource, y.Resource), x.First.At.Compare(y.First.At), cmp.Compare(x.Epoch, y.Epoch))
 	})
@@ -441,7 +443,13 @@ func (w *walk) resource(sp *Spend, t *track) (ResourceSpend, error) {
 		base = t.first
 		switch {
 		case t.rolled:
-			sp.flag(FlagEpochChanged)
+			joined, err := w.joined(t)
+			if err != nil {
+				return ResourceSpend{}, err
+			}
+			if !joined {
+				sp.flag(FlagEpochChanged)
+			}
 		case t.created.Valid && t.created.Int64 > w.start.at:
 			// Born inside the window: all of its bill is.
 			born, err := since(known{id: base.id}, base.bill)
@@ -466,8 +474,40 @@ func (w *walk) resource(sp *Spend, t *track) (ResourceSpend, error) {
 	}, nil
 }
 
+// joined tells whether t begins where the epoch before it ends: in one sample, the
+// old one's last line says that it moved, and both bills are known there. Then what
+// t shows at its first sight is counted in the old one, and nothing is lost.
+func (w *walk) joined(t *track) (bool, error) {
+	var before []*seriesRow // what began last before it
+	for _, o := range *t.sameResource {
+		switch {
+		case o.seen >= t.seen:
+		case before == nil || o.seen > before[0].seen:
+			before = []*seriesRow{o}
+		case o.seen == before[0].seen:
+			before = append(before, o)
+		}
+	}
+	for _, o := range before {
+		old := w.tracks[o.id]
+		if old == nil || old.seenAt != t.first.id || old.now.id != t.first.id {
+			return false, nil
+		}
+		if status, err := w.status(o.id, t.first.id); err != nil || status != StatusMoved {
+			return false, err
+		}
+	}
+	return len(before) > 0, nil
+}
+
+// status is what a series' line in a sample says of it.
+func (w *walk) status(series, sample int64) (status string, err error) {
+	err = w.tx.QueryRow("SELECT status FROM reading JOIN state ON state.id = state WHERE sample = ? AND series = ?", sample, series).Scan(&status)
+	return status, err
+}
+
 // absences flags the resources that are missing where they should not be.
-func (w *walk) absences(sp *Spend) {
+func (w *walk) absences(sp *Spend) error {
 	for _, epochs := range w.series.resources {
 		var before, inside, after, left bool
 		for _, s := range *epochs {
@@ -478,7 +518,14 @@ func (w *walk) absences(sp *Spend) {
 			before = before || s.seen < w.start.id
 			inside = inside || seenAt >= w.start.id
 			after = after || s.last > w.at.id
-			left = left || s.seen <= w.at.id && seenAt != w.at.id && !s.superseded(w.at.id)
+			if s.seen > w.at.id || seenAt == w.at.id || s.superseded(w.at.id) {
+				continue
+			}
+			closed, err := w.closed(s)
+			if err != nil {
+				return err
+			}
+			left = left || !closed
 		}
 		if inside && left {
 			// Its newest bill is not in the last sample, whatever an older one says.
@@ -489,6 +536,17 @@ func (w *walk) absences(sp *Spend) {
 			sp.flag(FlagUnseen)
 		}
 	}
+	return nil
+}
+
+// closed tells whether the last line of a series, which is not after the window,
+// has its final bill.
+func (w *walk) closed(s *seriesRow) (bool, error) {
+	if s.last > w.at.id {
+		return false, nil
+	}
+	status, err := w.status(s.id, s.last)
+	return status == StatusClosed, err
 }
 
 // superseded tells whether the resource has begun another epoch by sample: epochs

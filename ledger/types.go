@@ -93,7 +93,7 @@ type Sample struct {
 type Line struct {
 	Resource string // provider's id, never a name
 	Kind     Kind
-	Status   string // provider's word, kept as it came
+	Status   string // provider's word, kept as it came; or StatusMoved, StatusGone, StatusClosed
 	Running  bool   // the provider bills it as running (the frozen-bill rule needs to know)
 	Rate     *Nanos // per hour
 	Bill     *Nanos // cumulative within Epoch
@@ -103,6 +103,20 @@ type Line struct {
 	Created time.Time // birth by the provider's word; zero where it does not say
 	Raw     []byte    // the billing reply that Bill was read from, for --explain
 }
+
+// Words of ours in a line's Status, about the course of the bill and not of the
+// resource. All others are the provider's.
+const (
+	// StatusMoved ends an epoch with nothing lost: the bill goes on under the
+	// epoch that begins in the same sample. The two were read together.
+	StatusMoved = "moved"
+
+	// StatusGone is a resource that left the box, and whose bill may still settle.
+	StatusGone = "gone"
+
+	// StatusClosed is one that left, with its final bill: it will not be missed.
+	StatusClosed = "closed"
+)
 
 // SampleFailure is a poll that failed in any part: a dark minute, and no number.
 type SampleFailure struct {
