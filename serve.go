@@ -279,6 +279,8 @@ func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nano
 	return epoch, bill, true
 }
 
+func (a *ledgerAnchors) Open(provider string) ([]string, error) { return a.led.Open(provider) }
+
 // countFailures shows dark minutes in the metrics as they are written.
 type countFailures struct {
 	*ledger.Ledger

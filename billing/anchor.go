@@ -13,14 +13,19 @@ import (
 // cancels in the subtraction. It is the line's epoch, and lives in the ledger with
 // the line, so that a restart reads the same series on.
 //
-// Moving an anchor (a window grown too long, say) takes one poll that reads with
-// the old and the new one and the same end. This is the place for it; until then
-// an anchor never moves.
+// Moving an anchor is in move.go.
 
-// Anchors gives back what an earlier run stored last of a resource: the epoch of
-// its newest line, and its bill, nil where that is not known.
+// Anchors is the ledger that the samples go to, as far as an adapter asks it what
+// earlier ones held.
 type Anchors interface {
+	// Newest is the epoch of a resource's newest line, the later one where a sample
+	// holds two, and its bill, nil where that is not known. It is not ok where there
+	// is none, or the ledger cannot be read.
 	Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool)
+
+	// Open lists the provider's resources that stood in a sample of late and are not
+	// closed: what a sample must have, or ask for once more.
+	Open(provider string) ([]string, error)
 }
 
 const epochPrefix = "anchor:"
@@ -60,24 +65,42 @@ func firstAnchor(created, now time.Time) time.Time {
 type anchors struct {
 	stored Anchors
 	known  map[string]time.Time
+	moves  map[string]*move
 }
 
 func newAnchors(stored Anchors) *anchors {
-	return &anchors{stored: stored, known: make(map[string]time.Time)}
+	return &anchors{stored: stored, known: make(map[string]time.Time), moves: make(map[string]*move)}
 }
 
-func (a *anchors) of(resource string, created, now time.Time) time.Time {
+// of is where the window of a resource's bill starts.
+func (a *anchors) of(resource string, created, now time.Time) (time.Time, *Failure) {
 	if t, ok := a.known[resource]; ok {
-		return t
+		return t, nil
 	}
-	t := firstAnchor(created, now)
-	if a.stored != nil {
-		if epoch, _, ok := a.stored.Newest(resource); ok {
-			if at, err := ParseEpoch(epoch); err == nil {
-				t = at
-			}
-		}
+	t, ok := a.begun(resource)
+	switch {
+	case !ok && a.moves[resource].offered():
+		return time.Time{}, fail(Internal, "whether the sample in which the series of %s moved was stored cannot be told: the ledger does not answer", resource)
+	case !ok:
+		t = firstAnchor(created, now)
 	}
-	a.known[resource] = t.UTC()
-	return a.known[resource]
+	a.moves[resource].settle(t)
+	a.known[resource] = t
+	return t, nil
+}
+
+// begun is where a series that is known already starts.
+func (a *anchors) begun(resource string) (time.Time, bool) {
+	if t, ok := a.known[resource]; ok {
+		return t, true
+	}
+	if a.stored == nil {
+		return time.Time{}, false
+	}
+	epoch, _, ok := a.stored.Newest(resource)
+	if !ok {
+		return time.Time{}, false
+	}
+	t, err := ParseEpoch(epoch)
+	return t, err == nil
 }

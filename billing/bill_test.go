@@ -166,6 +166,9 @@ func TestPitfall20HowNumbersAreWritten(t *testing.T) {
 				if st.rig.name != "verda" && strings.Contains(c.name, "volume") {
 					l = s.Lines[1]
 				}
+				if strings.Contains(c.name, "snapshot") {
+					l = s.Lines[2]
+				}
 				got := *l.Bill
 				if st.rig.name == "verda" { // whose bill is nothing in an epoch that begins with this balance
 					balance, _, _ := strings.Cut(strings.TrimPrefix(l.Epoch, "balance:"), "@")

@@ -72,6 +72,8 @@ func (f fixedAnchor) Newest(string) (string, *ledger.Nanos, bool) {
 	return billing.Epoch(time.Time(f)), nil, true
 }
 
+func (f fixedAnchor) Open(string) ([]string, error) { return nil, nil }
+
 func when(t testing.TB, text string) time.Time {
 	t.Helper()
 	at, err := time.Parse(time.RFC3339, text)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 )
@@ -42,6 +43,8 @@ type Failure struct {
 	RetryAfter time.Duration // the provider asked for this much peace; 0 where it did not
 	Err        error
 	hint       string
+	code       int  // HTTP status of a refusal
+	absent     bool // the box itself is not there
 }
 
 func (f *Failure) Error() string {
@@ -56,6 +59,11 @@ func (f *Failure) Hint() string  { return f.hint }
 
 func fail(class Class, format string, args ...any) *Failure {
 	return &Failure{Class: class, Err: fmt.Errorf(format, args...)}
+}
+
+// notFound tells whether the provider has no such thing.
+func (f *Failure) notFound() bool {
+	return f != nil && (f.code == http.StatusNotFound || f.code == http.StatusGone)
 }
 
 // at says which call f happened in.

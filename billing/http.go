@@ -182,10 +182,12 @@ func refusal(resp *http.Response, body []byte) *Failure {
 	default:
 		class = Malformed
 	}
+	f := fail(class, "status %d", code)
 	if word := reason(body); word != "" {
-		return fail(class, "status %d (%s)", code, word)
+		f = fail(class, "status %d (%s)", code, word)
 	}
-	return fail(class, "status %d", code)
+	f.code = code
+	return f
 }
 
 // reason is the provider's own word for an error, where it has the form of one.

@@ -52,6 +52,7 @@ type hyperstack struct {
 	addrs    func() ([]netip.Addr, error)
 	hostname func() (string, error)
 	anchors  *anchors
+	leavers  *leavers
 
 	vm     int64               // which box we are; 0 until it is found
 	births map[int64]time.Time // of volumes, whose id is in no other reply that we read
@@ -79,6 +80,7 @@ func newHyperstack(opts Options) (Provider, error) {
 		addrs:    opts.Addrs,
 		hostname: opts.Hostname,
 		anchors:  newAnchors(opts.Anchors),
+		leavers:  newLeavers(opts.Anchors, "hyperstack", hyperstackLag),
 		births:   make(map[int64]time.Time),
 	}
 	h.api.authorize = func(header http.Header) { header.Set("api_key", key) }
@@ -101,7 +103,8 @@ func newHyperstack(opts Options) (Provider, error) {
 func (h *hyperstack) Name() string { return "hyperstack" }
 
 // A window ends on a whole second, and 500 requests a minute are allowed for all
-// that comes from this address; a sample takes two, and one more for each volume.
+// that comes from this address; a sample takes three, and one more for each
+// volume and snapshot.
 func (h *hyperstack) MinInterval() time.Duration { return time.Second }
 
 // Sample implements Provider. Its At is the end of the window, a whole second.
@@ -110,10 +113,28 @@ func (h *hyperstack) Sample(ctx context.Context, now time.Time) (ledger.Sample, 
 	if !at.After(h.newest) {
 		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", h.newest.Format(time.RFC3339))
 	}
-	s, f := h.read(ctx, at, now)
-	if f != nil {
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	clk := startClock(now)
+	s, f := h.read(ctx, clk, at)
+	if f != nil && !f.absent {
 		return ledger.Sample{}, f
 	}
+	left, lf := h.leavers.lines(s.Lines, at, h.last(ctx, clk, &s))
+	switch {
+	case lf != nil:
+		return ledger.Sample{}, lf
+	case f != nil && len(left) == 0:
+		return ledger.Sample{}, f // not there, and never seen or closed
+	}
+	s.Lines = append(s.Lines, left...)
+	s.Lines = h.anchors.move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
+		r, id, ok := hyperstackID(l.Resource)
+		if !ok {
+			return ledger.Line{}, fail(Internal, "%s is no id of ours", l.Resource)
+		}
+		return h.line(ctx, clk, &s, r, id, l.Created, anchor)
+	})
 	h.newest = at
 	return s, nil
 }
@@ -124,7 +145,9 @@ func (h *hyperstack) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sa
 	if at.After(now) {
 		return ledger.Sample{}, fail(Internal, "%s is not past", at.Format(time.RFC3339))
 	}
-	s, f := h.read(ctx, at, now)
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	s, f := h.read(ctx, startClock(now), at)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -134,22 +157,15 @@ func (h *hyperstack) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sa
 	return s, nil
 }
 
-// read takes the whole sample or none of it. What came to this box after at is no
-// part of a sample of then.
-func (h *hyperstack) read(ctx context.Context, at, now time.Time) (ledger.Sample, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
-	defer cancel()
-	clk := startClock(now)
+// read takes the lines of all that is there, or none of them. What came to this box
+// after at is no part of a sample of then.
+func (h *hyperstack) read(ctx context.Context, clk clock, at time.Time) (ledger.Sample, *Failure) {
 	if h.vm == 0 {
 		id, f := h.identify(ctx, clk)
 		if f != nil {
 			return ledger.Sample{}, f
 		}
 		h.vm = id
-	}
-	vm, f := h.machine(ctx, clk)
-	if f != nil {
-		return ledger.Sample{}, f
 	}
 	s := ledger.Sample{
 		At:       at,
@@ -159,16 +175,30 @@ func (h *hyperstack) read(ctx context.Context, at, now time.Time) (ledger.Sample
 		Step:     hyperstackStep,
 		Lag:      hyperstackLag,
 	}
+	vm, f := h.machine(ctx, clk)
+	if f != nil {
+		return s, f
+	}
 	if vm.created.After(at) {
 		return ledger.Sample{}, fail(Incomplete, "virtual machine %d did not exist at %s", h.vm, at.Format(time.RFC3339))
 	}
-	line, account, f := h.line(ctx, clk, hyperstackVM, h.vm, vm.created, at)
-	if f != nil {
+	// status is the provider's word; what a machine keeps is billed while it exists.
+	add := func(r hyperstackResource, id int64, created time.Time, status string, running bool) *Failure {
+		anchor, f := h.anchors.of(hyperstackName(r, id), created, clk.now)
+		if f != nil {
+			return f
+		}
+		line, f := h.line(ctx, clk, &s, r, id, created, anchor)
+		if f != nil {
+			return f
+		}
+		line.Status, line.Running = h.api.word(status), running
+		s.Lines = append(s.Lines, line)
+		return nil
+	}
+	if f := add(hyperstackVM, h.vm, vm.created, vm.status, hyperstackRuns(vm.status)); f != nil {
 		return ledger.Sample{}, f
 	}
-	line.Status, line.Running = h.api.word(vm.status), hyperstackRuns(vm.status)
-	s.Account, s.Lines = account, append(s.Lines, line)
-
 	for _, v := range vm.volumes {
 		if v.attached.After(at) {
 			continue
@@ -180,36 +210,48 @@ func (h *hyperstack) read(ctx context.Context, at, now time.Time) (ledger.Sample
 		if born.After(at) {
 			continue
 		}
-		line, account, f := h.line(ctx, clk, hyperstackVolume, v.id, born, at)
-		if f != nil {
+		if f := add(hyperstackVolume, v.id, born, v.status, true); f != nil {
 			return ledger.Sample{}, f
 		}
-		if account != s.Account {
-			return ledger.Sample{}, fail(Malformed, "the bills of one machine name two organisations").at(hyperstackVolume.call)
+	}
+	snapshots, f := h.snapshots(ctx, clk)
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	for _, v := range snapshots {
+		if v.created.After(at) {
+			continue
 		}
-		line.Status, line.Running = h.api.word(v.status), true // a volume is billed while it exists
-		s.Lines = append(s.Lines, line)
+		if f := add(hyperstackSnapshot, v.id, v.created, v.status, true); f != nil {
+			return ledger.Sample{}, f
+		}
 	}
 	return s, nil
 }
 
-// line reads the bill of one resource from its anchor to end.
-func (h *hyperstack) line(ctx context.Context, clk clock, r hyperstackResource, id int64, created, end time.Time) (ledger.Line, string, *Failure) {
-	resource := fmt.Sprintf("%s-%d", r.name, id)
-	anchor := h.anchors.of(resource, created, clk.now)
-	if anchor.After(end) {
-		return ledger.Line{}, "", fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, anchor.Format(time.RFC3339)).at(r.call)
+// line reads the bill of one resource from its anchor to the end of s, whose account
+// it fills in.
+func (h *hyperstack) line(ctx context.Context, clk clock, s *ledger.Sample, r hyperstackResource, id int64, created, anchor time.Time) (ledger.Line, *Failure) {
+	resource := hyperstackName(r, id)
+	if anchor.After(s.At) {
+		return ledger.Line{}, fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, anchor.Format(time.RFC3339)).at(r.call)
 	}
 	body, f := h.api.get(ctx, clk, r.call, fmt.Sprintf(r.path, id), url.Values{
 		"start_date": {anchor.Format(hyperstackTime)},
-		"end_date":   {end.Format(hyperstackTime)},
+		"end_date":   {s.At.Format(hyperstackTime)},
 	})
 	if f != nil {
-		return ledger.Line{}, "", f
+		return ledger.Line{}, f
 	}
 	bill, f := decodeHyperstackBill(r, id, body)
 	if f != nil {
-		return ledger.Line{}, "", f.at(r.call)
+		return ledger.Line{}, f.at(r.call)
+	}
+	if s.Account == "" {
+		s.Account = bill.account
+	}
+	if bill.account != s.Account {
+		return ledger.Line{}, fail(Malformed, "the bills of one machine name two organisations").at(r.call)
 	}
 	return ledger.Line{
 		Resource: resource,
@@ -219,7 +261,7 @@ func (h *hyperstack) line(ctx context.Context, clk clock, r hyperstackResource, 
 		Epoch:    Epoch(anchor),
 		Created:  created,
 		Raw:      h.api.keep(body),
-	}, bill.account, nil
+	}, nil
 }
 
 // hyperstackResource is a kind of thing that has a bill.
@@ -229,6 +271,8 @@ type hyperstackResource struct {
 	call     string
 	path     string
 	envelope string
+	core     string // where the thing itself is, and under which name
+	object   string
 }
 
 var (
@@ -237,14 +281,37 @@ var (
 		call:     "GET /billing/billing/history/virtual-machine/{id}",
 		path:     "billing/billing/history/virtual-machine/%d",
 		envelope: "billing_history_vm_details",
+		core:     "core/virtual-machines/%d", object: "instance",
 	}
 	hyperstackVolume = hyperstackResource{
 		name: "volume", kind: ledger.Volume,
 		call:     "GET /billing/billing/history/volume/{id}",
 		path:     "billing/billing/history/volume/%d",
 		envelope: "billing_history_volume_details",
+		core:     "core/volumes/%d", object: "volume",
+	}
+	// The API answers a snapshot's bill as it does a volume's.
+	hyperstackSnapshot = hyperstackResource{
+		name: "snapshot", kind: ledger.Other,
+		call:     "GET /billing/billing/history/snapshot/{id}",
+		path:     "billing/billing/history/snapshot/%d",
+		envelope: "billing_history_volume_details",
+		core:     "core/snapshots/%d", object: "snapshot",
 	}
 )
+
+func hyperstackName(r hyperstackResource, id int64) string { return fmt.Sprintf("%s-%d", r.name, id) }
+
+// hyperstackID is the inverse of hyperstackName.
+func hyperstackID(resource string) (hyperstackResource, int64, bool) {
+	for _, r := range []hyperstackResource{hyperstackVM, hyperstackVolume, hyperstackSnapshot} {
+		if text, ok := strings.CutPrefix(resource, r.name+"-"); ok {
+			id, err := strconv.ParseInt(text, 10, 64)
+			return r, id, err == nil && id > 0
+		}
+	}
+	return hyperstackResource{}, 0, false
+}
 
 type hyperstackBill struct {
 	account string
@@ -278,7 +345,7 @@ func decodeHyperstackBill(r hyperstackResource, id int64, body []byte) (hypersta
 		return none, f
 	}
 	d := reply.VM
-	if r.kind == ledger.Volume {
+	if r.envelope == "billing_history_volume_details" {
 		d = reply.Volume
 	}
 	switch {
@@ -337,8 +404,9 @@ type hyperstackAttachment struct {
 // names, keys and labels of the user's: nothing of it is kept but these fields.
 func (h *hyperstack) machine(ctx context.Context, clk clock) (hyperstackMachine, *Failure) {
 	const call = "GET /core/virtual-machines/{id}"
-	body, f := h.api.get(ctx, clk, call, fmt.Sprintf("core/virtual-machines/%d", h.vm), nil)
+	body, f := h.api.get(ctx, clk, call, fmt.Sprintf(hyperstackVM.core, h.vm), nil)
 	if f != nil {
+		f.absent = f.notFound() && h.leavers.saw(hyperstackName(hyperstackVM, h.vm)) && h.unlisted(ctx, clk)
 		return hyperstackMachine{}, f
 	}
 	m, f := decodeHyperstackMachine(h.vm, body)
@@ -442,7 +510,7 @@ func (h *hyperstack) birth(ctx context.Context, clk clock, id int64) (time.Time,
 	if t, ok := h.births[id]; ok {
 		return t, nil
 	}
-	body, f := h.api.get(ctx, clk, call, fmt.Sprintf("core/volumes/%d", id), nil)
+	body, f := h.api.get(ctx, clk, call, fmt.Sprintf(hyperstackVolume.core, id), nil)
 	if f != nil {
 		return time.Time{}, f
 	}
@@ -507,15 +575,13 @@ func decodeHyperstackListing(body []byte) (hyperstackListing, *Failure) {
 	return page, nil
 }
 
-// identify finds this box among the account's machines: by an address of ours that
-// is one's fixed_ip, else by our name. Fixed addresses are unique within one
-// environment only, so a tie is broken by name, and what is still tied is refused.
-func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) {
-	const call = "GET /core/virtual-machines"
-	var all []hyperstackListed
+const hyperstackMachines = "GET /core/virtual-machines"
+
+// machines lists those of the account.
+func (h *hyperstack) machines(ctx context.Context, clk clock) (all []hyperstackListed, f *Failure) {
 	seen := make(map[int64]bool)
-	f := pages(func(page int) (int, int, int, *Failure) {
-		body, f := h.api.get(ctx, clk, call, "core/virtual-machines", pageQuery(page, hyperstackPage))
+	f = pages(func(page int) (int, int, int, *Failure) {
+		body, f := h.api.get(ctx, clk, hyperstackMachines, "core/virtual-machines", pageQuery(page, hyperstackPage))
 		if f != nil {
 			return 0, 0, 0, f
 		}
@@ -533,7 +599,18 @@ func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) 
 		return len(listing.machines), listing.size, listing.count, nil
 	})
 	if f != nil {
-		return 0, f.at(call)
+		return nil, f.at(hyperstackMachines)
+	}
+	return all, nil
+}
+
+// identify finds this box among the account's machines: by an address of ours that
+// is one's fixed_ip, else by our name. Fixed addresses are unique within one
+// environment only, so a tie is broken by name, and what is still tied is refused.
+func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) {
+	all, f := h.machines(ctx, clk)
+	if f != nil {
+		return 0, f
 	}
 	addrs, aerr := h.addrs()
 	name, nerr := h.hostname()
@@ -566,7 +643,7 @@ func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) 
 	if len(found) != 1 {
 		f := fail(Unidentified, "%d of the account's %d machines have this machine's address or name", len(found), len(all))
 		f.hint = "name this machine's id with --instance"
-		return 0, f.at(call)
+		return 0, f.at(hyperstackMachines)
 	}
 	return found[0].ID, nil
 }

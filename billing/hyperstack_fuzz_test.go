@@ -9,6 +9,7 @@ func FuzzDecodeHyperstack(f *testing.F) {
 	f.Add([]byte(`{"billing_history_vm_details":{"org_id":1,"billing_history":[{"metrics":{"incurred_bill":"1e18"}}]}}`))
 	f.Add([]byte(`{"billing_history_vm_details":{"org_id":1,"billing_history":[{"metrics":{"incurred_bill":9e9}},{"metrics":{"incurred_bill":9e9}}]}}`))
 	f.Add([]byte(`{"volume":{"id":45678,"created_at":"2026-11-22T10:50:00"}}`))
+	f.Add([]byte(`{"count":1,"page_size":100,"snapshots":[{"id":31,"vm_id":701234,"status":"SUCCESS","created_at":"2026-11-22T11:00:00Z"}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, r := range []hyperstackResource{hyperstackVM, hyperstackVolume} {
 			bill, failure := decodeHyperstackBill(r, 701234, body)
@@ -30,5 +31,8 @@ func FuzzDecodeHyperstack(f *testing.F) {
 		if failure == nil && page.size <= 0 {
 			t.Fatalf("page %+v", page)
 		}
+		kept, _, _, failure := decodeHyperstackSnapshots(body)
+		classed(t, "snapshots", failure, kept == nil)
+		decodeHyperstackDeleted(body) // a witness: what it cannot read, it does not know
 	})
 }

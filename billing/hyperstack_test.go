@@ -51,10 +51,11 @@ func newCloud(t testing.TB) *cloud {
 }
 
 const (
-	vmPath      = "/v1/core/virtual-machines/701234"
-	volumePath  = "/v1/core/volumes/45678"
-	vmBillPath  = "/v1/billing/billing/history/virtual-machine/701234"
-	volBillPath = "/v1/billing/billing/history/volume/45678"
+	vmPath        = "/v1/core/virtual-machines/701234"
+	volumePath    = "/v1/core/volumes/45678"
+	snapshotsPath = "/v1/core/snapshots"
+	vmBillPath    = "/v1/billing/billing/history/virtual-machine/701234"
+	volBillPath   = "/v1/billing/billing/history/volume/45678"
 )
 
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -77,6 +78,8 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.t.Error(err)
 		}
 		recorded{Status: 200, Body: fmt.Appendf(nil, `{"status":true,"volume":%s}`, list.Volumes[0])}.serve(w)
+	case snapshotsPath:
+		recorded{Status: 200, Body: []byte(`{"status":true,"page":1,"page_size":100,"count":0,"snapshots":[]}`)}.serve(w)
 	case vmBillPath:
 		c.cases[c.vm].serve(w)
 	case volBillPath:
@@ -384,7 +387,7 @@ func TestHyperstackBoundary(t *testing.T) {
 	}
 }
 
-// The machine is found once, the volume's birth is asked once: a sample is three
+// The machine is found once, the volume's birth is asked once: a sample is four
 // calls from then on.
 func TestHyperstackCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -396,8 +399,8 @@ func TestHyperstackCalls(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		if got := len(c.calls); got != 1+3*3 {
-			t.Errorf("%d calls, want 10: %v", got, c.calls)
+		if got := len(c.calls); got != 1+3*4 {
+			t.Errorf("%d calls, want 13: %v", got, c.calls)
 		}
 	})
 }

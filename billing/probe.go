@@ -208,6 +208,7 @@ func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, e
 		p.cfg.OnPoll(Poll{At: now, Err: f})
 		return f.RetryAfter, nil
 	}
+	s.Lines = unmoved(s.Lines)
 	if len(p.seen) == 0 {
 		if err := p.begin(s); err != nil {
 			return 0, err
@@ -230,6 +231,21 @@ func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, e
 	p.seen = append(p.seen, one)
 	p.cfg.OnPoll(poll)
 	return 0, nil
+}
+
+// unmoved undoes the moving of bills to another epoch: a probe stores no sample, so
+// that each goes on where it was, and what the new line says of now is true of it.
+func unmoved(lines []ledger.Line) []ledger.Line {
+	var old []ledger.Line
+	for _, l := range lines {
+		i := slices.IndexFunc(old, func(o ledger.Line) bool { return o.Resource == l.Resource && o.Status == ledger.StatusMoved })
+		if i < 0 {
+			old = append(old, l)
+			continue
+		}
+		old[i].Status, old[i].Running, old[i].Rate = l.Status, l.Running, l.Rate
+	}
+	return old
 }
 
 // passing tells trouble that may be gone at the next poll.

@@ -64,6 +64,11 @@ func rigs() []rig {
 				{name: "GET /billing/billing/history/volume/{id}", bill: "incurred_bill", rates: []string{"price_per_hour"},
 					must: []string{"billing_history_volume_details", "org_id", "billing_history"}, whole: []string{"org_id", "total_count", "infrahub_id"},
 					other: missing, euro: billing.Currency},
+				{name: "GET /core/snapshots", must: []string{"count", "snapshots", "id", "vm_id", "status", "created_at"},
+					whole: []string{"count", "id", "vm_id"}, zoned: []string{"created_at"}, other: missing},
+				{name: "GET /billing/billing/history/snapshot/{id}", bill: "incurred_bill", rates: []string{"price_per_hour"},
+					must: []string{"billing_history_volume_details", "org_id", "billing_history"}, whole: []string{"org_id", "total_count", "infrahub_id"},
+					other: missing, euro: billing.Currency},
 			},
 		},
 		{
@@ -169,7 +174,11 @@ func newStage(t *testing.T, r rig, dir string) *stage {
 
 func (st *stage) onCloud(t *testing.T, opts *billing.Options) {
 	var err error
-	if st.cloud, err = sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: time.Now()}}); err != nil {
+	cfg := sim.Config{Key: testKey, VM: sim.VM{Born: time.Now()}}
+	if st.rig.name == "hyperstack" {
+		cfg.Snapshots = []sim.Snapshot{{ID: 31, RatePerHour: 7_200_000}}
+	}
+	if st.cloud, err = sim.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(10 * time.Minute) // so that there is a bill
@@ -234,6 +243,36 @@ func (st *stage) Newest(resource string) (string, *ledger.Nanos, bool) {
 		}
 	}
 	return "", nil, false
+}
+
+// Open implements billing.Anchors.
+func (st *stage) Open(string) (open []string, err error) {
+	for _, l := range st.last.Lines {
+		if l.Status != ledger.StatusClosed && !slices.Contains(open, l.Resource) {
+			open = append(open, l.Resource)
+		}
+	}
+	return open, nil
+}
+
+// stored is a real ledger's memory of the series, as the program backs it.
+type stored struct{ *ledger.Ledger }
+
+func (s stored) Newest(resource string) (string, *ledger.Nanos, bool) {
+	epoch, ok, err := s.Epoch(resource)
+	if err != nil || !ok {
+		return "", nil, false
+	}
+	sample, _, err := s.Ledger.Newest()
+	if err != nil {
+		return "", nil, false
+	}
+	for _, l := range sample.Lines {
+		if l.Resource == resource && l.Epoch == epoch {
+			return epoch, l.Bill, true
+		}
+	}
+	return epoch, nil, true
 }
 
 func (r rig) call(name string) call {

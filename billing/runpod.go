@@ -51,6 +51,7 @@ const (
 type runpod struct {
 	api     *client
 	anchors *anchors
+	leavers *leavers
 	pod     string    // which box we are
 	newest  time.Time // At of the newest sample
 }
@@ -77,7 +78,8 @@ func newRunpod(opts Options) (Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &runpod{api: newClient(u, opts.Transport), anchors: newAnchors(opts.Anchors), pod: opts.Instance}
+	r := &runpod{api: newClient(u, opts.Transport), anchors: newAnchors(opts.Anchors),
+		leavers: newLeavers(opts.Anchors, "runpod", runpodLag), pod: opts.Instance}
 	r.api.authorize = func(header http.Header) { header.Set("Authorization", "Bearer "+key) }
 	r.api.secrets = []string{key}
 	r.api.keyHint = "use a key with billing:read under " + runpodKeyFile + "; the " + runpodKey + " that a pod finds inside itself is the pod's own, and need not read the bill"
@@ -114,8 +116,10 @@ func (r *runpod) Sample(ctx context.Context, now time.Time) (ledger.Sample, erro
 	if !at.After(r.newest) {
 		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", r.newest.Format(time.RFC3339))
 	}
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
 	clk := startClock(now)
-	s, f := r.read(ctx, clk, at)
+	s, f := r.read(ctx, clk, at, true)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -123,6 +127,13 @@ func (r *runpod) Sample(ctx context.Context, now time.Time) (ledger.Sample, erro
 	if end := runpodEnd(at); s.At.After(end) {
 		s.At = end // the window holds nothing of the time after it
 	}
+	s.Lines = r.anchors.move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
+		kind, id, ok := runpodOf(l.Resource)
+		if !ok {
+			return ledger.Line{}, fail(Internal, "%s is no id of ours", l.Resource)
+		}
+		return r.line(ctx, clk, kind, id, l.Created, anchor, at)
+	})
 	r.newest = s.At
 	return s, nil
 }
@@ -137,7 +148,9 @@ func (r *runpod) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample
 	case !at.Equal(at.Truncate(runpodBucket)):
 		return ledger.Sample{}, fail(Incomplete, "%s is not on the hour, and the bill is told by the hour", at.Format(time.RFC3339))
 	}
-	s, f := r.read(ctx, startClock(now), at)
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	s, f := r.read(ctx, startClock(now), at, false)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -149,40 +162,57 @@ func (r *runpod) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample
 }
 
 // read takes the whole sample up to the end of at's bucket, but for its At, or none
-// of it. The pod's bill comes last: it is the one that moves, and no retry of another
-// call is to lie between it and the time that the sample bears.
-func (r *runpod) read(ctx context.Context, clk clock, at time.Time) (ledger.Sample, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
-	defer cancel()
-	pod, f := r.describe(ctx, clk)
-	if f != nil {
-		return ledger.Sample{}, f
-	}
-	if pod.created.After(at) {
-		return ledger.Sample{}, fail(Incomplete, "pod %s did not exist at %s", r.pod, at.Format(time.RFC3339))
-	}
+// of it; with what left the box where that is asked for. The pod's bill comes last: it
+// is the one that moves, and no retry of another call is to lie between it and the time
+// that the sample bears.
+func (r *runpod) read(ctx context.Context, clk clock, at time.Time, left bool) (ledger.Sample, *Failure) {
 	s := ledger.Sample{
 		Provider: r.Name(),
 		Currency: "USD",
 		Truth:    ledger.TruthResource,
 		Step:     runpodStep,
 		Lag:      runpodLag,
-		Lines:    make([]ledger.Line, 1),
+	}
+	pod, absent := r.describe(ctx, clk)
+	if absent != nil && !(absent.absent && left) {
+		return ledger.Sample{}, absent
+	}
+	if pod.created.After(at) {
+		return ledger.Sample{}, fail(Incomplete, "pod %s did not exist at %s", r.pod, at.Format(time.RFC3339))
+	}
+	here := []ledger.Line{{Resource: runpodPodBill.name + "-" + r.pod}}
+	if absent != nil {
+		here = nil
 	}
 	for _, id := range pod.volumes {
-		line, f := r.line(ctx, clk, runpodVolumeBill, id, time.Time{}, at)
+		line, f := r.present(ctx, clk, runpodVolumeBill, id, time.Time{}, at)
 		if f != nil {
 			return ledger.Sample{}, f
 		}
 		line.Running = true // a volume is billed while it exists
-		s.Lines = append(s.Lines, line)
+		here = append(here, line)
 	}
-	line, f := r.line(ctx, clk, runpodPodBill, r.pod, pod.created, at)
+	if left {
+		last, f := r.leavers.lines(here, at, r.last(ctx, clk, at))
+		if f != nil {
+			return ledger.Sample{}, f
+		}
+		here = append(here, last...)
+	}
+	if absent != nil {
+		if len(here) == 0 {
+			return ledger.Sample{}, absent // not there, and never seen or closed
+		}
+		s.Lines = here
+		return s, nil
+	}
+	line, f := r.present(ctx, clk, runpodPodBill, r.pod, pod.created, at)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
 	line.Status, line.Running, line.Rate = r.api.word(pod.status), runpodRuns(pod.status), pod.rate
-	s.Lines[0] = line
+	here[0] = line
+	s.Lines = here
 	return s, nil
 }
 
@@ -190,14 +220,23 @@ func (r *runpod) read(ctx context.Context, clk clock, at time.Time) (ledger.Samp
 // it is first seen: enough for its first records to be there.
 const runpodAge = 7 * 24 * time.Hour
 
-// line reads the bill of one resource from its anchor to the end of at's bucket.
-func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string, created, at time.Time) (ledger.Line, *Failure) {
-	resource := kind.name + "-" + id
+// present reads the bill of what is there, from where its series starts.
+func (r *runpod) present(ctx context.Context, clk clock, kind runpodKind, id string, created, at time.Time) (ledger.Line, *Failure) {
 	born := created
 	if born.IsZero() {
 		born = clk.now.Add(-runpodAge)
 	}
-	w := runpodWindow{from: r.anchors.of(resource, born, clk.now), to: runpodEnd(at)}
+	anchor, f := r.anchors.of(kind.name+"-"+id, born, clk.now)
+	if f != nil {
+		return ledger.Line{}, f
+	}
+	return r.line(ctx, clk, kind, id, created, anchor, at)
+}
+
+// line reads the bill of one resource from its anchor to the end of at's bucket.
+func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string, created, anchor, at time.Time) (ledger.Line, *Failure) {
+	resource := kind.name + "-" + id
+	w := runpodWindow{from: anchor, to: runpodEnd(at)}
 	start := w.from.Format(time.RFC3339)
 	switch {
 	case w.from.After(clk.now):
@@ -268,6 +307,7 @@ func (r *runpod) describe(ctx context.Context, clk clock) (runpodState, *Failure
 	const call = "GET /v2/pods/{id}"
 	body, f := r.api.get(ctx, clk, call, "v2/pods/"+r.pod, nil)
 	if f != nil {
+		f.absent = f.notFound() && r.leavers.saw(runpodPodBill.name+"-"+r.pod) && r.unlisted(ctx, clk)
 		return runpodState{}, f
 	}
 	p, f := decodeRunpodPod(r.pod, body)

@@ -201,16 +201,22 @@ func runpodNewest(body []byte) []byte {
 	if json.Unmarshal(body, &reply) != nil || len(reply.Records) <= runpodKept {
 		return body
 	}
-	slices.SortStableFunc(reply.Records, func(a, b json.RawMessage) int {
-		return runpodStart(a).Compare(runpodStart(b))
-	})
-	cut := len(reply.Records) - runpodKept
+	type record struct {
+		start time.Time
+		raw   json.RawMessage
+	}
+	all := make([]record, len(reply.Records))
+	for i, raw := range reply.Records {
+		all[i] = record{runpodStart(raw), raw}
+	}
+	slices.SortStableFunc(all, func(a, b record) int { return a.start.Compare(b.start) })
+	cut := len(all) - runpodKept
 	b := fmt.Appendf(nil, `{"records_cut":%d,"records":[`, cut)
-	for i, rec := range reply.Records[cut:] {
+	for i, rec := range all[cut:] {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(b, rec...)
+		b = append(b, rec.raw...)
 	}
 	return fmt.Appendf(b, `],"metadata":%s}`, reply.Meta)
 }

@@ -121,6 +121,8 @@ func (a anchored) Newest(resource string) (string, *ledger.Nanos, bool) {
 	return "anchor:" + at, nil, ok
 }
 
+func (a anchored) Open(string) ([]string, error) { return nil, nil }
+
 var runpodAnchors = anchored{"pod-7h9k2m4n6p": "2026-11-23T10:00:00Z", "volume-agv6w2qcg7": "2026-11-23T12:00:00Z"}
 
 func (p *pods) provider(change func(*billing.Options)) billing.Provider {

@@ -52,6 +52,7 @@ const (
 type vast struct {
 	api      *client
 	anchors  *anchors
+	leavers  *leavers
 	instance int64
 
 	account string              // "" until it is read
@@ -85,6 +86,7 @@ func newVast(opts Options) (Provider, error) {
 	v := &vast{
 		api:      newClient(u, opts.Transport),
 		anchors:  newAnchors(opts.Anchors),
+		leavers:  newLeavers(opts.Anchors, "vast", vastLag),
 		instance: id,
 		births:   make(map[int64]time.Time),
 	}
@@ -134,10 +136,17 @@ func (v *vast) MinInterval() time.Duration { return 5 * time.Second }
 // Sample implements Provider. A listing says what was charged up to now: At is the
 // whole second at which it came, which is later than now where it was asked for again.
 func (v *vast) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
-	s, f := v.read(ctx, midnight(now).AddDate(0, 0, 1), now)
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	clk, end := startClock(now), midnight(now).AddDate(0, 0, 1)
+	s, f := v.read(ctx, clk, end, true)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
+	s.Lines = v.anchors.move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
+		// Not from the sample's own listings: the bill may have moved since.
+		return v.listed(ctx, clk, make(vastListings), l.Resource, l.Kind, l.Created, anchor, end)
+	})
 	return s, nil
 }
 
@@ -148,7 +157,9 @@ func (v *vast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, 
 	if at.After(now) || !at.Equal(midnight(at)) {
 		return ledger.Sample{}, fail(Internal, "%s is not a past midnight in UTC: charges are listed by the day", at.Format(time.RFC3339))
 	}
-	s, f := v.read(ctx, at, now)
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	s, f := v.read(ctx, startClock(now), at, false)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -158,14 +169,10 @@ func (v *vast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, 
 	return s, nil
 }
 
-func midnight(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
-
 // read takes the whole sample or none of it: the charges of the days before end, as
-// of now or as of end, whichever is first. What came to this box later is no part.
-func (v *vast) read(ctx context.Context, end, now time.Time) (ledger.Sample, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
-	defer cancel()
-	clk := startClock(now)
+// of now or as of end, whichever is first; with what left the box where that is asked
+// for. What came to this box later is no part.
+func (v *vast) read(ctx context.Context, clk clock, end time.Time, left bool) (ledger.Sample, *Failure) {
 	asOf := func() time.Time {
 		if t := clk.read().UTC().Truncate(time.Second); t.Before(end) {
 			return t
@@ -180,14 +187,15 @@ func (v *vast) read(ctx context.Context, end, now time.Time) (ledger.Sample, *Fa
 		}
 		v.account = b.Account
 	}
-	m, f := v.machine(ctx, clk)
-	if f != nil {
-		return ledger.Sample{}, f
+	m, absent := v.machine(ctx, clk)
+	if absent != nil && !(absent.absent && left) {
+		return ledger.Sample{}, absent
 	}
 	if m.created.After(at) {
 		return ledger.Sample{}, fail(Incomplete, "instance %d did not exist at %s", v.instance, at.Format(time.RFC3339))
 	}
 	s := ledger.Sample{
+		At:       at,
 		Provider: v.Name(),
 		Account:  v.account,
 		Currency: "USD",
@@ -195,37 +203,26 @@ func (v *vast) read(ctx context.Context, end, now time.Time) (ledger.Sample, *Fa
 		Step:     vastStep,
 		Lag:      vastPatience(m.rate),
 	}
-	// The anchors of an instance and its volumes are mostly one day, and one
-	// listing holds the charges of both.
-	listings := make(map[time.Time][]vastCharge)
-	line := func(source string, kind ledger.Kind, created time.Time) *Failure {
-		anchor := v.anchors.of(source, created, clk.now)
-		if !anchor.Before(end) {
-			return fail(ClockSkew, "the series of %s starts at %s, which is still to come", source, anchor.Format(time.RFC3339)).at(vastCharges)
-		}
-		all, ok := listings[anchor]
-		if !ok {
-			var f *Failure
-			if all, f = v.charges(ctx, clk, anchor, end); f != nil {
-				return f
-			}
-			listings[anchor] = all
-		}
-		bill, raw, f := vastBill(all, source)
+	listings := make(vastListings)
+	add := func(source string, kind ledger.Kind, created time.Time, status string, running bool, rate *ledger.Nanos) *Failure {
+		anchor, f := v.anchors.of(source, created, clk.now)
 		if f != nil {
-			return f.at(vastCharges)
+			return f
 		}
-		s.Lines = append(s.Lines, ledger.Line{
-			Resource: source, Kind: kind, Bill: &bill, Epoch: Epoch(anchor), Created: created, Raw: v.api.keep(raw),
-		})
+		line, f := v.listed(ctx, clk, listings, source, kind, created, anchor, end)
+		if f != nil {
+			return f
+		}
+		line.Status, line.Running, line.Rate = v.api.word(status), running, rate
+		s.Lines = append(s.Lines, line)
 		return nil
 	}
-	if f := line(fmt.Sprintf("instance-%d", v.instance), ledger.Instance, m.created); f != nil {
-		return ledger.Sample{}, f
+	if absent == nil {
+		if f := add(vastSource(ledger.Instance, v.instance), ledger.Instance, m.created, m.status, m.running, m.rate); f != nil {
+			return ledger.Sample{}, f
+		}
+		s.At = asOf()
 	}
-	s.At = asOf()
-	s.Lines[0].Status, s.Lines[0].Running, s.Lines[0].Rate = v.api.word(m.status), m.running, m.rate
-
 	for _, id := range m.volumes {
 		born, f := v.birth(ctx, clk, id)
 		if f != nil {
@@ -234,13 +231,45 @@ func (v *vast) read(ctx context.Context, end, now time.Time) (ledger.Sample, *Fa
 		if born.After(at) {
 			continue
 		}
-		if f := line(fmt.Sprintf("volume-%d", id), ledger.Volume, born); f != nil {
+		if f := add(vastSource(ledger.Volume, id), ledger.Volume, born, "attached", true, nil); f != nil { // billed while it exists
 			return ledger.Sample{}, f
 		}
-		last := &s.Lines[len(s.Lines)-1]
-		last.Status, last.Running = "attached", true // billed while it exists
+	}
+	if !left {
+		return s, nil
+	}
+	last, f := v.leavers.lines(s.Lines, s.At, v.last(ctx, clk, listings, end))
+	if f != nil {
+		return ledger.Sample{}, f
+	}
+	if s.Lines = append(s.Lines, last...); absent != nil && len(s.Lines) == 0 {
+		return ledger.Sample{}, absent // not there, and never seen or closed
 	}
 	return s, nil
+}
+
+// vastListings holds the listings of one sample by their start: the anchors of an
+// instance and its volumes are mostly one day, and one listing has the charges of both.
+type vastListings map[time.Time][]vastCharge
+
+// listed reads the bill of one contract from its anchor to end.
+func (v *vast) listed(ctx context.Context, clk clock, listings vastListings, source string, kind ledger.Kind, created, anchor, end time.Time) (ledger.Line, *Failure) {
+	if !anchor.Before(end) {
+		return ledger.Line{}, fail(ClockSkew, "the series of %s starts at %s, which is still to come", source, anchor.Format(time.RFC3339)).at(vastCharges)
+	}
+	all, ok := listings[anchor]
+	if !ok {
+		var f *Failure
+		if all, f = v.charges(ctx, clk, anchor, end); f != nil {
+			return ledger.Line{}, f
+		}
+		listings[anchor] = all
+	}
+	bill, raw, f := vastBill(all, source)
+	if f != nil {
+		return ledger.Line{}, f.at(vastCharges)
+	}
+	return ledger.Line{Resource: source, Kind: kind, Bill: &bill, Epoch: Epoch(anchor), Created: created, Raw: v.api.keep(raw)}, nil
 }
 
 // vastPatience is how long a running instance's bill may stand still: the lag, or
@@ -254,6 +283,8 @@ func vastPatience(rate *ledger.Nanos) time.Duration {
 	return min(max(vastLag, time.Duration(min(seconds, 3600))*time.Second), most)
 }
 
+const vastInstanceCall = "GET /api/v0/instances/{id}/"
+
 type vastMachine struct {
 	status  string
 	running bool
@@ -266,17 +297,17 @@ type vastMachine struct {
 // environment, tokens and commands of the user's: nothing of it is kept but these
 // fields.
 func (v *vast) machine(ctx context.Context, clk clock) (vastMachine, *Failure) {
-	const call = "GET /api/v0/instances/{id}/"
-	body, f := v.api.get(ctx, clk, call, fmt.Sprintf("api/v0/instances/%d/", v.instance), nil)
+	body, f := v.api.get(ctx, clk, vastInstanceCall, fmt.Sprintf("api/v0/instances/%d/", v.instance), nil)
 	if f != nil {
 		if f.Class == HTTP4xx {
 			f.hint = "check --instance, and whether the instance still exists"
 		}
+		f.absent = f.notFound() && v.leavers.saw(vastSource(ledger.Instance, v.instance)) && v.unlisted(ctx, clk)
 		return vastMachine{}, f
 	}
 	m, f := decodeVastMachine(v.instance, body)
 	if f != nil {
-		return vastMachine{}, f.at(call)
+		return vastMachine{}, f.at(vastInstanceCall)
 	}
 	return m, nil
 }
@@ -369,24 +400,38 @@ func vastInstant(a *amount) time.Time { return time.Unix(0, int64(*a)).UTC() }
 
 // birth asks when a volume was created, once in its life.
 func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Failure) {
-	const call = "GET /api/v0/volumes"
 	if t, ok := v.births[id]; ok {
 		return t, nil
 	}
-	body, f := v.api.get(ctx, clk, call, "api/v0/volumes", url.Values{"owner": {"me"}, "type": {"all"}})
-	if f != nil {
+	born, listed, f := v.volume(ctx, clk, id)
+	switch {
+	case f != nil:
 		return time.Time{}, f
+	case !listed:
+		return time.Time{}, fail(Incomplete, "volume %d is attached and not listed", id).at(vastVolumes)
+	case born.IsZero():
+		return time.Time{}, fail(Incomplete, "volume %d has no start_date", id).at(vastVolumes)
 	}
-	t, f := decodeVastVolume(id, body)
-	if f != nil {
-		return time.Time{}, f.at(call)
-	}
-	v.births[id] = t
-	return t, nil
+	v.births[id] = born
+	return born, nil
 }
 
-// decodeVastVolume finds a volume in the listing of all, and when it was created.
-func decodeVastVolume(id int64, body []byte) (time.Time, *Failure) {
+const vastVolumes = "GET /api/v0/volumes"
+
+func (v *vast) volume(ctx context.Context, clk clock, id int64) (born time.Time, listed bool, f *Failure) {
+	body, f := v.api.get(ctx, clk, vastVolumes, "api/v0/volumes", url.Values{"owner": {"me"}, "type": {"all"}})
+	if f != nil {
+		return born, false, f
+	}
+	if born, listed, f = decodeVastVolume(id, body); f != nil {
+		return born, false, f.at(vastVolumes)
+	}
+	return born, listed, nil
+}
+
+// decodeVastVolume finds a volume in the listing of all, and when it was created, zero
+// where that is not told.
+func decodeVastVolume(id int64, body []byte) (born time.Time, listed bool, f *Failure) {
 	var reply struct {
 		Volumes *[]struct {
 			ID    *int64  `json:"id"`
@@ -394,23 +439,23 @@ func decodeVastVolume(id int64, body []byte) (time.Time, *Failure) {
 		} `json:"volumes"`
 	}
 	if f := vastDecode(body, &reply); f != nil {
-		return time.Time{}, f
+		return born, false, f
 	}
 	if reply.Volumes == nil {
-		return time.Time{}, fail(Incomplete, "reply has no volumes")
+		return born, false, fail(Incomplete, "reply has no volumes")
 	}
 	for _, e := range *reply.Volumes {
 		switch {
 		case e.ID == nil || *e.ID != id:
-			continue
 		case e.Start == nil:
-			return time.Time{}, fail(Incomplete, "volume %d has no start_date", id)
+			return born, true, nil
 		case *e.Start <= 0:
-			return time.Time{}, fail(Malformed, "reply has a date that cannot be read")
+			return born, false, fail(Malformed, "reply has a date that cannot be read")
+		default:
+			return vastInstant(e.Start), true, nil
 		}
-		return vastInstant(e.Start), nil
 	}
-	return time.Time{}, fail(Incomplete, "volume %d is attached and not listed", id)
+	return born, false, nil
 }
 
 // vastDecode reads a reply into v, unless it is a refusal that came as a 200.

@@ -18,6 +18,7 @@ type kept struct {
 }
 
 func (k kept) Newest(string) (string, *ledger.Nanos, bool) { return k.epoch, k.bill, k.epoch != "" }
+func (k kept) Open(string) ([]string, error)               { return nil, nil }
 
 func nano(n ledger.Nanos) *ledger.Nanos { return &n }
 

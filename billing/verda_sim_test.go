@@ -37,22 +37,6 @@ func verdaAt(t *testing.T, cloud *sim.Sim, anchors billing.Anchors) billing.Prov
 	return p
 }
 
-// stored is a real ledger's memory of the series, as the program backs it.
-type stored struct{ *ledger.Ledger }
-
-func (s stored) Newest(resource string) (string, *ledger.Nanos, bool) {
-	sample, ok, err := s.Ledger.Newest()
-	if err != nil || !ok {
-		return "", nil, false
-	}
-	for _, l := range sample.Lines {
-		if l.Resource == resource {
-			return l.Epoch, l.Bill, true
-		}
-	}
-	return "", nil, false
-}
-
 // Hours of all that can happen to a balance, through a real ledger and over two
 // restarts and many tokens: what the ledger says was spent is what the books say,
 // to the nano-unit, except across a top-up, where it says that it does not know.

@@ -32,6 +32,11 @@ func (s *Sim) routes() *http.ServeMux {
 	api("/billing/billing/history/volume/{id}", func(r *http.Request) (int, object) {
 		return s.bill(r, "volume", "billing_history_volume_details", "volume")
 	})
+	api("/core/snapshots", s.listSnapshots)
+	api("/core/snapshots/{id}", s.getSnapshot)
+	api("/billing/billing/history/snapshot/{id}", func(r *http.Request) (int, object) {
+		return s.bill(r, "snapshot", "billing_history_volume_details", "snapshot")
+	})
 	api("/billing/billing/usage", s.usage)
 	api("/billing/user-credit/credit", s.credit)
 	api("/billing/alive", func(*http.Request) (int, object) { return ok(object{}) })
@@ -92,11 +97,21 @@ func page(r *http.Request, name string, all []object) (int, object) {
 }
 
 func (s *Sim) listVMs(r *http.Request) (int, object) {
+	if s.gone(s.vm) {
+		return page(r, "instances", []object{})
+	}
 	return page(r, "instances", []object{s.describeVM()})
 }
 
+// gone tells whether a resource was deleted.
+func (s *Sim) gone(r *resource) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return r.deleted
+}
+
 func (s *Sim) getVM(r *http.Request) (int, object) {
-	if pathID(r) != s.cfg.VM.ID {
+	if pathID(r) != s.cfg.VM.ID || s.gone(s.vm) {
 		return refusal(404, "Virtual machine not found", "not_found")
 	}
 	return ok(object{"instance": s.describeVM()})
@@ -108,8 +123,8 @@ func (s *Sim) describeVM() object {
 	vm := s.cfg.VM
 	attached := []object{}
 	for i, v := range s.cfg.Volumes {
-		if s.fault.Mode == MissingVolume {
-			break
+		if !s.attached(i) {
+			continue
 		}
 		attached = append(attached, object{
 			"id": i + 1, "status": "ATTACHED", "device": "/dev/vd" + string(rune('c'+i)), "protected": false,
@@ -136,6 +151,12 @@ func (s *Sim) describeVM() object {
 	}
 }
 
+// attached tells whether the machine has its i-th volume. Called with mu held.
+func (s *Sim) attached(i int) bool {
+	r := s.volumes[i]
+	return !r.deleted && !r.detached && s.fault.Mode != MissingVolume
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -143,8 +164,13 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
+// describeVolume is called with mu held.
 func (s *Sim) describeVolume(i int) object {
 	v := s.cfg.Volumes[i]
+	if s.volumes[i].detached {
+		return object{"id": v.ID, "name": v.Name, "size": v.SizeGB, "status": "available", "volume_type": "Cloud-SSD",
+			"bootable": false, "created_at": v.Born.UTC().Format(zoneless), "attachments": []object{}}
+	}
 	return object{
 		"id": v.ID, "name": v.Name, "size": v.SizeGB, "status": "in-use", "volume_type": "Cloud-SSD", "bootable": false,
 		"created_at": v.Born.UTC().Format(zoneless), "updated_at": v.Born.UTC().Format(zoneless),
@@ -156,19 +182,53 @@ func (s *Sim) describeVolume(i int) object {
 
 func (s *Sim) listVolumes(r *http.Request) (int, object) {
 	all := []object{}
-	for i := range s.cfg.Volumes {
-		all = append(all, s.describeVolume(i))
+	s.mu.Lock()
+	for i, v := range s.volumes {
+		if !v.deleted {
+			all = append(all, s.describeVolume(i))
+		}
 	}
+	s.mu.Unlock()
 	return page(r, "volumes", all)
 }
 
 func (s *Sim) getVolume(r *http.Request) (int, object) {
-	for i, v := range s.cfg.Volumes {
-		if v.ID == pathID(r) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, v := range s.volumes {
+		if v.id == pathID(r) && !v.deleted {
 			return ok(object{"volume": s.describeVolume(i)})
 		}
 	}
 	return refusal(404, "Volume not found", "not_found")
+}
+
+// describeSnapshot is called with mu held.
+func (s *Sim) describeSnapshot(r *resource) object {
+	born := time.Unix(r.spans[0].from, 0).UTC().Format(time.RFC3339)
+	return object{"id": r.id, "vm_id": s.cfg.VM.ID, "name": s.nameOf(r), "description": "", "status": "SUCCESS", "size": 100,
+		"region_id": 1, "is_image": false, "has_floating_ip": false, "labels": []string{}, "created_at": born, "updated_at": born}
+}
+
+func (s *Sim) listSnapshots(r *http.Request) (int, object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := []object{}
+	for _, v := range s.snaps {
+		if !v.deleted {
+			all = append(all, s.describeSnapshot(v))
+		}
+	}
+	return page(r, "snapshots", all)
+}
+
+func (s *Sim) getSnapshot(r *http.Request) (int, object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.find("snapshot", pathID(r)); v != nil && !v.deleted {
+		return ok(object{"snapshot": s.describeSnapshot(v)})
+	}
+	return refusal(404, "Snapshot not found", "not_found")
 }
 
 // bill answers what a resource cost inside a window, and writes the answer down.
@@ -233,7 +293,7 @@ func (s *Sim) shown() int64 {
 
 // find is called with mu held.
 func (s *Sim) find(kind string, id int64) *resource {
-	for _, r := range append([]*resource{s.vm}, s.volumes...) {
+	for _, r := range s.all() {
 		if r.kind == kind && r.id == id {
 			return r
 		}
@@ -263,19 +323,23 @@ func (s *Sim) usage(r *http.Request) (int, object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rows := []object{}
-	for _, res := range append([]*resource{s.vm}, s.volumes...) {
-		if r.FormValue("deleted") == "true" {
-			break
+	for _, res := range s.all() {
+		if (r.FormValue("deleted") == "true") != res.deleted {
+			continue
 		}
-		kind := "virtual_machine"
-		if res.kind == "volume" {
-			kind = "volume"
+		kind := res.kind
+		if kind == "vm" {
+			kind = "virtual_machine"
+		}
+		var end any
+		if res.deleted {
+			end = time.Unix(res.last().from, 0).UTC().Format(zoneless)
 		}
 		born := res.spans[0].from
 		rows = append(rows, object{
-			"active": true, "bill_per_minute": json.RawMessage(decimal(res.last().rate * 60)),
+			"active": !res.deleted, "bill_per_minute": json.RawMessage(decimal(res.last().rate * 60)),
 			"create_time": time.Unix(born, 0).UTC().Format(zoneless), "exclude_billing": false, "name": s.nameOf(res),
-			"organization_id": s.cfg.Org, "resource_id": res.id, "resource_type": kind, "terminate_time": nil,
+			"organization_id": s.cfg.Org, "resource_id": res.id, "resource_type": kind, "terminate_time": end,
 			"total_bill": json.RawMessage(decimal(res.billed(born, s.shown()))), "total_up_time": res.seconds(born, s.shown(), ""),
 		})
 	}
@@ -286,7 +350,7 @@ func (s *Sim) credit(*http.Request) (int, object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	left := s.cfg.Credit
-	for _, r := range append([]*resource{s.vm}, s.volumes...) {
+	for _, r := range s.all() {
 		left -= r.billed(r.spans[0].from, s.shown())
 	}
 	return ok(object{"data": object{"credit": json.RawMessage(decimal(left)), "threshold": 0, "can_create_instance": left > 0}})

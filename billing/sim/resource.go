@@ -13,6 +13,9 @@ type resource struct {
 	id      int64
 	spans   []span // in order; the last has no end
 	refunds []refund
+
+	deleted  bool // it is in no listing of what there is
+	detached bool // it is a volume, and not the machine's
 }
 
 type span struct {

@@ -33,16 +33,24 @@ func (s *Sim) runpodRoutes(mux *http.ServeMux) {
 			runpodReply(w, code, body)
 		})
 	}
-	api("/pods", func(*http.Request) (int, object) { return 200, object{"pods": []object{s.runpodDescribe()}} })
+	api("/pods", func(*http.Request) (int, object) {
+		if s.gone(s.vm) {
+			return 200, object{"pods": []object{}}
+		}
+		return 200, object{"pods": []object{s.runpodDescribe()}}
+	})
 	api("/pods/{id}", func(r *http.Request) (int, object) {
-		if r.PathValue("id") != runpodName("vm", s.cfg.VM.ID) {
+		if r.PathValue("id") != runpodName("vm", s.cfg.VM.ID) || s.gone(s.vm) {
 			return 404, runpodProblem(404, "pod not found")
 		}
 		return 200, s.runpodDescribe()
 	})
 	api("/network-volumes", func(*http.Request) (int, object) {
 		all := []object{}
-		for _, v := range s.cfg.Volumes {
+		for i, v := range s.cfg.Volumes {
+			if s.gone(s.volumes[i]) {
+				continue
+			}
 			all = append(all, object{"id": runpodName("volume", v.ID), "name": v.Name, "size": v.SizeGB,
 				"dataCenter": "SIM-1", "type": "STANDARD"})
 		}
@@ -157,7 +165,10 @@ func (s *Sim) runpodDescribe() object {
 	mounts := object{}
 	if len(s.cfg.Volumes) > 0 && s.fault.Mode != MissingVolume {
 		network := []object{}
-		for _, v := range s.cfg.Volumes {
+		for i, v := range s.cfg.Volumes {
+			if !s.attached(i) {
+				continue
+			}
 			network = append(network, object{"volumeId": runpodName("volume", v.ID), "path": "/" + v.Name})
 		}
 		mounts["network"] = network

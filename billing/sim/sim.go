@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,8 +43,10 @@ type Config struct {
 	Org     int64
 	VM      VM
 	Volumes []Volume // nil is the demo's volume, empty is none
-	Credit  int64    // nano-USD on the account before anything was spent
-	Now     func() time.Time
+
+	Snapshots []Snapshot // of the machine; Hyperstack's API alone has them
+	Credit    int64      // nano-USD on the account before anything was spent
+	Now       func() time.Time
 }
 
 // VM is the machine. Rates are nano-USD an hour, and a whole number of them a
@@ -67,6 +70,13 @@ type Volume struct {
 	RatePerHour int64
 }
 
+// Snapshot is kept of the machine.
+type Snapshot struct {
+	ID          int64
+	Born        time.Time
+	RatePerHour int64
+}
+
 // Sim is the simulated cloud.
 type Sim struct {
 	cfg Config
@@ -75,6 +85,7 @@ type Sim struct {
 	mu       sync.Mutex
 	vm       *resource   // guarded by mu
 	volumes  []*resource // guarded by mu, elements too
+	snaps    []*resource // guarded by mu, elements too
 	answers  []Answer    // guarded by mu
 	fault    Fault       // guarded by mu
 	frozenAt int64       // guarded by mu; the second that the bill shows while Frozen
@@ -131,6 +142,15 @@ func New(cfg Config) (*Sim, error) {
 			return nil, err
 		}
 		s.volumes = append(s.volumes, r)
+	}
+	for i := range cfg.Snapshots {
+		v := &cfg.Snapshots[i]
+		defaultTo(&v.Born, now)
+		r, err := newResource("snapshot", v.ID, v.Born, v.RatePerHour)
+		if err != nil {
+			return nil, err
+		}
+		s.snaps = append(s.snaps, r)
 	}
 	s.mux = s.routes()
 	return s, nil
@@ -193,6 +213,37 @@ func (s *Sim) SetStatus(status string) {
 	s.vm.change(s.cfg.Now().Unix()+1, status, perHour/3600)
 }
 
+// Delete ends a resource from the next second on: "vm-701234", "volume-45678". It
+// leaves every listing of what there is, and costs no more; what it cost stays.
+func (s *Sim) Delete(key string) error {
+	return s.leave(key, func(r *resource) {
+		r.deleted = true
+		r.change(s.cfg.Now().Unix()+1, "DELETED", 0)
+	})
+}
+
+// Detach takes a volume off the machine. It is still there, and costs on.
+func (s *Sim) Detach(key string) error {
+	return s.leave(key, func(r *resource) { r.detached = true })
+}
+
+func (s *Sim) leave(key string, how func(*resource)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.all() {
+		if r.key() == key {
+			how(r)
+			return nil
+		}
+	}
+	return fmt.Errorf("sim: no %s", key)
+}
+
+// all is everything that costs, also what was deleted. Called with mu held.
+func (s *Sim) all() []*resource {
+	return slices.Concat([]*resource{s.vm}, s.volumes, s.snaps)
+}
+
 // Answers returns the newest bills that were given out, oldest first.
 func (s *Sim) Answers() []Answer {
 	s.mu.Lock()
@@ -223,7 +274,7 @@ func (s *Sim) Books(from, to time.Time) Books {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := Books{From: from.UTC(), To: to.UTC(), Currency: "USD", Resources: make(map[string]BookLine)}
-	for _, r := range append([]*resource{s.vm}, s.volumes...) {
+	for _, r := range s.all() {
 		n := r.billed(from.Unix(), to.Unix())
 		b.Nanos += n
 		b.Refunds += r.refunded(from.Unix(), to.Unix())

@@ -34,13 +34,17 @@ func (s *Sim) vastRoutes(mux *http.ServeMux) {
 	api("v0/charges/{$}", s.vastCharges)
 	api("v0/users/current/{$}", s.vastUser)
 	api("v0/instances/{id}/{$}", func(r *http.Request) (int, object) {
-		if pathID(r) != s.cfg.VM.ID {
+		if pathID(r) != s.cfg.VM.ID || s.gone(s.vm) {
 			return vastRefusal(404, "no_such_instance", "Instance not found")
 		}
 		return 200, object{"instances": s.vastInstance()}
 	})
 	api("v1/instances/{$}", func(r *http.Request) (int, object) {
-		code, body := vastPage(r, "instances", []object{s.vastInstance()})
+		all := []object{}
+		if !s.gone(s.vm) {
+			all = append(all, s.vastInstance())
+		}
+		code, body := vastPage(r, "instances", all)
 		if code == 200 {
 			body["total_instances"] = body["total"]
 			delete(body, "total")
@@ -231,9 +235,9 @@ func (s *Sim) vastInstance() object {
 	actual, state := vastStates(s.vm.last().status)
 	perHour := json.RawMessage(decimal(s.vm.last().rate * 3600))
 	volumes := []object{}
-	for _, v := range s.cfg.Volumes {
-		if s.fault.Mode == MissingVolume {
-			break
+	for i, v := range s.cfg.Volumes {
+		if !s.attached(i) {
+			continue
 		}
 		volumes = append(volumes, object{"id": v.ID, "total_space": v.SizeGB, "avail_space": v.SizeGB})
 	}
@@ -248,7 +252,10 @@ func (s *Sim) vastInstance() object {
 
 func (s *Sim) vastVolumes(*http.Request) (int, object) {
 	volumes := []object{}
-	for _, v := range s.cfg.Volumes {
+	for i, v := range s.cfg.Volumes {
+		if s.gone(s.volumes[i]) {
+			continue
+		}
 		volumes = append(volumes, object{"id": v.ID, "label": v.Name, "disk_space": v.SizeGB, "start_date": v.Born.Unix(),
 			"status": "running", "machine_id": 9911, "instances": []int64{s.cfg.VM.ID}})
 	}

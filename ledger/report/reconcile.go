@@ -380,7 +380,7 @@ func cause(row Reckon, d *ledgerDay, ambiguous map[string][]string) (cause, why 
 		return CauseOtherResource, "the ledger has no such resource that day: it counts the machine and its volumes"
 	case row.inv == nil:
 		return CauseNotInvoiced, "the invoice does not have it that day"
-	case s.epochs > 1:
+	case s.epochs > 1 && slices.Contains(d.spend.Flags, ledger.FlagEpochChanged):
 		return CauseEpochChange, fmt.Sprintf("its bill has %d epochs that day: what the old one still grew by after its last sight is not in the ledger's figure", s.epochs)
 	case s.gross != s.net:
 		return CauseRestatement, "its bill fell that day, by a refund, a credit or a correction"

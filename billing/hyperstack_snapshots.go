@@ -1,0 +1,83 @@
+package billing
+
+import (
+	"context"
+	"time"
+)
+
+// A snapshot keeps a machine's disk, and costs while it exists. It is no part of the
+// machine, which does not tell its snapshots: they are listed for the whole account,
+// each with the machine that it was made of.
+
+type hyperstackKept struct {
+	id, vm  int64
+	status  string
+	created time.Time
+}
+
+// snapshots lists those of this box.
+func (h *hyperstack) snapshots(ctx context.Context, clk clock) ([]hyperstackKept, *Failure) {
+	const call = "GET /core/snapshots"
+	var ours []hyperstackKept
+	seen := make(map[int64]bool)
+	f := pages(func(page int) (int, int, int, *Failure) {
+		body, f := h.api.get(ctx, clk, call, "core/snapshots", pageQuery(page, hyperstackPage))
+		if f != nil {
+			return 0, 0, 0, f
+		}
+		all, size, count, f := decodeHyperstackSnapshots(body)
+		if f != nil {
+			return 0, 0, 0, f
+		}
+		for _, e := range all {
+			if seen[e.id] {
+				return 0, 0, 0, fail(Incomplete, "listing names a snapshot twice")
+			}
+			seen[e.id] = true
+			if e.vm == h.vm {
+				ours = append(ours, e)
+			}
+		}
+		return len(all), size, count, nil
+	})
+	if f != nil {
+		return nil, f.at(call)
+	}
+	return ours, nil
+}
+
+// decodeHyperstackSnapshots reads a page of the listing, the size of a full one and how
+// many there are in all.
+func decodeHyperstackSnapshots(body []byte) (all []hyperstackKept, size, count int, f *Failure) {
+	var reply struct {
+		Count     *int `json:"count"`
+		Size      *int `json:"page_size"`
+		Snapshots *[]struct {
+			ID      *int64  `json:"id"`
+			VM      *int64  `json:"vm_id"`
+			Status  *string `json:"status"`
+			Created *string `json:"created_at"`
+		} `json:"snapshots"`
+	}
+	if f := decode(body, &reply); f != nil {
+		return nil, 0, 0, f
+	}
+	if reply.Count == nil || reply.Snapshots == nil {
+		return nil, 0, 0, fail(Incomplete, "reply lacks count or snapshots")
+	}
+	for _, e := range *reply.Snapshots {
+		if e.ID == nil || *e.ID <= 0 || e.VM == nil || e.Status == nil || e.Created == nil {
+			return nil, 0, 0, fail(Incomplete, "listing has a snapshot that lacks one of id, vm_id, status, created_at")
+		}
+		created, f := hyperstackInstant(*e.Created)
+		if f != nil {
+			return nil, 0, 0, f
+		}
+		all = append(all, hyperstackKept{*e.ID, *e.VM, *e.Status, created})
+	}
+	size = hyperstackPage
+	if reply.Size != nil && *reply.Size > 0 {
+		size = *reply.Size
+	}
+	return all, size, *reply.Count, nil
+}

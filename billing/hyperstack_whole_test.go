@@ -1,0 +1,95 @@
+package billing_test
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/billing/sim"
+	"spotinference/ledger"
+)
+
+// Row 11: what costs beside the machine. Its volumes are read, the one that it boots
+// from too, and its snapshots; not those of other machines.
+func TestPitfall11CostsOutside(t *testing.T) {
+	const (
+		ours   = `{"id":31,"vm_id":701234,"name":"s","description":"","is_image":false,"region_id":1,"size":100,"status":"SUCCESS","labels":[],"has_floating_ip":true,"created_at":"2026-11-22T12:00:00","updated_at":"2026-11-22T12:00:00"}`
+		theirs = `{"id":32,"vm_id":701111,"name":"s","description":"","is_image":false,"region_id":1,"size":100,"status":"SUCCESS","labels":[],"has_floating_ip":true,"created_at":"2026-11-22T12:00:00","updated_at":"2026-11-22T12:00:00"}`
+		bill   = "/v1/billing/billing/history/snapshot/31"
+	)
+	read := func(t *testing.T, listing string, change func(*cloud)) (ledger.Sample, error) {
+		c := newCloud(t)
+		c.reply[snapshotsPath] = func(w http.ResponseWriter, _ *http.Request) {
+			recorded{Status: 200, Body: []byte(listing)}.serve(w)
+		}
+		c.reply[bill] = c.body("volume_billing_t0", `"infrahub_id":45678`, `"infrahub_id":31`)
+		change(c)
+		return c.provider(nil).Sample(t.Context(), c.now())
+	}
+	list := func(count int, all string) string {
+		return fmt.Sprintf(`{"status":true,"message":"ok","page":1,"page_size":100,"count":%d,"snapshots":[%s]}`, count, all)
+	}
+	asIs := func(*cloud) {}
+	synctest.Test(t, func(t *testing.T) {
+		s, err := read(t, list(2, theirs+","+ours), asIs)
+		if err != nil || len(s.Lines) != 3 {
+			t.Fatalf("%v, %+v", err, s.Lines)
+		}
+		if l := s.Lines[2]; l.Resource != "snapshot-31" || l.Kind != ledger.Other || l.Status != "SUCCESS" || !l.Running ||
+			*l.Bill != 483_870_000 || !l.Created.Equal(when(t, "2026-11-22T12:00:00Z")) || l.Epoch != "anchor:2026-11-22T00:00:00Z" {
+			t.Errorf("snapshot %+v", l)
+		}
+		s, err = read(t, list(0, ""), func(c *cloud) { c.reply[vmPath] = c.body("instance", `"bootable":false`, `"bootable":true`) })
+		if err != nil || len(s.Lines) != 2 || s.Lines[1].Resource != "volume-45678" {
+			t.Errorf("root volume: %v, %+v", err, s.Lines)
+		}
+	})
+	f := func(name, listing string, class billing.Class) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			s, err := read(t, listing, asIs)
+			wantClass(t, err, class)
+			if s.Lines != nil {
+				t.Errorf("%s: lines %+v", name, s.Lines)
+			}
+		})
+	}
+	f("cut short", list(3, ours), billing.Incomplete)
+	f("twice", list(2, ours+","+ours), billing.Incomplete)
+	f("of no machine", list(1, `{"id":31,"status":"SUCCESS","created_at":"2026-11-22T12:00:00"}`), billing.Incomplete)
+	f("of no date", list(1, `{"id":31,"vm_id":701234,"status":"SUCCESS","created_at":"soon"}`), billing.Malformed)
+	f("no listing", `{"status":false}`, billing.Incomplete)
+	f("no object", `[]`, billing.Malformed)
+}
+
+// A machine's whole life: it runs, sleeps at the price of its disk, has a snapshot made
+// and deleted, and runs again. The ledger says what the books say.
+func TestHyperstackWholeLife(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(10 * time.Hour)
+		d := watchDeaths(t, dir, "hyperstack", sim.Config{Snapshots: []sim.Snapshot{{ID: 31, RatePerHour: 7_200_000}}})
+		defer func() { d.led.Close() }()
+		if got := d.minutes(5, "vm-701234"); got != "ACTIVE" {
+			t.Errorf("awake: %q", got)
+		}
+		d.cloud.SetStatus("HIBERNATED")
+		if got := d.minutes(5, "vm-701234"); got != "HIBERNATED" {
+			t.Errorf("asleep: %q", got)
+		}
+		time.Sleep(8 * time.Hour)
+		if got := d.minutes(1, "snapshot-31"); got != "SUCCESS" {
+			t.Errorf("snapshot: %q", got)
+		}
+		d.cloud.SetStatus("ACTIVE")
+		time.Sleep(20 * time.Second)
+		d.cloud.Delete("snapshot-31")
+		if got := d.minutes(10, "snapshot-31"); got != "gone closed " {
+			t.Errorf("deleted snapshot: %q", got)
+		}
+		d.spent("a whole life")
+	})
+}

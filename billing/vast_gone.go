@@ -1,0 +1,102 @@
+package billing
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// What Vast.ai tells of an instance or volume that is no longer there: its charges
+// stay in the listing of the days in which it was.
+
+// vastSource is what the API calls a contract in a charge.
+func vastSource(kind ledger.Kind, id int64) string { return fmt.Sprintf("%s-%d", kind, id) }
+
+// vastOf is the inverse of vastSource.
+func vastOf(source string) (ledger.Kind, int64, bool) {
+	for _, kind := range []ledger.Kind{ledger.Instance, ledger.Volume} {
+		if text, ok := strings.CutPrefix(source, string(kind)+"-"); ok {
+			id, err := strconv.ParseInt(text, 10, 64)
+			return kind, id, err == nil && id > 0
+		}
+	}
+	return "", 0, false
+}
+
+// last reads the last bill of a contract.
+func (v *vast) last(ctx context.Context, clk clock, listings vastListings, end time.Time) func(string) (ending, *Failure) {
+	return func(source string) (ending, *Failure) {
+		kind, id, ok := vastOf(source)
+		anchor, begun := v.anchors.begun(source)
+		if !ok || !begun {
+			return ending{}, fail(Internal, "%s is of no series of ours", source)
+		}
+		line, f := v.listed(ctx, clk, listings, source, kind, time.Time{}, anchor, end)
+		if f != nil {
+			return ending{}, f
+		}
+		if kind == ledger.Volume {
+			_, lives, f := v.volume(ctx, clk, id)
+			return ending{line: line, lives: lives}, f
+		}
+		lives, f := v.lives(ctx, clk, id)
+		return ending{line: line, lives: lives}, f
+	}
+}
+
+// unlisted tells that the account's instances are listed, and this one is not among
+// them. A listing that does not add up tells nothing.
+func (v *vast) unlisted(ctx context.Context, clk clock) bool {
+	const maxPages = 100
+	query := url.Values{"limit": {"25"}}
+	seen := 0
+	for range maxPages {
+		body, f := v.api.get(ctx, clk, "GET /api/v1/instances/", "api/v1/instances/", query)
+		if f != nil {
+			return false
+		}
+		var reply struct {
+			Total *int    `json:"total_instances"`
+			Next  *string `json:"next_token"`
+			VMs   *[]struct {
+				ID *int64 `json:"id"`
+			} `json:"instances"`
+		}
+		if vastDecode(body, &reply) != nil || reply.Total == nil || reply.VMs == nil {
+			return false
+		}
+		for _, m := range *reply.VMs {
+			if m.ID == nil || *m.ID == v.instance {
+				return false
+			}
+		}
+		seen += len(*reply.VMs)
+		if reply.Next == nil || *reply.Next == "" {
+			return seen == *reply.Total
+		}
+		query.Set("after_token", *reply.Next)
+	}
+	return false
+}
+
+func (v *vast) lives(ctx context.Context, clk clock, id int64) (bool, *Failure) {
+	body, f := v.api.get(ctx, clk, vastInstanceCall, fmt.Sprintf("api/v0/instances/%d/", id), nil)
+	if f.notFound() {
+		return false, nil
+	}
+	if f != nil {
+		return false, f
+	}
+	var reply struct {
+		VM *struct{} `json:"instances"`
+	}
+	if f := vastDecode(body, &reply); f != nil {
+		return false, f.at(vastInstanceCall)
+	}
+	return reply.VM != nil, nil
+}
