@@ -92,6 +92,13 @@ func year(b *testing.B) string {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		makeYear(b, path)
 	}
+	led, err := ledger.Open(ledger.Config{Path: path, Log: quiet()}) // one that was made before may have to migrate
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := led.Close(); err != nil {
+		b.Fatal(err)
+	}
 	st, err := os.Stat(path)
 	if err != nil {
 		b.Fatal(err)
