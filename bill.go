@@ -131,6 +131,9 @@ func newBillingCheck() *cobra.Command {
 				return err
 			}
 			defer end()
+			if err := warnOfDisk(cmd.ErrOrStderr(), s); err != nil {
+				return err
+			}
 			sample, err := billing.Take(ctx, p, time.Now())
 			if err != nil {
 				return noSample(what, err)
@@ -145,6 +148,20 @@ func newBillingCheck() *cobra.Command {
 	c.Flags().String("output", "text", "text or json")
 	c.Flags().Bool("schema", false, "print the JSON schema of what the command of --provider exec must print, and read no bill")
 	return c
+}
+
+// warnOfDisk says where serve's ledger would be lost with the machine. A demo's is made
+// afresh anyway.
+func warnOfDisk(w io.Writer, s settings) error {
+	path, err := ledgerPath(s)
+	if err != nil || s.on("demo") {
+		return err
+	}
+	if why, hint := (billing.Disks{Getenv: os.Getenv}).Dying(path); why != "" {
+		fmt.Fprintf(w, "spotinference: warning: the ledger %s may be lost with the machine: %s\n", path, why)
+		fmt.Fprintf(w, "spotinference: hint: %s\n", hint)
+	}
+	return nil
 }
 
 // checked is a sample as billing check writes it. What is not known is null.
@@ -172,13 +189,6 @@ type checkedLine struct {
 }
 
 func checkedOf(s ledger.Sample, demo bool) checked {
-	text := func(n *ledger.Nanos) *string {
-		if n == nil {
-			return nil
-		}
-		t := n.String()
-		return &t
-	}
 	c := checked{
 		Provider: s.Provider, Account: s.Account, At: s.At.UTC(), Currency: s.Currency, Truth: string(s.Truth),
 		StepSeconds: int64(s.Step / time.Second), LagSeconds: int64(s.Lag / time.Second), Lines: []checkedLine{}, Demo: demo,
@@ -186,7 +196,7 @@ func checkedOf(s ledger.Sample, demo bool) checked {
 	for _, l := range s.Lines {
 		line := checkedLine{
 			Kind: string(l.Kind), ID: l.Resource, Status: l.Status, Running: l.Running,
-			Rate: text(l.Rate), Bill: text(l.Bill), Epoch: l.Epoch,
+			Rate: nanosText(l.Rate), Bill: nanosText(l.Bill), Epoch: l.Epoch,
 		}
 		if !l.Created.IsZero() {
 			at := l.Created.UTC()
@@ -195,6 +205,15 @@ func checkedOf(s ledger.Sample, demo bool) checked {
 		c.Lines = append(c.Lines, line)
 	}
 	return c
+}
+
+// nanosText is an amount for JSON, null where it is not known.
+func nanosText(n *ledger.Nanos) *string {
+	if n == nil {
+		return nil
+	}
+	t := n.String()
+	return &t
 }
 
 // truthText says what a truth means to who reads a bill.
@@ -266,8 +285,10 @@ func newBillingProbe() *cobra.Command {
 		Long: `Polls the bill while the machine runs, and measures the step in which it moves and
 the longest time that it stands still; three times that is the lag which serve then
 allows it. It holds the bill against the rate once, to see that both are in one unit,
-and writes what it measured to the ledger, where serve finds it at its next start. It
-needs the ledger for itself: stop serve first. A probe that is stopped writes nothing.`,
+and tries how the provider reads the ends of a window. What it measured is written to
+the ledger, where serve finds it at its next start. What a stopped machine costs is not
+tried, for that takes a call that stops it. The probe needs the ledger for itself: stop
+serve first. One that is stopped writes nothing.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := loadSettings(cmd)
 			if err != nil {
@@ -366,6 +387,8 @@ func runProbe(cmd *cobra.Command, s settings, path string, every, long time.Dura
 	if err := led.SetCalibration(ledger.Calibration{
 		Provider: m.Provider, Account: m.Account, Step: m.Step, Lag: m.Lag,
 		Unit: m.Unit == billing.UnitConfirmed, Skew: m.Skew, At: m.To,
+		Reread: string(m.Reread), EndOmitted: string(m.Windows.EndOmitted), EndFuture: string(m.Windows.EndFuture),
+		EarlyStart: string(m.Windows.EarlyStart), Total: string(m.Windows.Account),
 	}); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -394,6 +417,12 @@ type probed struct {
 	Unit            string    `json:"unit"`
 	Ratio           *string   `json:"ratio"`
 	Reread          string    `json:"reread"`
+	EndOmitted      string    `json:"end_omitted"`
+	EndFuture       string    `json:"end_future"`
+	EarlyStart      string    `json:"early_start"`
+	AccountTotal    string    `json:"account_total"`
+	SampledToday    *string   `json:"sampled_today"` // what account_total was held against
+	AccountToday    *string   `json:"account_today"`
 	SkewSeconds     *int64    `json:"skew_under_seconds"`
 	Demo            bool      `json:"demo"`
 }
@@ -407,6 +436,9 @@ func probedOf(m billing.Measured, demo bool) probed {
 		From: m.From.UTC(), To: m.To.UTC(), Polls: m.Polls, Failed: m.Failed, Changes: m.Changes,
 		StepSeconds: seconds(m.Step), WorstGapSeconds: seconds(m.Worst), LagSeconds: seconds(m.Lag),
 		Billed: m.Billed.String(), Unit: string(m.Unit), Reread: string(m.Reread), Demo: demo,
+		EndOmitted: string(m.Windows.EndOmitted), EndFuture: string(m.Windows.EndFuture),
+		EarlyStart: string(m.Windows.EarlyStart), AccountTotal: string(m.Windows.Account),
+		SampledToday: nanosText(m.Windows.Sum), AccountToday: nanosText(m.Windows.Total),
 	}
 	if m.Ratio != "" {
 		p.Ratio = &m.Ratio
@@ -448,10 +480,35 @@ func writeProbed(w io.Writer, m billing.Measured, path string, demo bool) error 
 	row("lag", m.Lag.Round(time.Second).String()+", three times that")
 	row("unit", unit)
 	row("past bill", reread)
+	windows(row, m)
 	row("clocks", clocks)
+	row("stopped", "not tried: no call of this program changes a machine")
 	row()
 	row("Written to " + path + ": serve uses it from its next start.")
 	return t.Flush()
+}
+
+// windows says how the provider reads the ends of a window, and what the account's
+// total is to the sum of the resources.
+func windows(row func(...string), m billing.Measured) {
+	agreement := func(a billing.Agreement, differs string) string {
+		switch a {
+		case billing.Agrees:
+			return "the same"
+		case billing.Differs:
+			return "differs: " + differs
+		}
+		return "not tried: the provider cannot be asked so, or did not answer"
+	}
+	w := m.Windows
+	row("no end", agreement(w.EndOmitted, "without an end the window is another one than up to now"))
+	row("future end", agreement(w.EndFuture, "an end to come adds to the bill"))
+	row("early start", agreement(w.EarlyStart, "a start before the machine's creation changes its bill"))
+	account := agreement(w.Account, "")
+	if w.Account == billing.Differs {
+		account = fmt.Sprintf("differs: %s %s today, of which these resources %s; the rest is of what is not counted", w.Total, m.Currency, w.Sum)
+	}
+	row("account", account)
 }
 
 // calibrated is a provider whose samples carry what a probe measured of the

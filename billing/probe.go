@@ -93,6 +93,7 @@ type Measured struct {
 	Ratio    string        // Billed over what the rate promised for that time; "" where Unit is unknown
 	Unit     Unit
 	Reread   Reread
+	Windows  Windows
 	// Skew is the least difference of the clocks that would have ended the probe;
 	// nil where the adapter cannot compare them.
 	Skew *time.Duration
@@ -120,6 +121,7 @@ func Probe(ctx context.Context, cfg ProbeConfig) (Measured, error) {
 		return m, fmt.Errorf("probe: %w", err)
 	}
 	m.Reread = p.reread(ctx, m.Lag)
+	m.Windows = p.windows(ctx)
 	if ctx.Err() != nil {
 		return Measured{}, fmt.Errorf("probe: %w", ctx.Err())
 	}
@@ -425,8 +427,8 @@ func (p *probe) gaps(changes []int) (step, worst time.Duration) {
 }
 
 // ratio is what was billed over what the rate promises, nil where that is not
-// known or nothing. This is the one place in which a rate meets a time: it is a
-// check of the unit, and its result is a ratio. It never becomes an amount.
+// known or nothing. A rate meets a time here to check the unit, and the result is
+// a ratio. It never becomes an amount.
 //
 // It spans from one change to another, so that no part of a step is counted.
 func (p *probe) ratio(first, last int, billed ledger.Nanos) *big.Rat {

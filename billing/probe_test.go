@@ -85,6 +85,7 @@ func TestProbe(t *testing.T) {
 		From: m.From, To: m.From.Add(30 * time.Minute), Polls: 91, Changes: 30,
 		Step: time.Minute, Worst: time.Minute, Lag: 3 * time.Minute,
 		Billed: 29 * hourly / 60, Ratio: "1.0000", Unit: billing.UnitConfirmed, Reread: billing.RereadNone, Skew: &skew,
+		Windows: billing.Windows{EndOmitted: billing.NotAsked, EndFuture: billing.NotAsked, EarlyStart: billing.NotAsked, Account: billing.NotAsked},
 	}
 	if !reflect.DeepEqual(m, want) {
 		t.Errorf("Probe = %+v\nwant    %+v", m, want)

@@ -24,6 +24,12 @@ type Calibration struct {
 	// noticed; nil where nothing compared them.
 	Skew *time.Duration
 	At   time.Time // when it was measured
+
+	// What reading the bill in two ways came to, in the probe's words: twice over a
+	// closed window, without an end, to an end in the future, from before the
+	// machine's birth, and the account's total against the sum of its resources.
+	// "" where it was not tried.
+	Reread, EndOmitted, EndFuture, EarlyStart, Total string
 }
 
 // A calibration is a value in meta: the newest one counts, and the samples carry
@@ -34,6 +40,12 @@ type calibrationRow struct {
 	Unit bool   `json:"unit"`
 	Skew *int64 `json:"skew"`
 	At   int64  `json:"at"`
+
+	Reread     string `json:"reread,omitempty"`
+	EndOmitted string `json:"end_omitted,omitempty"`
+	EndFuture  string `json:"end_future,omitempty"`
+	EarlyStart string `json:"early_start,omitempty"`
+	Total      string `json:"total,omitempty"`
 }
 
 func calibrationKey(provider, account string) string {
@@ -50,7 +62,8 @@ func (l *Ledger) SetCalibration(c Calibration) error {
 	case c.At.IsZero():
 		return fmt.Errorf("calibration without its time: %w", ErrRefused)
 	}
-	row := calibrationRow{Step: c.Step.Microseconds(), Lag: c.Lag.Microseconds(), Unit: c.Unit, At: micros(c.At)}
+	row := calibrationRow{Step: c.Step.Microseconds(), Lag: c.Lag.Microseconds(), Unit: c.Unit, At: micros(c.At),
+		Reread: c.Reread, EndOmitted: c.EndOmitted, EndFuture: c.EndFuture, EarlyStart: c.EarlyStart, Total: c.Total}
 	if c.Skew != nil {
 		us := c.Skew.Microseconds()
 		row.Skew = &us
@@ -83,7 +96,8 @@ func (r *Reader) Calibration(provider, account string) (c Calibration, ok bool, 
 			return fmt.Errorf("calibration of %s %q: %w", provider, account, err)
 		}
 		c = Calibration{Provider: provider, Account: account, Step: fromDuration(row.Step), Lag: fromDuration(row.Lag),
-			Unit: row.Unit, At: fromMicros(row.At)}
+			Unit: row.Unit, At: fromMicros(row.At),
+			Reread: row.Reread, EndOmitted: row.EndOmitted, EndFuture: row.EndFuture, EarlyStart: row.EarlyStart, Total: row.Total}
 		if row.Skew != nil {
 			d := fromDuration(*row.Skew)
 			c.Skew = &d

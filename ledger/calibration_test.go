@@ -29,10 +29,11 @@ func TestCalibration(t *testing.T) {
 	skew := time.Minute
 	first := ledger.Calibration{
 		Provider: "hyperstack", Account: "1234", Step: time.Minute, Lag: 3 * time.Minute, Unit: true, Skew: &skew,
-		At: time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC),
+		At: time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC), Reread: "same", EndOmitted: "none", EndFuture: "differs", EarlyStart: "same", Total: "differs",
 	}
 	second := first // no clock was compared, no rate was known
 	second.Step, second.Lag, second.Unit, second.Skew, second.At = 20*time.Second, time.Minute, false, nil, first.At.Add(time.Hour)
+	second.Reread, second.EndOmitted, second.EndFuture, second.EarlyStart, second.Total = "", "", "", "", ""
 	for _, c := range []ledger.Calibration{first, second} {
 		if err := led.SetCalibration(c); err != nil {
 			t.Fatal(err)

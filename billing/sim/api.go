@@ -37,6 +37,7 @@ func (s *Sim) routes() *http.ServeMux {
 	api("/billing/billing/history/snapshot/{id}", func(r *http.Request) (int, object) {
 		return s.bill(r, "snapshot", "billing_history_volume_details", "snapshot")
 	})
+	api("/billing/billing/history", s.accountBill)
 	api("/billing/billing/usage", s.usage)
 	api("/billing/user-credit/credit", s.credit)
 	api("/billing/alive", func(*http.Request) (int, object) { return ok(object{}) })
@@ -51,6 +52,15 @@ func (s *Sim) routes() *http.ServeMux {
 	mux.HandleFunc("POST /sim/fault", s.postFault)
 	mux.HandleFunc("POST /sim/status", func(w http.ResponseWriter, r *http.Request) {
 		s.SetStatus(r.FormValue("status"))
+		reply(w, 200, object{"status": true})
+	})
+	mux.HandleFunc("POST /sim/other", func(w http.ResponseWriter, r *http.Request) {
+		nanos, err := strconv.ParseInt(r.FormValue("nanos"), 10, 64)
+		if err != nil {
+			reply(w, 400, object{"error": "nanos is not a whole number"})
+			return
+		}
+		s.SetOther(nanos)
 		reply(w, 200, object{"status": true})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
@@ -231,11 +241,10 @@ func (s *Sim) getSnapshot(r *http.Request) (int, object) {
 	return refusal(404, "Snapshot not found", "not_found")
 }
 
-// bill answers what a resource cost inside a window, and writes the answer down.
-// Without a window the API means its current cycle, here the month so far.
-func (s *Sim) bill(r *http.Request, kind, envelope, noun string) (int, object) {
-	now := s.cfg.Now().UTC()
-	start, end := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC), now.Truncate(time.Second)
+// window reads the window that was asked for. Without one the API means its current
+// cycle, here the month so far.
+func window(r *http.Request, now time.Time) (start, end time.Time, problem object) {
+	start, end = time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC), now.Truncate(time.Second)
 	for _, p := range []struct {
 		name string
 		to   *time.Time
@@ -243,10 +252,42 @@ func (s *Sim) bill(r *http.Request, kind, envelope, noun string) (int, object) {
 		if text := r.FormValue(p.name); text != "" {
 			t, err := time.Parse(zoneless, text)
 			if err != nil {
-				return 400, object{"status": false, "errors": object{p.name: []string{"Not a valid datetime."}}}
+				return start, end, object{"status": false, "errors": object{p.name: []string{"Not a valid datetime."}}}
 			}
 			*p.to = t
 		}
+	}
+	return start, end, nil
+}
+
+// accountBill answers what everything on the account cost inside a window.
+func (s *Sim) accountBill(r *http.Request) (int, object) {
+	start, end, problem := window(r, s.cfg.Now().UTC())
+	if problem != nil {
+		return 400, problem
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	money := func(all ...*resource) json.RawMessage {
+		var n int64
+		for _, res := range all {
+			n += res.billed(start.Unix(), min(end.Unix(), s.shown()))
+		}
+		return json.RawMessage(decimal(n))
+	}
+	return ok(object{"billing_history": object{"org_id": s.cfg.Org, "total_count": 1, "billing_history": []object{{
+		"attributes": object{"id": fmt.Sprintf("00000000-0000-4000-8000-%012d", s.cfg.Org)},
+		"metrics": object{"incurred_bill": money(s.account()...), "non_discounted_bill": money(s.account()...), "vm_cost": money(s.vm),
+			"volume_cost": money(s.volumes...), "snapshot_cost": money(s.snaps...), "contract_cost": 0}, // the rest is in none of the parts
+	}}}})
+}
+
+// bill answers what a resource cost inside a window, and writes the answer down.
+func (s *Sim) bill(r *http.Request, kind, envelope, noun string) (int, object) {
+	now := s.cfg.Now().UTC()
+	start, end, problem := window(r, now)
+	if problem != nil {
+		return 400, problem
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -349,10 +390,7 @@ func (s *Sim) usage(r *http.Request) (int, object) {
 func (s *Sim) credit(*http.Request) (int, object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := s.cfg.Credit
-	for _, r := range s.all() {
-		left -= r.billed(r.spans[0].from, s.shown())
-	}
+	left := s.left()
 	return ok(object{"data": object{"credit": json.RawMessage(decimal(left)), "threshold": 0, "can_create_instance": left > 0}})
 }
 

@@ -61,6 +61,20 @@ func (s *Sim) runpodRoutes(mux *http.ServeMux) {
 		return s.runpodBill(r, "networkVolumeId", "volume")
 	})
 	api("/billing", func(r *http.Request) (int, object) { return s.runpodBill(r, "", "") })
+	mux.HandleFunc("POST /graphql", func(w http.ResponseWriter, r *http.Request) { // the older API's one query
+		var q struct{ Query string }
+		s.mu.Lock()
+		left := s.left()
+		s.mu.Unlock()
+		switch err := json.NewDecoder(r.Body).Decode(&q); {
+		case r.Header.Get("Authorization") != "Bearer "+s.cfg.Key:
+			reply(w, 401, object{"errors": []object{{"message": "Unauthorized"}}})
+		case err != nil || q.Query != "query{myself{clientBalance}}":
+			reply(w, 200, object{"errors": []object{{"message": "Cannot query that"}}})
+		default:
+			reply(w, 200, object{"data": object{"myself": object{"clientBalance": json.RawMessage(decimal(left))}}})
+		}
+	})
 	mux.HandleFunc("/v2/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
 			runpodReply(w, 405, runpodProblem(405, "the simulator is read only"))

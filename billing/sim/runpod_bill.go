@@ -161,10 +161,10 @@ func (s *Sim) runpodBill(r *http.Request, filter, kind string) (int, object) {
 	empty := s.fault.Mode == Empty && strings.Contains(r.URL.Path, s.fault.Only)
 	records, totals, unique := []object{}, runpodPart{}, make(map[string]bool)
 	buckets := make(map[string]map[int64]runpodPart) // by resource, "" for the account
-	for _, res := range append([]*resource{s.vm}, s.volumes...) {
+	for _, res := range s.account() {
 		name := runpodName(res.kind, res.id)
 		switch {
-		case empty, kind != "" && res.kind != kind, only != "" && name != only,
+		case empty, res == s.other && (filter != "" || res.billed(from.Unix(), to.Unix()) == 0), kind != "" && res.kind != kind, only != "" && name != only,
 			res.kind == "volume" && s.fault.Mode == MissingVolume:
 			continue
 		}

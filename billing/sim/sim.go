@@ -22,6 +22,7 @@
 //	POST /sim/fault?mode=MODE&times=N&only=PART how to misbehave from now on
 //	GET  /sim/fault                             the fault in force
 //	POST /sim/status?status=HIBERNATED          another state of the machine
+//	POST /sim/other?nanos=N                     something else on the account costs so much an hour
 package sim
 
 import (
@@ -86,6 +87,7 @@ type Sim struct {
 	vm       *resource   // guarded by mu
 	volumes  []*resource // guarded by mu, elements too
 	snaps    []*resource // guarded by mu, elements too
+	other    *resource   // guarded by mu; the account's, and no line of this machine's bill
 	answers  []Answer    // guarded by mu
 	fault    Fault       // guarded by mu
 	frozenAt int64       // guarded by mu; the second that the bill shows while Frozen
@@ -151,6 +153,9 @@ func New(cfg Config) (*Sim, error) {
 			return nil, err
 		}
 		s.snaps = append(s.snaps, r)
+	}
+	if s.other, err = newResource("other", 1, now, 0); err != nil {
+		return nil, err
 	}
 	s.mux = s.routes()
 	return s, nil
@@ -242,6 +247,27 @@ func (s *Sim) leave(key string, how func(*resource)) error {
 // all is everything that costs, also what was deleted. Called with mu held.
 func (s *Sim) all() []*resource {
 	return slices.Concat([]*resource{s.vm}, s.volumes, s.snaps)
+}
+
+// account is that and what else the account has. Called with mu held.
+func (s *Sim) account() []*resource { return append(s.all(), s.other) }
+
+// SetOther makes something else on the account cost so many nano-USD an hour from the
+// next second on: it is in what the account pays, and in no bill and no book of the
+// machine's.
+func (s *Sim) SetOther(perHour int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.other.change(s.cfg.Now().Unix()+1, "ACTIVE", perHour/3600)
+}
+
+// left is what remains of the credit. Called with mu held.
+func (s *Sim) left() int64 {
+	left := s.cfg.Credit
+	for _, r := range s.account() {
+		left -= r.billed(r.spans[0].from, s.shown())
+	}
+	return left
 }
 
 // Answers returns the newest bills that were given out, oldest first.

@@ -74,7 +74,8 @@ func TestBill(t *testing.T) {
 	f("/billing/billing/usage?deleted=false", 200, `"total_bill":0.042`)
 	f("/billing/user-credit/credit", 200, `"credit":99.95764`)
 	f("/billing/alive", 200, `"status":true`)
-	f("/billing/billing/history", 404, "not_found")
+	f("/billing/billing/history"+day+"2026-11-22T10:01:00", 200, `"incurred_bill":0.04236,`)
+	f("/billing/billing/history", 200, `"vm_cost":0.042,"volume_cost":0.00036}`)
 
 	// Half a minute at the rate of the root disk; the second of the change is still
 	// at the old rate.

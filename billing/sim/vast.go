@@ -138,10 +138,10 @@ func vastAmount(nanos int64) (int64, json.RawMessage) {
 func vastSource(r *resource) string { return fmt.Sprintf("%s-%d", vastType(r), r.id) }
 
 func vastType(r *resource) string {
-	if r.kind == "vm" {
-		return "instance"
+	if r.kind == "volume" {
+		return r.kind
 	}
-	return r.kind
+	return "instance" // the account's other one, too
 }
 
 // vastCharges lists what each contract was charged in the days of the filter, and
@@ -171,9 +171,10 @@ func (s *Sim) vastCharges(r *http.Request) (int, object) {
 	now := s.cfg.Now().UTC()
 	to := min(end, s.shown())
 	rows, answers := []object{}, []Answer{}
-	for _, res := range append([]*resource{s.vm}, s.volumes...) {
+	for _, res := range s.account() {
 		switch {
-		case filter.Type != nil && !slices.Contains(filter.Type.In, vastType(res)),
+		case res == s.other && res.billed(from, to) == 0,
+			filter.Type != nil && !slices.Contains(filter.Type.In, vastType(res)),
 			res.kind == "volume" && s.fault.Mode == MissingVolume,
 			s.fault.Mode == Empty && strings.Contains(r.URL.Path, s.fault.Only),
 			res.spans[0].from > to || from > to:
@@ -207,11 +208,7 @@ func (s *Sim) vastCharges(r *http.Request) (int, object) {
 func (s *Sim) vastUser(*http.Request) (int, object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := s.cfg.Credit
-	for _, r := range append([]*resource{s.vm}, s.volumes...) {
-		left -= r.billed(r.spans[0].from, s.shown())
-	}
-	return 200, object{"id": s.cfg.Org, "email": "sim@example.com", "balance": 0, "credit": json.RawMessage(decimal(left))}
+	return 200, object{"id": s.cfg.Org, "email": "sim@example.com", "balance": 0, "credit": json.RawMessage(decimal(s.left()))}
 }
 
 // vastStates are the machine's states in the API's two words: of the container, and

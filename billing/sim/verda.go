@@ -124,7 +124,7 @@ func (s *Sim) verdaBalance() any {
 	}
 	var spent int64
 	start := s.vm.spans[0].from
-	for _, r := range append([]*resource{s.vm}, s.volumes...) {
+	for _, r := range s.account() {
 		spent += r.billed(r.spans[0].from, s.shown())
 		start = min(start, r.spans[0].from)
 	}

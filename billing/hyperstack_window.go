@@ -1,0 +1,88 @@
+package billing
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// BillOver implements Windowed.
+func (h *hyperstack) BillOver(ctx context.Context, resource string, start, end, now time.Time) (ledger.Nanos, error) {
+	for _, r := range []hyperstackResource{hyperstackVM, hyperstackVolume} {
+		text, ok := strings.CutPrefix(resource, r.name+"-")
+		id, err := strconv.ParseInt(text, 10, 64)
+		if !ok || err != nil {
+			continue
+		}
+		body, f := h.api.get(ctx, startClock(now), r.call, fmt.Sprintf(r.path, id), hyperstackQuery(start, end))
+		if f != nil {
+			return 0, f
+		}
+		bill, f := decodeHyperstackBill(r, id, body)
+		if f != nil {
+			return 0, f.at(r.call)
+		}
+		return bill.total, nil
+	}
+	return 0, fail(Internal, "%q is no resource of Hyperstack's", resource)
+}
+
+// AccountOver implements Windowed: the organisation's total.
+func (h *hyperstack) AccountOver(ctx context.Context, start, end, now time.Time) (ledger.Nanos, error) {
+	const call = "GET /billing/billing/history"
+	body, f := h.api.get(ctx, startClock(now), call, "billing/billing/history", hyperstackQuery(start, end))
+	if f != nil {
+		return 0, f
+	}
+	total, f := decodeHyperstackTotal(body)
+	if f != nil {
+		return 0, f.at(call)
+	}
+	return total, nil
+}
+
+// hyperstackQuery is a window; its end is left out where it is zero.
+func hyperstackQuery(start, end time.Time) url.Values {
+	q := url.Values{"start_date": {start.UTC().Format(hyperstackTime)}}
+	if !end.IsZero() {
+		q.Set("end_date", end.UTC().Format(hyperstackTime))
+	}
+	return q
+}
+
+// decodeHyperstackTotal reads the organisation's bill. Its parts do not add up to it,
+// and are left alone.
+func decodeHyperstackTotal(body []byte) (ledger.Nanos, *Failure) {
+	var reply struct {
+		History *struct {
+			Entries []struct {
+				Metrics struct {
+					Bill *amount `json:"incurred_bill"`
+				} `json:"metrics"`
+			} `json:"billing_history"`
+		} `json:"billing_history"`
+	}
+	if f := decode(body, &reply); f != nil {
+		return 0, f
+	}
+	if reply.History == nil || len(reply.History.Entries) == 0 {
+		return 0, fail(Incomplete, "reply has no entry of billing_history")
+	}
+	var total ledger.Nanos
+	for _, e := range reply.History.Entries {
+		part := e.Metrics.Bill.nanos()
+		if part == nil {
+			return 0, fail(Incomplete, "reply has no incurred_bill")
+		}
+		var err error
+		if total, err = total.Add(*part); err != nil {
+			return 0, fail(Malformed, "add up incurred_bill: out of range")
+		}
+	}
+	return total, nil
+}

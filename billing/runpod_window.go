@@ -1,0 +1,78 @@
+package billing
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// BillOver implements Windowed. Start and end are snapped to the hour.
+func (r *runpod) BillOver(ctx context.Context, resource string, start, end, now time.Time) (ledger.Nanos, error) {
+	for _, kind := range []runpodKind{runpodPodBill, runpodVolumeBill} {
+		id, ok := strings.CutPrefix(resource, kind.name+"-")
+		if !ok {
+			continue
+		}
+		w := runpodWindow{start.UTC().Truncate(runpodBucket), runpodEnd(now.UTC())}
+		if !end.IsZero() {
+			w.to = runpodEnd(end.UTC())
+		}
+		query := runpodQuery(start, end)
+		query.Set(kind.filter, id)
+		body, f := r.api.get(ctx, startClock(now), kind.call, kind.path, query)
+		if f != nil {
+			return 0, f
+		}
+		bill, f := decodeRunpodBill(kind, id, w, body)
+		if f != nil {
+			return 0, f.at(kind.call)
+		}
+		return bill, nil
+	}
+	return 0, fail(Internal, "%q is no resource of Runpod's", resource)
+}
+
+// AccountOver implements Windowed: the total of the account's own listing, which also
+// holds what is neither a pod nor a network volume.
+func (r *runpod) AccountOver(ctx context.Context, start, end, now time.Time) (ledger.Nanos, error) {
+	const call = "GET /v2/billing"
+	body, f := r.api.get(ctx, startClock(now), call, "v2/billing", runpodQuery(start, end))
+	if f != nil {
+		return 0, f
+	}
+	total, f := decodeRunpodTotal(body)
+	if f != nil {
+		return 0, f.at(call)
+	}
+	return total, nil
+}
+
+// decodeRunpodTotal reads the account's bill: its total, and none of its records.
+func decodeRunpodTotal(body []byte) (ledger.Nanos, *Failure) {
+	var reply struct {
+		Meta *struct {
+			Totals *struct {
+				Total *amount `json:"totalAmount"`
+			} `json:"totals"`
+		} `json:"metadata"`
+	}
+	if f := decode(body, &reply); f != nil {
+		return 0, f
+	}
+	if reply.Meta == nil || reply.Meta.Totals == nil || reply.Meta.Totals.Total == nil {
+		return 0, fail(Incomplete, "reply has no totalAmount")
+	}
+	return ledger.Nanos(*reply.Meta.Totals.Total), nil
+}
+
+// runpodQuery is a window of hours; its end is left out where it is zero.
+func runpodQuery(start, end time.Time) url.Values {
+	q := url.Values{"bucketSize": {"hour"}, "startTime": {start.UTC().Format(time.RFC3339)}}
+	if !end.IsZero() {
+		q.Set("endTime", end.UTC().Format(time.RFC3339))
+	}
+	return q
+}
