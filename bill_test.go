@@ -2,6 +2,9 @@ package main_test
 
 import (
 	"context"
+	"database/sql"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +65,43 @@ func TestServeUsesTheProbe(t *testing.T) {
 	// held to three seconds.
 	if s := newest(true, time.Minute); s.Step < time.Second || s.Step > 3*time.Second || s.Lag != 3*time.Minute {
 		t.Errorf("step %s and lag %s after the probe, want about 1s and 3m", s.Step, s.Lag)
+	}
+}
+
+// TestServeWarnsOfALowBalance: an account that is low is said once, in the log, the
+// ledger and the metrics; it is served all the same.
+func TestServeWarnsOfALowBalance(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	s := serve(t, nil, "--demo", "--low-balance", "1000", "--sample-every", "1s", "--ledger", path).ready()
+	metrics := func() string {
+		resp, err := http.Get(s.url + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	eventually(t, 20*time.Second, "the metric says low", func() bool { return strings.Contains(metrics(), "spotinference_balance_low 1\n") })
+	s.ready()
+	s.stop()
+	if n := strings.Count(s.stderr(), "balance is low"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, s.stderr())
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var detail string
+	if err := db.QueryRow("SELECT detail FROM event WHERE kind = 'billing' AND subject = 'balance_low'").Scan(&detail); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(detail, `"threshold":"1000","currency":"USD"`) || !strings.Contains(detail, `"left":"99.`) && !strings.Contains(detail, `"left":"100"`) {
+		t.Errorf("event %s", detail)
 	}
 }
 

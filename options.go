@@ -28,6 +28,7 @@ type options struct {
 	sampleEvery  time.Duration
 	maxAge       time.Duration
 	perDay       *ledger.Nanos
+	lowBalance   *ledger.Nanos // nil: what a day costs
 	location     *time.Location
 	drain        time.Duration
 	key          string
@@ -100,6 +101,13 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	}
 	if o.perDay, err = parseBudget(s.text("budget")); err != nil {
 		return o, err
+	}
+	if text := s.text("low-balance"); text != "" {
+		low, err := ledger.ParseNanos(text)
+		if err != nil || low < 0 {
+			return o, usagef("give an amount such as --low-balance 50", "serve: low balance %q: not an amount of money", text)
+		}
+		o.lowBalance = &low
 	}
 	if o.perDay != nil && o.provider == "none" {
 		return o, usagef("leave out --budget, or name the provider whose bill it counts", "serve: no budget holds with --provider none")

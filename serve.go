@@ -72,6 +72,7 @@ The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
 	f.String("instance", "", "the provider's id of this box; found by address or name where that is unambiguous")
 	f.String("budget", "", "the most to spend a day, in the bill's currency; none: no cap, but the gate still closes when the bill cannot be seen")
 	f.String("budget-tz", "UTC", "time zone in which the budget's day begins")
+	f.String("low-balance", "", "warn when the account's balance falls below this; what a day costs at the sampled rates where it is left out, and 0 warns below zero only")
 	f.Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen; past it nothing is served")
 	f.Duration("sample-every", defaultSampleEvery, "how often to read the bill")
 	f.Duration("drain", 30*time.Second, "how long running answers may take when asked to stop")
@@ -145,6 +146,9 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			return usagef(hintFor(err), "serve: %w", err)
 		}
 	}
+	if why, hint := (billing.Disks{Getenv: os.Getenv}).Dying(o.ledger); why != "" && !o.demo {
+		log.Warn("the ledger may be lost with the machine: "+why, "ledger", o.ledger, "hint", hint)
+	}
 	ln, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return fmt.Errorf("serve: %w", err)
@@ -194,9 +198,13 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		if err != nil {
 			return err
 		}
+		watch, err := newWatch(provider, o.lowBalance, led, metrics, event, log)
+		if err != nil {
+			return err
+		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
 			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: gate.Nudge,
-			Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.location) },
+			Watch: watch, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.location) },
 		})
 		if err != nil {
 			return usagef(hintFor(err), "serve: %w", err)
@@ -280,6 +288,34 @@ func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nano
 }
 
 func (a *ledgerAnchors) Open(provider string) ([]string, error) { return a.led.Open(provider) }
+
+// newWatch looks at what the provider's account has left, or is nil where the provider
+// does not tell.
+func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.Watch, error) {
+	w, ok := p.(billing.Witness)
+	if !ok {
+		return nil, nil
+	}
+	return billing.NewWatch(billing.WatchConfig{
+		Witness: w, Low: low, Log: log,
+		OnResidual: func(r ledger.Residual) {
+			m.Residual()
+			if err := led.AddResidual(time.Now(), r); err != nil && !errors.Is(err, ledger.ErrClosed) {
+				log.Error("write an event", "event", "residual", "err", err)
+			}
+		},
+		OnFunds: func(f billing.Funds) {
+			m.LowBalance(f.Low)
+			if f.Turned {
+				event("billing", map[bool]string{true: "balance_low", false: "balance_ok"}[f.Low], jsonText(struct {
+					Left      string `json:"left"`
+					Threshold string `json:"threshold"`
+					Currency  string `json:"currency"`
+				}{f.Left.String(), f.Threshold.String(), f.Currency}))
+			}
+		},
+	})
+}
 
 // countFailures shows dark minutes in the metrics as they are written.
 type countFailures struct {

@@ -35,6 +35,16 @@ const (
 	Internal     Class = "internal"     // ours
 )
 
+// lasting tells the classes that time does not heal: a person must do something, or
+// the bill stays lost.
+func lasting(c Class) bool {
+	switch c {
+	case HTTP401, HTTP403, HTTP4xx, Redirect, TLS, Currency, Unidentified:
+		return true
+	}
+	return false
+}
+
 // Failure is why there is no sample. Its text holds no credential, no query, and
 // nothing of the reply's body except a reason word of the provider's own.
 type Failure struct {

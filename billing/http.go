@@ -178,7 +178,9 @@ func refusal(resp *http.Response, body []byte) *Failure {
 	case code >= 400:
 		class = HTTP4xx
 	case code >= 300:
-		return fail(Redirect, "status %d: redirects are not followed", code)
+		f := fail(Redirect, "status %d: redirects are not followed", code)
+		f.code = code
+		return f.retired()
 	default:
 		class = Malformed
 	}
@@ -187,6 +189,16 @@ func refusal(resp *http.Response, body []byte) *Failure {
 		f = fail(class, "status %d (%s)", code, word)
 	}
 	f.code = code
+	return f.retired()
+}
+
+// retired adds what to do where the code says that the API is not there any more. An
+// adapter that asked for one thing by its id says more of a 404.
+func (f *Failure) retired() *Failure {
+	switch f.code {
+	case http.StatusMovedPermanently, http.StatusPermanentRedirect, http.StatusNotFound, http.StatusGone:
+		f.hint = "nothing is at that address: check --instance and --provider-url; if both are right the provider retired this API, and a newer spotinference may speak the next one"
+	}
 	return f
 }
 

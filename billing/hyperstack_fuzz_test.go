@@ -26,6 +26,10 @@ func FuzzDecodeHyperstack(f *testing.F) {
 		classed(t, "machine", failure, m.status == "" && m.volumes == nil && m.created.IsZero())
 		born, failure := decodeHyperstackVolume(45678, body)
 		classed(t, "volume", failure, born.IsZero())
+		b, failure := decodeHyperstackCredit(body)
+		classed(t, "credit", failure, b == Balances{})
+		total, failure := decodeHyperstackTotal(body)
+		classed(t, "total", failure, total == 0)
 		page, failure := decodeHyperstackListing(body)
 		classed(t, "listing", failure, page.machines == nil && page.count == 0)
 		if failure == nil && page.size <= 0 {

@@ -22,6 +22,8 @@ type rig struct {
 	url   string // base of its API at the simulator; "" where it has none
 	env   map[string]string
 	calls []call
+
+	beside []call // those of no sample: what else the account has left and has paid
 }
 
 // call is one request of a rig's sample, and what its good reply is made of.
@@ -70,6 +72,7 @@ func rigs() []rig {
 					must: []string{"billing_history_volume_details", "org_id", "billing_history"}, whole: []string{"org_id", "total_count", "infrahub_id"},
 					other: missing, euro: billing.Currency},
 			},
+			beside: []call{{name: "GET /billing/user-credit/credit"}, {name: "GET /billing/billing/history"}},
 		},
 		{
 			name: "runpod", url: "https://sim.test", env: map[string]string{"RUNPOD_API_KEY": testKey, "RUNPOD_POD_ID": "pod701234"},
@@ -83,6 +86,7 @@ func rigs() []rig {
 					"startTime", "endTime", "podId", "bucketSize"}, whole: []string{"recordCount"}, zoned: []string{"startTime", "endTime"},
 					other: missing, euro: billing.Currency},
 			},
+			beside: []call{{name: "POST /graphql"}, {name: "GET /v2/billing"}},
 		},
 		{
 			name: "vast", url: "https://sim.test", env: map[string]string{"VAST_API_KEY": testKey, "CONTAINER_ID": "701234"},
@@ -293,6 +297,11 @@ func lookBack(t *testing.T, p billing.Provider) {
 	}
 	if w, ok := p.(billing.Witness); ok {
 		if _, err := w.Balances(t.Context(), time.Now()); err != nil {
+			t.Error(err)
+		}
+	}
+	if w, ok := p.(billing.Windowed); ok {
+		if _, err := w.AccountOver(t.Context(), time.Now().Add(-time.Hour), time.Now(), time.Now()); err != nil {
 			t.Error(err)
 		}
 	}

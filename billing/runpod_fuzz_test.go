@@ -30,6 +30,10 @@ func FuzzDecodeRunpodBill(f *testing.F) {
 				t.Fatalf("kept %q", runpodNewest(body))
 			}
 		}
+		b, failure := decodeRunpodBalance(body)
+		classed(t, "balance", failure, b == Balances{})
+		total, failure := decodeRunpodTotal(body)
+		classed(t, "total", failure, total == 0)
 		p, failure := decodeRunpodPod("7h9k2m4n6p", body)
 		switch {
 		case failure != nil && (failure.Class == "" || p.status != "" || p.volumes != nil):

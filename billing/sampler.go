@@ -40,6 +40,9 @@ type SamplerConfig struct {
 	Now func() time.Time // wall clock; time.Now if nil
 	Log *slog.Logger     // nowhere if nil
 
+	// Watch looks at the account's balance after each sample. Nil is nobody.
+	Watch *Watch
+
 	// OnSample is called after each sample that was stored, by the goroutine that
 	// took it. May be nil.
 	OnSample func()
@@ -50,7 +53,9 @@ type Sampler struct {
 	cfg  SamplerConfig
 	turn chan struct{} // holds one token; who has it may poll
 
-	stored time.Time // At of the newest sample stored; owned by the holder of the turn
+	// Owned by the holder of the turn.
+	stored time.Time     // At of the newest sample stored
+	sample ledger.Sample // what the last good poll stored
 
 	// Owned by Run: what its log last said.
 	dark   string // why polls fail
@@ -104,10 +109,18 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 // and no reason to stop.
 func (s *Sampler) Run(ctx context.Context) error {
 	for {
-		if err := s.locked(ctx, s.poll); err == nil || !errors.Is(err, ctx.Err()) {
+		err := s.locked(ctx, s.poll)
+		if err == nil || !errors.Is(err, ctx.Err()) {
 			s.report(err)
 		}
-		if !s.sleep(ctx, s.schedule()) {
+		due := s.schedule()
+		if err == nil && s.cfg.Watch != nil {
+			_ = s.locked(ctx, func(ctx context.Context) error { // fails only where ctx has ended
+				s.cfg.Watch.see(ctx, s.sample, due)
+				return nil
+			})
+		}
+		if !s.sleep(ctx, due) {
 			return nil
 		}
 	}
@@ -194,7 +207,7 @@ func (s *Sampler) poll(ctx context.Context) error {
 	if err == nil {
 		err = s.store(ctx, sample)
 		if err == nil {
-			s.stored = sample.At
+			s.stored, s.sample = sample.At, sample
 			return nil
 		}
 		if !errors.Is(err, ledger.ErrRefused) {
@@ -248,8 +261,11 @@ func (s *Sampler) report(err error) {
 		s.dark, s.failed = "", 0
 		return
 	}
-	args, why := []any{"err", err}, "store"
+	args, why, loud := []any{"err", err}, "store", slog.LevelWarn
 	if f := new(Failure); errors.As(err, &f) {
+		if lasting(f.Class) {
+			loud = slog.LevelError
+		}
 		if err == error(f) { // and not joined with trouble of the store's
 			why = string(f.Class) + " " + f.Call
 		}
@@ -260,7 +276,7 @@ func (s *Sampler) report(err error) {
 	}
 	level := slog.LevelDebug
 	if s.failed == 0 || s.dark != why {
-		level = slog.LevelWarn
+		level = loud
 	}
 	s.dark, s.failed = why, s.failed+1
 	log.Log(context.Background(), level, "no billing sample", args...)

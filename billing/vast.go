@@ -29,7 +29,7 @@ import (
 //   - A path ends in a slash where these have one: a redirect is not followed.
 //   - volume_info is null where there are no volumes, and never left out.
 //
-// What the whole account has left is a second witness of the bill, see Balances.
+// What the whole account has left is a second witness of the bill, see Witness.
 
 const (
 	vastURL       = "https://console.vast.ai"

@@ -4,26 +4,7 @@ import (
 	"context"
 	"strconv"
 	"time"
-
-	"spotinference/ledger"
 )
-
-// Balances is what an account has left, in the provider's two words for it. Which of
-// them moves with the bill is for a probe to see; nil is not told.
-type Balances struct {
-	Account string
-	Balance *ledger.Nanos
-	Credit  *ledger.Nanos
-}
-
-// Witness is a Provider that also tells what the whole account has left, which moves
-// within seconds. It is for a probe, to hold a bill's lag and unit against, and for a
-// warning before the money ends. It is no line of a sample, for it would count the
-// same money twice, and no condition of one: it covers every machine of the account
-// and rises with a top-up, so it can neither replace a bill nor refute one.
-type Witness interface {
-	Balances(ctx context.Context, now time.Time) (Balances, error)
-}
 
 // Balances implements Witness.
 func (v *vast) Balances(ctx context.Context, now time.Time) (Balances, error) {

@@ -1,6 +1,7 @@
 package billing
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -110,4 +111,14 @@ func parseVerdaEpoch(epoch string) (verdaOpening, error) {
 		return bad()
 	}
 	return o, nil
+}
+
+// Balances implements Witness: the bill is made of the balance, and the last sample
+// has just read it. Nothing is asked for.
+func (v *verda) Balances(context.Context, time.Time) (Balances, error) {
+	if !v.seen {
+		return Balances{}, fail(Incomplete, "no balance was read yet").at(verdaBalance)
+	}
+	left := v.balance
+	return Balances{Account: v.account, Balance: &left}, nil
 }

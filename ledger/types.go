@@ -128,7 +128,7 @@ type SampleFailure struct {
 // Event is something that happened and that a person may ask about later.
 type Event struct {
 	At      time.Time
-	Kind    string // "engine", "gate", "gateway", "meter"
+	Kind    string // "engine", "gate", "gateway", "meter", "billing"
 	Subject string // what changed into what: "starting→ready"
 	Detail  string // cause and phases, JSON object; "" where there is none
 }

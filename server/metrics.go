@@ -101,6 +101,18 @@ func (m *Metrics) Add(write func(io.Writer)) {
 	m.set.RegisterMetricsWriter(write)
 }
 
+// LowBalance says whether the provider's account is low. It is there from the first
+// look at the balance on: what is not known has no value.
+func (m *Metrics) LowBalance(low bool) {
+	m.set.GetOrCreateGauge("spotinference_balance_low", nil).Set(asFloat(low))
+	m.set.GetOrCreateCounter("spotinference_residuals_total") // so that the first increase is seen
+}
+
+// Residual counts a span in which the account paid for more than is sampled.
+func (m *Metrics) Residual() {
+	m.set.GetOrCreateCounter("spotinference_residuals_total").Inc()
+}
+
 // Write writes the metrics in Prometheus' text format.
 func (m *Metrics) Write(w io.Writer) {
 	m.set.WritePrometheus(w)

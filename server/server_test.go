@@ -693,6 +693,31 @@ func TestMetricNames(t *testing.T) {
 	}
 }
 
+// TestBalanceMetrics: what is not known has no value.
+func TestBalanceMetrics(t *testing.T) {
+	m := server.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })
+	says := func(want ...string) {
+		t.Helper()
+		var b strings.Builder
+		m.Write(&b)
+		var got []string
+		for line := range strings.Lines(b.String()) {
+			if strings.HasPrefix(line, "spotinference_balance") || strings.HasPrefix(line, "spotinference_residuals") {
+				got = append(got, strings.TrimSpace(line))
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	says()
+	m.LowBalance(false)
+	says("spotinference_balance_low 0", "spotinference_residuals_total 0")
+	m.LowBalance(true)
+	m.Residual()
+	says("spotinference_balance_low 1", "spotinference_residuals_total 1")
+}
+
 const metricNames = `
 spotinference_cached_tokens_total
 spotinference_completion_tokens_total

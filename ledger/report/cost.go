@@ -26,6 +26,7 @@ const (
 	FlagStale      = "stale"       // the newest sample is old: the report ends there
 	FlagFrozen     = "frozen"      // the bill stands still although the machine runs
 	FlagLowerBound = "lower_bound" // some requests were cut: they made at least so many tokens
+	FlagResidual   = "residual"    // the account paid for more than is sampled
 	FlagNoProvider = "no_provider" // no bill is followed any more: the figures are from before
 )
 
@@ -145,6 +146,7 @@ type basis struct {
 	bucket   time.Duration // length of the buckets, NoBucket for none
 	even     time.Duration // see shape
 	proof    proof
+	residual []ledger.Residual // of the snapped window
 }
 
 // window is the snapped window.
@@ -277,6 +279,9 @@ func gather(r *ledger.Reader, q CostQuery) (basis, error) {
 			return b, err
 		}
 		b.step = last.Step
+		if b.residual, err = r.Residuals(b.spend.From.At, b.spend.To.At); err != nil {
+			return b, err
+		}
 	}
 	if b.bucket, err = bucketLength(q, b.step); err != nil {
 		return b, err
@@ -366,6 +371,7 @@ func (b basis) flags(r *ledger.Reader, reason string) ([]string, error) {
 		return nil, err
 	}
 	add(FlagFrozen, frozen)
+	add(FlagResidual, len(b.residual) > 0)
 	add(FlagLowerBound, b.priced.LowerBound > 0)
 	if reason != ReasonNoProvider && reason != ReasonDark {
 		add(FlagStale, b.sampled && b.dark())

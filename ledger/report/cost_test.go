@@ -111,6 +111,39 @@ window_from,window_to,window_asked_from,window_asked_to,currency,spend_net,spend
 	sameColumns(t, written(t, c, report.CSV), written(t, c, report.JSON))
 }
 
+// What else the account pays for is a flag on the windows that it has a part in, and
+// in no figure.
+func TestCostResidual(t *testing.T) {
+	b := open(t)
+	b.bills(0, 60)
+	b.served(30, 1_000_000)
+	residual := func(from, to float64, paid, billed ledger.Nanos) {
+		t.Helper()
+		r := ledger.Residual{From: at(from), To: at(to), Paid: paid, Billed: billed, Currency: "USD"}
+		if err := b.AddResidual(at(to+6), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	residual(10, 25, 1_500_000_000, 1_000_000_000)
+	residual(25, 40, 1_250_000_000, 600_000_000)
+	f := func(from, to float64, net, want string) {
+		t.Helper()
+		c := b.cost(until(from, to))
+		if got := slices.Contains(c.Flags, report.FlagResidual); got != (want != "") || string(*c.Spend.Net) != net {
+			t.Errorf("%v to %v: flags %v, net %s", from, to, c.Flags, *c.Spend.Net)
+		}
+		if text := strings.Join(strings.Fields(written(t, c, report.Text)), " "); !strings.Contains(text, want) {
+			t.Errorf("%v to %v: want %q in\n%s", from, to, want, text)
+		}
+	}
+	f(0, 10, "0.4", "")
+	f(40, 60, "0.8", "")
+	f(0, 60, "2.4", "note: the account paid $ 1.25 from 2026-10-17 08:25:00 to 08:40:00 UTC, and what is counted here was billed "+
+		"$ 0.60 at the most: something else on it costs money. So it was in 1 span before.")
+	f(0, 20, "0.8", "note: the account paid $ 1.50 from 2026-10-17 08:10:00 to 08:25:00 UTC, and what is counted here was billed "+
+		"$ 1.00 at the most: something else on it costs money. Counted:")
+}
+
 // Names of fields are an interface: they are the same where all is known and
 // where nothing is.
 func TestCostFields(t *testing.T) {

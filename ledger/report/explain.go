@@ -201,6 +201,8 @@ func (b basis) explainFlag(flag string) string {
 		return "the machine runs and its bill stands still, so the provider's figures are dead and the spend is too low."
 	case FlagLowerBound:
 		return lowerBoundText(b.priced.LowerBound)
+	case FlagResidual:
+		return b.residualText()
 	case FlagUnsettled:
 		if b.bucket != NoBucket && b.bucket < b.step {
 			return fmt.Sprintf("the bill moves in steps of %s, and a bucket of %s shows the steps, not the price of its tokens; so there is no band.", spell(b.step), spell(b.bucket))
@@ -229,6 +231,19 @@ func (b basis) explainFlag(flag string) string {
 		return b.gapsText()
 	}
 	return flag + "." // a flag of a ledger that knows more than we do
+}
+
+// residualText says what the account paid in the latest of the spans, which is no part
+// of the spend.
+func (b basis) residualText() string {
+	r := b.residual[0]
+	amount := func(n ledger.Nanos) string { return money(r.Currency, *nanosDecimal(n)) }
+	s := fmt.Sprintf("the account paid %s from %s, and what is counted here was billed %s at the most: something else on it costs money.",
+		amount(r.Paid), period(Span{r.From, r.To}), amount(r.Billed))
+	if n := len(b.residual) - 1; n > 0 {
+		s += fmt.Sprintf(" So it was in %s before.", plural(int64(n), "span"))
+	}
+	return s
 }
 
 // shownGaps is how many gaps the text names; JSON and CSV name all.
