@@ -15,11 +15,14 @@ import (
 // the status can still say how it went.
 func (s *Server) assemble(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
 	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: fasthttp.StatusOK}
+	defer b.drop()
 	defer b.letGo()
+	b.take()
 	var err error
 	for err == nil && !m.Done() {
 		_, err = b.read()
-		b.out = b.out[:0]
+		b.buf.out = b.buf.out[:0]
+		b.tell()
 	}
 	if err != nil {
 		m.Close(nil)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -13,9 +14,9 @@ import (
 	"spotinference/server/meter"
 )
 
-// body is an answer on its way to the client. fasthttp reads it in the
-// goroutine of the client's connection, writes and flushes what each Read
-// returned, and closes it, however that went. So one goroutine owns it.
+// body is an answer on its way to the client. fasthttp has it write itself in
+// the goroutine of the client's connection, and closes it, however that went.
+// So one goroutine owns it.
 type body struct {
 	s      *Server
 	c      *call
@@ -25,49 +26,97 @@ type body struct {
 	json   bool // one JSON body rather than events
 	status int  // HTTP status that the client got
 
-	out  []byte // what may leave, from off on
-	off  int
-	buf  []byte // the piece that was read last
-	held []byte // JSON that waits for the row
+	buf  *buffers // nil while the answer waits for the engine
+	held []byte   // JSON that waits for the row
 
 	eof      bool      // the engine's answer was read to its end
-	over     bool      // nothing follows out
-	cutShort bool      // what follows out is an error, not the end
+	over     bool      // nothing follows what is in buf
+	cutShort bool      // what follows it is an error, not the end
 	first    time.Time // when the first byte was there to be sent
 	fresh    time.Time // when the client's write deadline was set last
 }
 
-const (
-	// piece is how much is read from the engine at once, at most, before it is
-	// handed on: an engine that is faster than the client's connection is
-	// forwarded in pieces rather than event by event.
-	piece = 16 << 10
-)
+// piece is how much is read from the engine at once, at most, before it is
+// handed on: an engine that is faster than the client's connection is forwarded
+// in pieces rather than event by event.
+const piece = 16 << 10
 
-// Read hands over what the engine has sent, as soon as it is there. It returns
-// the last bytes of the answer only after the call's row is on disk.
-func (b *body) Read(p []byte) (n int, err error) {
+// buffers are what a piece of an answer passes through. An answer has them only
+// while it moves: of a thousand open streams nearly all wait.
+type buffers struct {
+	in  [piece]byte // as it was read
+	out []byte      // what may leave
+}
+
+// take gives the answer its buffers.
+func (b *body) take() {
+	if b.buf == nil {
+		b.buf, _ = b.s.buffers.Get().(*buffers)
+	}
+	if b.buf == nil {
+		b.buf = new(buffers)
+	}
+}
+
+// drop gives them back. What a large event has made large is not kept.
+func (b *body) drop() {
+	if b.buf == nil {
+		return
+	}
+	if cap(b.buf.out) > 2*piece {
+		b.buf.out = nil
+	}
+	b.buf.out = b.buf.out[:0]
+	b.s.buffers.Put(b.buf)
+	b.buf = nil
+}
+
+// Read is there for the interface: see SupportsBodyWriteTo.
+func (b *body) Read([]byte) (int, error) { panic("BUG: an answer writes itself") }
+
+// SupportsBodyWriteTo has fasthttp call WriteTo, which decides itself what is
+// one write to the client, and keeps no buffer while it waits.
+func (b *body) SupportsBodyWriteTo() bool { return true }
+
+// WriteTo hands over what the engine has sent, as soon as it is there; each
+// Write to w reaches the client at once. It writes the last bytes of the answer
+// only after the call's row is on disk.
+func (b *body) WriteTo(w io.Writer) (sent int64, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			b.s.cfg.Metrics.panics.Inc()
 			b.s.cfg.Log.Error("BUG: panic in a stream", "request", b.c.id, "panic", v, "stack", string(debug.Stack()))
 			_ = b.record(ledger.Failed)
-			n, err = 0, fmt.Errorf("panic in a stream: %v", v)
+			err = fmt.Errorf("panic in a stream: %v", v)
 		}
 	}()
-	for b.off == len(b.out) {
-		if b.cutShort {
-			return 0, errors.New("the answer could not be recorded")
+	defer b.drop()
+	for {
+		if b.buf != nil && len(b.buf.out) > 0 {
+			b.clock()
+			n, err := w.Write(b.buf.out)
+			sent += int64(n)
+			if err != nil {
+				return sent, err
+			}
+			b.buf.out = b.buf.out[:0]
 		}
-		if b.over {
+		switch {
+		case b.cutShort:
+			return sent, errors.New("the answer could not be recorded")
+		case b.over:
 			b.letGo()
-			return 0, io.EOF
+			return sent, nil
 		}
-		b.out, b.off = b.out[:0], 0
 		if err := b.fill(); err != nil {
-			return 0, err
+			return sent, err
 		}
 	}
+}
+
+// clock notes when the first byte was there, and gives the client time to take
+// the piece that is about to be written.
+func (b *body) clock() {
 	now := b.s.cfg.Now()
 	if b.first.IsZero() {
 		b.first = now
@@ -76,13 +125,16 @@ func (b *body) Read(p []byte) (n int, err error) {
 		b.fresh = now
 		_ = b.c.client.SetWriteDeadline(now.Add(writeTimeout))
 	}
-	n = copy(p, b.out[b.off:])
-	b.off += n
-	return n, nil
 }
 
-// fill reads once from the engine, and on for as long as that needs no wait.
+// fill waits for the engine, and reads on for as long as that needs no wait.
 func (b *body) fill() error {
+	if br := b.x.conn.br; br.Buffered() == 0 && b.x.resp.Header.ContentLength() < 0 {
+		b.drop()
+		b.c.handing.Store(false)
+		_, _ = br.Peek(1) // the read that follows finds the error again
+	}
+	b.take()
 	for {
 		n, err := b.read()
 		switch {
@@ -94,29 +146,37 @@ func (b *body) fill() error {
 			return b.broken(err)
 		}
 		b.keep(n)
-		if len(b.out) >= piece || b.x.conn.br.Buffered() == 0 {
+		if len(b.buf.out) >= piece || b.x.conn.br.Buffered() == 0 {
+			b.tell()
 			return nil
 		}
 	}
 }
 
-// read takes the next piece from the engine through the meter. Of events, what
-// may leave is appended to out; a piece of JSON is left in buf.
-func (b *body) read() (int, error) {
-	if b.buf == nil {
-		b.buf = make([]byte, piece)
-	}
+// receive reads what the engine sends next.
+func (b *body) receive(p []byte) (int, error) {
 	b.c.handing.Store(false)
-	n, err := b.src.Read(b.buf)
+	n, err := b.src.Read(p)
 	b.c.handing.Store(true)
+	return n, err
+}
+
+// tell publishes how far the answer is.
+func (b *body) tell() {
+	b.c.progress.Store(b.m.Progress())
+	b.c.saw(b.m.Usage(), b.m.Model())
+}
+
+// read takes the next piece from the engine through the meter. Of events, what
+// may leave is appended to out; a piece of JSON is left in in.
+func (b *body) read() (int, error) {
+	n, err := b.receive(b.buf.in[:])
 	if n > 0 {
 		if b.json {
-			b.m.JSON(b.buf[:n])
+			b.m.JSON(b.buf.in[:n])
 		} else {
-			b.out = b.m.Stream(b.out, b.buf[:n])
+			b.buf.out = b.m.Stream(b.buf.out, b.buf.in[:n])
 		}
-		b.c.progress.Store(b.m.Progress())
-		b.c.saw(b.m.Usage(), b.m.Model())
 	}
 	if b.eof = b.eof || err == io.EOF; b.eof && b.json {
 		b.m.End()
@@ -131,19 +191,30 @@ func (b *body) keep(n int) {
 		return
 	}
 	if b.m.Done() { // the end is in this piece, or was: nothing leaves any more
-		b.held = append(b.held, b.buf[:n]...)
+		b.held = append(b.held, b.buf.in[:n]...)
 		return
 	}
-	b.out = append(b.out, b.held...)
-	b.held = append(b.held[:0], b.buf[:n]...)
+	b.buf.out = append(b.buf.out, b.held...)
+	b.held = append(b.held[:0], b.buf.in[:n]...)
 }
 
 // hold reads a JSON answer until it ends, or until limit is reached; eof tells
 // which. What it read is in held.
 func (b *body) hold(limit int) error {
+	const least = 1 << 10
+	b.held = slices.Grow(b.held, min(max(b.x.resp.Header.ContentLength(), least), limit))
 	for len(b.held) < limit && !b.eof {
-		n, err := b.read()
-		b.held = append(b.held, b.buf[:n]...)
+		b.held = slices.Grow(b.held, least)
+		at := len(b.held)
+		n, err := b.receive(b.held[at:cap(b.held)])
+		b.held = b.held[:at+n]
+		if n > 0 {
+			b.m.JSON(b.held[at:])
+			b.tell()
+		}
+		if b.eof = err == io.EOF; b.eof {
+			b.m.End()
+		}
 		if err != nil && err != io.EOF {
 			return err
 		}
@@ -155,8 +226,9 @@ func (b *body) hold(limit int) error {
 // release lets what hold gathered leave, all but its last byte.
 func (b *body) release() {
 	last := len(b.held) - 1
-	b.out = append(b.out, b.held[:last]...)
-	b.held = append(b.held[:0], b.held[last])
+	b.take()
+	b.buf.out = b.held[:last:last]
+	b.held = []byte{b.held[last]}
 }
 
 // finish is reached once: at the end of what the engine had to say. The row is
@@ -166,8 +238,8 @@ func (b *body) finish() {
 	if b.eof && !b.json {
 		// The end may stand for the last event's blank line; half an event that
 		// is no end is nobody's.
-		if out := b.m.Close(b.out); b.m.Done() {
-			b.out = out
+		if out := b.m.Close(b.buf.out); b.m.Done() {
+			b.buf.out = out
 		}
 	}
 	status := ledger.OK
@@ -182,16 +254,16 @@ func (b *body) finish() {
 		// say no with.
 		b.cutShort = true
 	case b.json:
-		b.out = append(b.out, b.held...)
+		b.buf.out = append(b.buf.out, b.held...)
 	case err != nil:
-		b.out = append(b.out, errLedger.event(b.c.dialect, b.c.id)...)
+		b.buf.out = append(b.buf.out, errLedger.event(b.c.dialect, b.c.id)...)
 	case failed:
-		b.out = append(b.out, fromEngine(fasthttp.StatusBadGateway, b.m.Fault()).event(b.c.dialect, b.c.id)...)
+		b.buf.out = append(b.buf.out, fromEngine(fasthttp.StatusBadGateway, b.m.Fault()).event(b.c.dialect, b.c.id)...)
 	case !b.m.Done():
 		b.s.cfg.Log.Warn("the engine ended an answer before its end", "request", b.c.id)
-		b.out = append(b.out, errEngine.event(b.c.dialect, b.c.id)...)
+		b.buf.out = append(b.buf.out, errEngine.event(b.c.dialect, b.c.id)...)
 	default:
-		b.out = append(b.out, b.m.Tail()...)
+		b.buf.out = append(b.buf.out, b.m.Tail()...)
 	}
 }
 
@@ -208,7 +280,7 @@ func (b *body) broken(err error) error {
 	if b.json || e == errGone {
 		return fmt.Errorf("answer cut: %w", err)
 	}
-	b.out = append(b.out, e.event(b.c.dialect, b.c.id)...)
+	b.buf.out = append(b.buf.out, e.event(b.c.dialect, b.c.id)...)
 	return nil
 }
 
@@ -234,8 +306,9 @@ func (b *body) letGo() {
 	if b.m.Done() && !b.eof {
 		_ = b.x.conn.SetReadDeadline(b.s.cfg.Now().Add(drainTime))
 		var err error
+		b.take()
 		for err == nil {
-			_, err = b.src.Read(b.buf)
+			_, err = b.src.Read(b.buf.in[:])
 		}
 		b.eof = err == io.EOF
 		_ = b.x.conn.SetReadDeadline(time.Time{})
@@ -254,5 +327,6 @@ func (b *body) Close() error {
 		_ = b.record(statusFor(b.c.why())) // logged where it failed; nobody is left to tell
 	}
 	b.letGo()
+	b.drop()
 	return nil
 }

@@ -290,8 +290,8 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 	}
 }
 
-// keptBody is the largest buffer of a request's body that its connection keeps
-// while the answer runs, and after.
+// keptBody is the largest buffer of a body that a connection keeps: of a request
+// while its answer runs, and of both for the next request.
 const keptBody = 64 << 10
 
 // statusFor is how a call that ended with e stands in the ledger.
@@ -333,7 +333,8 @@ const maxHeld = 1 << 20
 
 // whole serves an answer that is one JSON body, or an engine's error.
 func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
-	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), json: true, status: x.resp.StatusCode()}
+	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), json: true, status: x.resp.StatusCode(),
+		held: ctx.Response.SwapBody(nil)[:0]} // the buffer of the connection's last answer
 	kind, length := string(x.resp.Header.ContentType()), x.resp.Header.ContentLength()
 	var e *apiError
 	if err := b.hold(maxHeld); err != nil {
@@ -364,7 +365,11 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 		return
 	}
 	ctx.Response.Header.SetContentType(kind)
-	ctx.Response.SetBodyRaw(b.held)
+	if cap(b.held) > keptBody {
+		ctx.Response.SetBodyRaw(b.held)
+		return
+	}
+	ctx.Response.SwapBody(b.held)
 }
 
 // stream serves an answer that is a stream of events.
@@ -373,7 +378,8 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *ex
 	h.SetContentType("text/event-stream")
 	h.Set(fasthttp.HeaderCacheControl, "no-cache")
 	h.Set("X-Accel-Buffering", "no")
-	ctx.Response.ImmediateHeaderFlush = true
+	// The head waits for no event, and goes along with one that is there already.
+	ctx.Response.ImmediateHeaderFlush = x.conn.br.Buffered() == 0
 	ctx.Response.SetBodyStream(&body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: fasthttp.StatusOK}, -1)
 }
 

@@ -99,6 +99,7 @@ type Server struct {
 	http     *fasthttp.Server
 	upstream *upstream
 	calls    *calls
+	buffers  sync.Pool // of *buffers
 	key      keyCheck
 	loopback bool // set by Run before it serves
 	stopping chan struct{}

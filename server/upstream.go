@@ -20,14 +20,17 @@ const (
 	maxIdle     = 4 * time.Second
 	maxUses     = 90
 	dialTimeout = 5 * time.Second
-	readBuffer  = 16 << 10
+	readBuffer  = 8 << 10
+	writeBuffer = 16 << 10
 )
 
 // upstream keeps the connections to the engine. The parsing is fasthttp's; the
 // connections are ours, because only who holds the connection can cut a request
 // whose client has left.
 type upstream struct {
-	engine Engine
+	engine  Engine
+	readers sync.Pool // of *bufio.Reader
+	writers sync.Pool // of *bufio.Writer
 
 	mu   sync.Mutex
 	idle []*conn // the last used is the last; guarded by mu
@@ -38,7 +41,6 @@ type upstream struct {
 type conn struct {
 	net.Conn
 	br   *bufio.Reader
-	bw   *bufio.Writer
 	used time.Time // when it was last let go of
 	uses int
 }
@@ -57,7 +59,7 @@ func (u *upstream) get(now time.Time) (*conn, error) {
 			c.uses++
 			return c, nil
 		}
-		c.Close()
+		u.discard(c)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
@@ -65,7 +67,37 @@ func (u *upstream) get(now time.Time) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial engine: %w", err)
 	}
-	return &conn{Conn: nc, br: bufio.NewReaderSize(nc, readBuffer), bw: bufio.NewWriterSize(nc, 4<<10), uses: 1}, nil
+	br, _ := u.readers.Get().(*bufio.Reader)
+	if br == nil {
+		br = bufio.NewReaderSize(nc, readBuffer)
+	}
+	br.Reset(nc)
+	return &conn{Conn: nc, br: br, uses: 1}, nil
+}
+
+// discard closes a connection that no call holds any more.
+func (u *upstream) discard(c *conn) {
+	c.Close()
+	c.br.Reset(nil)
+	u.readers.Put(c.br)
+	c.br = nil
+}
+
+// write sends a request. Its buffer is large enough for most requests to leave
+// in one write, and is not the connection's: an answer takes much longer.
+func (u *upstream) write(c *conn, req *fasthttp.Request) error {
+	bw, _ := u.writers.Get().(*bufio.Writer)
+	if bw == nil {
+		bw = bufio.NewWriterSize(nil, writeBuffer)
+	}
+	bw.Reset(c)
+	err := req.Write(bw)
+	if err == nil {
+		err = bw.Flush()
+	}
+	bw.Reset(nil)
+	u.writers.Put(bw)
+	return err
 }
 
 func (u *upstream) pop() *conn {
@@ -85,13 +117,13 @@ func (u *upstream) put(c *conn, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.down || c.br.Buffered() > 0 {
-		c.Close()
+		u.discard(c)
 		return
 	}
 	u.idle = append(u.idle, c)
 	// The oldest are first: they are let go of here, not by a goroutine.
 	for len(u.idle) > 0 && now.Sub(u.idle[0].used) >= maxIdle {
-		u.idle[0].Close()
+		u.discard(u.idle[0])
 		u.idle = u.idle[1:]
 	}
 }
@@ -124,24 +156,21 @@ func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange,
 		return nil, fmt.Errorf("%w: %w", errUnsent, err)
 	}
 	if !c.attach(cn) {
-		cn.Close()
+		u.discard(cn)
 		return nil, errUnsent
 	}
 	req.Header.Set(fasthttp.HeaderAuthorization, "Bearer "+u.engine.Key())
 	req.Header.SetHost("engine")
-	if err = req.Write(cn.bw); err == nil {
-		err = cn.bw.Flush()
-	}
-	if err != nil {
+	if err := u.write(cn, req); err != nil {
 		c.detach()
-		cn.Close()
+		u.discard(cn)
 		return nil, fmt.Errorf("write to engine: %w", err)
 	}
 	x := &exchange{conn: cn, resp: fasthttp.AcquireResponse()}
 	x.resp.StreamBody = true
 	if err := x.resp.Read(cn.br); err != nil {
 		c.detach()
-		cn.Close()
+		u.discard(cn)
 		fasthttp.ReleaseResponse(x.resp)
 		return nil, fmt.Errorf("read from engine: %w", err)
 	}
@@ -157,14 +186,12 @@ func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange,
 // and the connection can serve again; else it is closed, and the engine stops.
 func (u *upstream) end(c *call, x *exchange, reusable bool, now time.Time) {
 	reuse := reusable && !x.resp.ConnectionClose()
-	cn := c.detach()
-	if cn == nil || !reuse {
-		x.conn.Close()
-		cn = nil
-	}
+	uncut := c.detach() != nil
 	_ = x.resp.CloseBodyStream()
 	fasthttp.ReleaseResponse(x.resp)
-	if cn != nil {
-		u.put(cn, now)
+	if reuse && uncut {
+		u.put(x.conn, now)
+	} else {
+		u.discard(x.conn)
 	}
 }
