@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -18,6 +19,11 @@ type Metrics struct {
 	panics       *metrics.Counter
 	ledgerErrors *metrics.Counter
 	drifts       *metrics.Counter
+
+	prompt, cached, completion *metrics.Counter // tokens
+
+	mu        sync.Mutex
+	endpoints map[string]*series // by the ledger's word; guarded by mu
 }
 
 // An answer takes from milliseconds to many minutes, its first token from
@@ -34,9 +40,11 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 		panics:       set.NewCounter("spotinference_panics_total"),
 		ledgerErrors: set.NewCounter("spotinference_ledger_errors_total"),
 		drifts:       set.NewCounter("spotinference_meter_drifts_total"),
-	}
-	for _, kind := range []string{"prompt", "cached", "completion"} {
-		m.tokens(kind, 0) // there from the start, so that the first increase is seen
+		// There from the start, so that the first increase is seen.
+		prompt:     set.NewCounter("spotinference_prompt_tokens_total"),
+		cached:     set.NewCounter("spotinference_cached_tokens_total"),
+		completion: set.NewCounter("spotinference_completion_tokens_total"),
+		endpoints:  map[string]*series{},
 	}
 	set.NewGauge("spotinference_sample_timestamp_seconds", func() float64 {
 		at, ok := newest()
@@ -67,23 +75,48 @@ func asFloat(b bool) float64 {
 	return 0
 }
 
+// series are the metrics of one endpoint. The library finds a metric by its
+// text; that would be made anew for every request.
+type series struct {
+	requests map[ledger.Status]*metrics.Counter
+	duration *metrics.PrometheusHistogram
+	ttft     *metrics.PrometheusHistogram // nil until an answer began
+}
+
 // finished counts a request whose row is on disk, so that these counters never
 // run ahead of the ledger.
 func (m *Metrics) finished(r ledger.Request) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_requests_total{endpoint=%q,status=%q}", r.Endpoint, r.Status)).Inc()
-	m.tokens("prompt", r.Usage.PromptTokens)
-	m.tokens("cached", r.Usage.CachedTokens)
-	m.tokens("completion", r.Usage.CompletionTokens)
-	m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("spotinference_request_duration_seconds{endpoint=%q}", r.Endpoint), buckets).
-		Update(r.Finished.Sub(r.Started).Seconds())
+	requests, duration, ttft := m.series(r)
+	requests.Inc()
+	m.prompt.AddInt64(r.Usage.PromptTokens)
+	m.cached.AddInt64(r.Usage.CachedTokens)
+	m.completion.AddInt64(r.Usage.CompletionTokens)
+	duration.Update(r.Finished.Sub(r.Started).Seconds())
 	if !r.First.IsZero() {
-		m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("spotinference_ttft_seconds{endpoint=%q}", r.Endpoint), buckets).
-			Update(r.First.Sub(r.Started).Seconds())
+		ttft.Update(r.First.Sub(r.Started).Seconds())
 	}
 }
 
-func (m *Metrics) tokens(kind string, n int64) {
-	m.set.GetOrCreateCounter("spotinference_" + kind + "_tokens_total").AddInt64(n)
+// series returns what counts r, the first time making it.
+func (m *Metrics) series(r ledger.Request) (requests *metrics.Counter, duration, ttft *metrics.PrometheusHistogram) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.endpoints[r.Endpoint]
+	if s == nil {
+		s = &series{requests: map[ledger.Status]*metrics.Counter{}, duration: m.histogram("request_duration", r.Endpoint)}
+		m.endpoints[r.Endpoint] = s
+	}
+	if s.ttft == nil && !r.First.IsZero() {
+		s.ttft = m.histogram("ttft", r.Endpoint)
+	}
+	if s.requests[r.Status] == nil {
+		s.requests[r.Status] = m.set.NewCounter(fmt.Sprintf("spotinference_requests_total{endpoint=%q,status=%q}", r.Endpoint, r.Status))
+	}
+	return s.requests[r.Status], s.duration, s.ttft
+}
+
+func (m *Metrics) histogram(name, endpoint string) *metrics.PrometheusHistogram {
+	return m.set.NewPrometheusHistogramExt(fmt.Sprintf("spotinference_%s_seconds{endpoint=%q}", name, endpoint), buckets)
 }
 
 // refused counts an answer of ours that never reached the engine.
