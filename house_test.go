@@ -32,6 +32,9 @@ var arrows = map[string][]string{
 	"budget":                                {"ledger"},
 	"ledger":                                {},
 	"ledger/report":                         {"ledger"},
+	"bench/mock":                            {},
+	"bench/load":                            {"bench/mock"},
+	"bench/compare":                         {"bench/load", "bench/mock"},
 }
 
 func TestImportsPointDown(t *testing.T) {
