@@ -92,16 +92,11 @@ func (b *body) WriteTo(w io.Writer) (sent int64, err error) {
 	}()
 	defer b.drop()
 	for {
-		if b.buf != nil && len(b.buf.out) > 0 {
-			b.clock()
-			n, err := w.Write(b.buf.out)
-			sent += int64(n)
-			if err != nil {
-				return sent, err
-			}
-			b.buf.out = b.buf.out[:0]
-		}
+		n, err := b.send(w)
+		sent += int64(n)
 		switch {
+		case err != nil:
+			return sent, err
 		case b.cutShort:
 			return sent, errors.New("the answer could not be recorded")
 		case b.over:
@@ -114,9 +109,11 @@ func (b *body) WriteTo(w io.Writer) (sent int64, err error) {
 	}
 }
 
-// clock notes when the first byte was there, and gives the client time to take
-// the piece that is about to be written.
-func (b *body) clock() {
+// send writes what may leave, and gives the client time to take it.
+func (b *body) send(w io.Writer) (int, error) {
+	if b.buf == nil || len(b.buf.out) == 0 {
+		return 0, nil
+	}
 	now := b.s.cfg.Now()
 	if b.first.IsZero() {
 		b.first = now
@@ -125,6 +122,9 @@ func (b *body) clock() {
 		b.fresh = now
 		_ = b.c.client.SetWriteDeadline(now.Add(writeTimeout))
 	}
+	n, err := w.Write(b.buf.out)
+	b.buf.out = b.buf.out[:0]
+	return n, err
 }
 
 // fill waits for the engine, and reads on for as long as that needs no wait.

@@ -88,7 +88,8 @@ func (c *call) why() *apiError {
 // saw publishes the count so far.
 func (c *call) saw(u ledger.Usage, model string) {
 	if model != "" && c.model.Load() == nil {
-		c.model.Store(&model)
+		named := model // the parameter itself would go to the heap at every call
+		c.model.Store(&named)
 	}
 	c.prompt.Store(u.PromptTokens)
 	c.cached.Store(u.CachedTokens)
