@@ -138,6 +138,7 @@ func New(cfg Config) (*Server, error) {
 		NoDefaultContentType:         true,
 		DisablePreParseMultipartForm: true,
 		ReadBufferSize:               maxHead,
+		WriteBufferSize:              piece + 1<<10, // a piece leaves in one write, with what frames it
 		MaxRequestBodySize:           cfg.MaxBody,
 		ReadTimeout:                  headTimeout,
 		WriteTimeout:                 writeTimeout,

@@ -20,7 +20,7 @@ const (
 	maxIdle     = 4 * time.Second
 	maxUses     = 90
 	dialTimeout = 5 * time.Second
-	readBuffer  = 8 << 10
+	readBuffer  = 16 << 10
 	writeBuffer = 16 << 10
 )
 

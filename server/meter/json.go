@@ -108,7 +108,11 @@ type name [32]byte
 func (c *cursor) key(room *name) []byte {
 	c.at = c.i
 	s, escaped := c.str()
-	c.colon()
+	if b, i := c.b, c.i; i+1 < len(b) && b[i] == ':' && b[i+1] > ' ' {
+		c.i++ // as the engines write it
+	} else {
+		c.colon()
+	}
 	if escaped {
 		return room.unescape(s)
 	}
@@ -280,34 +284,36 @@ func (c *cursor) word(w string) {
 }
 
 func (c *cursor) number() {
-	if c.peek() == '-' {
-		c.i++
+	b, i := c.b, c.i
+	if i < len(b) && b[i] == '-' {
+		i++
 	}
-	if c.peek() == '0' {
-		c.i++
+	if i < len(b) && b[i] == '0' {
+		i++
 	} else {
-		c.digits()
+		i = c.digits(i)
 	}
-	if c.peek() == '.' {
-		c.i++
-		c.digits()
+	if i < len(b) && b[i] == '.' {
+		i = c.digits(i + 1)
 	}
-	if ch := c.peek(); ch == 'e' || ch == 'E' {
-		c.i++
-		if ch := c.peek(); ch == '+' || ch == '-' {
-			c.i++
+	if i < len(b) && b[i]|0x20 == 'e' {
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
 		}
-		c.digits()
+		i = c.digits(i)
 	}
+	c.i = i
 }
 
-func (c *cursor) digits() {
-	i := c.i
+// digits returns where the digits from i on end; there must be one.
+func (c *cursor) digits(i int) int {
+	from := i
 	for i < len(c.b) && c.b[i]-'0' <= 9 {
 		i++
 	}
-	c.bad = c.bad || i == c.i
-	c.i = i
+	c.bad = c.bad || i == from
+	return i
 }
 
 // value passes one value and returns it as it is written.
