@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -195,6 +196,9 @@ func peek(c net.Conn) peer {
 		return peerSpoken
 	}
 	raw, err := sc.SyscallConn()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return peerSpoken
+	}
 	if err != nil {
 		return peerGone
 	}

@@ -31,11 +31,19 @@ var (
 	errKey      = &apiError{status: 401, typ: "invalid_request_error", code: "invalid_api_key", message: "Incorrect API key provided. Send it as Authorization: Bearer, or as x-api-key.", hopeless: true}
 	errPath     = &apiError{status: 404, typ: "invalid_request_error", message: "Unknown path. This gateway serves /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank, /v1/audio/transcriptions, /v1/audio/translations, /v1/audio/speech and /v1/models.", hopeless: true}
 	errNotReady = &apiError{status: 503, typ: "server_error", code: "engine_not_ready", message: "The engine is not ready yet. Try again in a moment.", retryAfter: 5 * time.Second}
-	errEngine   = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete."}
+	errEngine   = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete.", retryAfter: 5 * time.Second}
 	errLedger   = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent.", hopeless: true}
 	errShutdown = &apiError{status: 503, typ: "server_error", code: "shutting_down", message: "The gateway is shutting down.", retryAfter: 10 * time.Second}
 	errVersion  = &apiError{status: 505, typ: "invalid_request_error", message: "A stream needs HTTP/1.1.", hopeless: true}
-	errInternal = &apiError{status: 500, typ: "server_error", message: "Internal error."}
+	errInternal = &apiError{status: 500, typ: "server_error", message: "Internal error.", hopeless: true}
+	errOrigin   = &apiError{status: 403, typ: "invalid_request_error", code: "origin_not_allowed", message: "Web pages of this origin may not use this gateway. Its operator can allow them with --cors-origin.", hopeless: true}
+	errBusy     = &apiError{status: 503, typ: "server_error", code: "too_many_connections", message: "Too many connections are open.", retryAfter: time.Second}
+
+	// Refused before or while the request is read.
+	errProtocol = &apiError{status: 505, typ: "invalid_request_error", message: "Only HTTP/1.1 and HTTP/1.0 are spoken here.", hopeless: true}
+	errTarget   = errHead("its target is not a path")
+	errExpect   = &apiError{status: 417, typ: "invalid_request_error", message: "Only 100-continue can be expected."}
+	errSlow     = &apiError{status: 408, typ: "invalid_request_error", message: "The request was not sent in time."}
 )
 
 func errMethod(want string) *apiError {
@@ -44,6 +52,15 @@ func errMethod(want string) *apiError {
 
 func errBody(message string) *apiError {
 	return &apiError{status: 400, typ: "invalid_request_error", message: message}
+}
+
+// errHead is for what is not HTTP as it must be.
+func errHead(what string) *apiError {
+	return errBody("The request could not be read as HTTP: " + what + ".")
+}
+
+func errHeadLarge(message string) *apiError {
+	return &apiError{status: 431, typ: "invalid_request_error", message: message}
 }
 
 func errTooLarge(limit int) *apiError {
@@ -78,11 +95,19 @@ func fromEngine(status int, f meter.Fault) *apiError {
 		*e = *errEngine
 	case status == 503 || status == 429:
 		e.retryAfter = 5 * time.Second
+	case status == 500 || status == 501:
+		// It lives and has decided: llama-server answers 500 to a message
+		// without a role. The same request would cost the same, three times.
+		e.hopeless = true
 	case status < 400:
 		e.status = 502
 	}
 	return e
 }
+
+// anyDialect is where the path is not known, since the request could not be
+// read: its error can be read by the SDKs of all dialects.
+const anyDialect = meter.Dialect(255)
 
 // body writes e in the route's dialect.
 func (e *apiError) body(d meter.Dialect, id string) []byte {
@@ -93,27 +118,32 @@ func (e *apiError) body(d meter.Dialect, id string) []byte {
 		}
 		return &s
 	}
+	type openAI struct {
+		Message string `json:"message"`
+		Type    string `json:"type"`
+		Param   null   `json:"param"`
+		Code    null   `json:"code"`
+	}
+	type anthropic struct {
+		Type    string `json:"type"`
+		Message string `json:"message"`
+	}
+	type enveloped struct {
+		Type      string `json:"type"`
+		Error     any    `json:"error"`
+		RequestID string `json:"request_id"`
+	}
+	ours := openAI{e.message, e.typ, orNull(e.param), orNull(e.code)}
 	var v any
-	if d == meter.Messages {
-		type inner struct {
-			Type    string `json:"type"`
-			Message string `json:"message"`
-		}
+	switch d {
+	case meter.Messages:
+		v = enveloped{"error", anthropic{e.anthropicType(), e.message}, id}
+	case anyDialect:
+		v = enveloped{"error", ours, id}
+	default:
 		v = struct {
-			Type      string `json:"type"`
-			Error     inner  `json:"error"`
-			RequestID string `json:"request_id"`
-		}{"error", inner{e.anthropicType(), e.message}, id}
-	} else {
-		type inner struct {
-			Message string `json:"message"`
-			Type    string `json:"type"`
-			Param   null   `json:"param"`
-			Code    null   `json:"code"`
-		}
-		v = struct {
-			Error inner `json:"error"`
-		}{inner{e.message, e.typ, orNull(e.param), orNull(e.code)}}
+			Error openAI `json:"error"`
+		}{ours}
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -165,12 +195,11 @@ func (e *apiError) event(d meter.Dialect, id string) []byte {
 	return append(append([]byte("data: "), e.body(d, id)...), "\n\ndata: [DONE]\n\n"...)
 }
 
-// write makes e the response.
+// write makes e the response. sign adds what every answer has.
 func (e *apiError) write(ctx *fasthttp.RequestCtx, d meter.Dialect, id string) {
 	r := &ctx.Response
 	r.Reset()
 	r.SetStatusCode(e.status)
-	r.Header.Set("X-Request-Id", id)
 	r.Header.SetContentType("application/json")
 	if e.retryAfter > 0 {
 		r.Header.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))

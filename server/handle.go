@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"runtime/debug"
 	"time"
 
@@ -67,25 +66,33 @@ func routes(path string) (route, bool) {
 // handle is the outermost handler: nothing that happens inside takes the
 // process down, or leaves a client without an answer in its dialect.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
-	id := newID(s.cfg.Now())
-	rt, known := routes(string(ctx.Path()))
+	started := s.cfg.Now()
+	id := newID(started)
+	path := string(ctx.URI().PathOriginal()) // nothing is decoded or tidied
+	rt, known := routes(path)
 	defer func() {
 		if p := recover(); p != nil {
 			s.cfg.Metrics.panics.Inc()
 			s.cfg.Log.Error("BUG: panic in a handler", "request", id, "panic", p, "stack", string(debug.Stack()))
 			errInternal.write(ctx, rt.dialect, id)
 		}
+		s.sign(ctx, rt, id, started)
 	}()
+	if c, ok := ctx.Conn().(*client); ok && c.over {
+		s.refuse(ctx, rt, id, errBusy)
+		ctx.SetConnectionClose()
+		return
+	}
 	switch {
 	case !known:
 		s.refuse(ctx, rt, id, errPath)
+	case !s.admitPage(ctx, rt, id): // it has answered
 	case string(ctx.Method()) != rt.method && !(rt.method == fasthttp.MethodGet && ctx.IsHead()):
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, rt.method)
 		s.refuse(ctx, rt, id, errMethod(rt.method))
-	case !rt.public && !(string(ctx.Path()) == "/metrics" && s.loopback) && !s.key.ok(&ctx.Request.Header):
+	case !rt.public && !(path == "/metrics" && s.loopback) && !s.key.ok(&ctx.Request.Header):
 		s.refuse(ctx, rt, id, errKey)
 	default:
-		ctx.Response.Header.Set("X-Request-Id", id)
 		rt.serve(s, ctx, rt, id)
 	}
 }
@@ -100,35 +107,6 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, rt route, id string, e *apiErr
 	}
 }
 
-// limits decides from its head how much of a request is read: a body is worth
-// nothing without the key.
-func (s *Server) limits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	if !s.key.ok(h) {
-		return fasthttp.RequestConfig{MaxRequestBodySize: 1}
-	}
-	return fasthttp.RequestConfig{ReadTimeout: bodyTimeout}
-}
-
-// refuseConn answers what fasthttp could not read as a request.
-func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
-	e := errBody("The request could not be read as HTTP.")
-	var small *fasthttp.ErrSmallBuffer
-	var timeout net.Error
-	switch {
-	case errors.Is(err, fasthttp.ErrBodyTooLarge) && !s.key.ok(&ctx.Request.Header):
-		e = errKey // its body was not read
-	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		e = errTooLarge(s.cfg.MaxBody)
-	case errors.As(err, &small):
-		e = &apiError{status: 431, typ: "invalid_request_error", message: "The request's headers are over 32 KiB."}
-	case errors.As(err, &timeout) && timeout.Timeout():
-		e = &apiError{status: 408, typ: "invalid_request_error", message: "The request was not sent in time."}
-	}
-	rt, _ := routes(string(ctx.Path()))
-	s.refuse(ctx, rt, newID(s.cfg.Now()), e)
-	ctx.SetConnectionClose()
-}
-
 // forwarded are the request headers that an engine may see. X-Conversation-Id
 // is not among them: llama-server would go on generating for a client that left.
 var forwarded = [...]string{
@@ -139,7 +117,7 @@ var forwarded = [...]string{
 func toEngine(ctx *fasthttp.RequestCtx, rt route, body []byte) *fasthttp.Request {
 	req := fasthttp.AcquireRequest()
 	req.Header.SetMethod(rt.method) // a HEAD is a GET whose body fasthttp leaves out
-	req.SetRequestURI(string(ctx.Path()))
+	req.SetRequestURI(string(ctx.URI().PathOriginal()))
 	for _, name := range forwarded {
 		if v := ctx.Request.Header.Peek(name); len(v) > 0 {
 			req.Header.SetBytesV(name, v)

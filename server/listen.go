@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,17 +16,31 @@ import (
 // end the gateway.
 type listener struct {
 	net.Listener
-	log    *slog.Logger
-	closed sync.Once
-	said   time.Time // owned by Accept
+	log     *slog.Logger
+	limit   int   // connections that are served at once
+	most    int64 // bytes of one request
+	open    atomic.Int64
+	refused func() // a connection was closed without a word
+	closed  sync.Once
+	said    time.Time // owned by Accept
 }
 
 func (l *listener) Accept() (net.Conn, error) {
 	const pause = 50 * time.Millisecond
 	for {
 		c, err := l.Listener.Accept()
-		if err == nil || !isPassing(err) {
-			return c, err
+		if err == nil {
+			n := l.open.Add(1)
+			if n <= int64(l.limit+spareConns) {
+				return &client{Conn: c, over: n > int64(l.limit), left: func() { l.open.Add(-1) }, most: l.most, room: l.most}, nil
+			}
+			l.open.Add(-1)
+			l.refused()
+			c.Close()
+			continue
+		}
+		if !isPassing(err) {
+			return nil, err
 		}
 		if now := time.Now(); now.Sub(l.said) > time.Minute {
 			l.said = now

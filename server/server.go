@@ -71,6 +71,14 @@ type Config struct {
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
 	MaxBody int
 
+	// MaxConns bounds the connections that are served at once; what the limit
+	// on open files allows where zero.
+	MaxConns int
+
+	// Origins are the web origins whose pages may use the API ("*": all); none
+	// where empty. See CheckOrigin.
+	Origins []string
+
 	Metrics *Metrics // required
 	Now     func() time.Time
 	Log     *slog.Logger // slog.Default() where nil
@@ -101,6 +109,7 @@ type Server struct {
 	calls    *calls
 	buffers  sync.Pool // of *buffers
 	key      keyCheck
+	origins  origins
 	loopback bool // set by Run before it serves
 	stopping chan struct{}
 	audit    audit // owned by watchCounters, and by Run after it
@@ -117,17 +126,26 @@ func New(cfg Config) (*Server, error) {
 	if cfg.AuditEvery == 0 {
 		cfg.AuditEvery = time.Minute
 	}
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = maxConns()
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	for _, o := range cfg.Origins {
+		if err := CheckOrigin(o); err != nil {
+			return nil, fmt.Errorf("server: %w", err)
+		}
+	}
 	s := &Server{
 		cfg:      cfg,
 		upstream: newUpstream(cfg.Engine),
 		calls:    newCalls(),
 		key:      newKeyCheck(cfg.Key),
+		origins:  newOrigins(cfg.Origins),
 		stopping: make(chan struct{}),
 	}
 	s.http = &fasthttp.Server{
@@ -144,7 +162,7 @@ func New(cfg Config) (*Server, error) {
 		WriteTimeout:                 writeTimeout,
 		IdleTimeout:                  idleTimeout,
 		CloseOnShutdown:              true,
-		Concurrency:                  maxConns(),
+		Concurrency:                  2 * (cfg.MaxConns + spareConns), // the listener's limit is first
 		Logger:                       quietLogger{},
 	}
 	cfg.Metrics.watch(s)
@@ -157,7 +175,11 @@ func New(cfg Config) (*Server, error) {
 // each has its row then, or it returns an error.
 func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 	s.loopback = isLoopback(ln.Addr())
-	in := &listener{Listener: ln, log: s.cfg.Log}
+	in := &listener{
+		Listener: ln, log: s.cfg.Log, limit: s.cfg.MaxConns,
+		most:    2*int64(s.cfg.MaxBody) + maxHead, // chunks may be as large as what they hold
+		refused: func() { s.cfg.Metrics.refused(errBusy) },
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(in) }()
 
