@@ -19,7 +19,7 @@ func CheckOrigin(o string) error {
 		return nil
 	}
 	u, err := url.Parse(o)
-	if err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != o || strings.ToLower(o) != o {
+	if err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != o || strings.ToLower(o) != o || strings.ContainsAny(o, "*, ") {
 		return fmt.Errorf("origin %q: not a scheme, a host and perhaps a port", o)
 	}
 	if p := u.Port(); u.Scheme == "https" && p == "443" || u.Scheme == "http" && p == "80" {

@@ -34,7 +34,7 @@ var (
 	errEngine   = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete.", retryAfter: 5 * time.Second}
 	errLedger   = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent.", hopeless: true}
 	errShutdown = &apiError{status: 503, typ: "server_error", code: "shutting_down", message: "The gateway is shutting down.", retryAfter: 10 * time.Second}
-	errVersion  = &apiError{status: 505, typ: "invalid_request_error", message: "A stream needs HTTP/1.1.", hopeless: true}
+	errVersion  = &apiError{status: 505, typ: "invalid_request_error", message: "A stream, and an answer whose length is not known, need HTTP/1.1.", hopeless: true}
 	errInternal = &apiError{status: 500, typ: "server_error", message: "Internal error.", hopeless: true}
 	errOrigin   = &apiError{status: 403, typ: "invalid_request_error", code: "origin_not_allowed", message: "Web pages of this origin may not use this gateway. Its operator can allow them with --cors-origin.", hopeless: true}
 	errBusy     = &apiError{status: 503, typ: "server_error", code: "too_many_connections", message: "Too many connections are open.", retryAfter: time.Second}

@@ -324,6 +324,9 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 	} else if b.eof && !m.Done() {
 		e = s.fault(c, errors.New("the answer is not a JSON body"))
 	}
+	if e == nil && !b.eof && length < 0 && !ctx.Request.Header.IsHTTP11() {
+		e = errVersion // it would not see that the answer was cut
+	}
 	if e == nil && !b.eof {
 		b.release()
 		ctx.Response.Header.SetContentType(kind)
