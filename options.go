@@ -10,6 +10,7 @@ import (
 
 	"spotinference/billing"
 	"spotinference/ledger"
+	"spotinference/server"
 	"spotinference/server/engine"
 )
 
@@ -32,6 +33,7 @@ type options struct {
 	location     *time.Location
 	drain        time.Duration
 	key          string
+	origins      []string
 	json         bool
 	demo         bool
 	demoProvider string
@@ -124,6 +126,12 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	if o.key, err = readKey(s.text("api-key-file")); err != nil {
 		return o, err
 	}
+	if o.origins, err = s.flags.GetStringSlice("cors-origin"); err != nil {
+		return o, err
+	}
+	if err := checkOrigins(o.origins, o.key != ""); err != nil {
+		return o, err
+	}
 	if o.ledger, err = ledgerPath(s); err != nil {
 		return o, err
 	}
@@ -196,6 +204,21 @@ func readKey(path string) (string, error) {
 		return "", usagef("put the key into it, on one line", "serve: the API key file %s is empty", path)
 	}
 	return key, nil
+}
+
+// checkOrigins refuses what no browser would send, and a gateway that every
+// page could spend on.
+func checkOrigins(origins []string, keyed bool) error {
+	for _, origin := range origins {
+		if err := server.CheckOrigin(origin); err != nil {
+			return usagef("write it as browsers do: https://app.example, http://localhost:3000", "serve: --cors-origin: %w", err)
+		}
+		if origin == server.AnyOrigin && !keyed {
+			return usagef("set SPOTINFERENCE_API_KEY or --api-key-file, or name the origins",
+				"serve: --cors-origin *: any page that is open on this machine could spend your money without a key")
+		}
+	}
+	return nil
 }
 
 // checkListen refuses an address that anybody could use without a key.

@@ -80,6 +80,7 @@ The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
 	f.Duration("start-timeout", 30*time.Minute, "how long the engine may take to get ready")
 	f.Duration("stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
 	f.String("api-key-file", "", "file that holds the API key, readable by its owner only")
+	f.StringSlice("cors-origin", nil, "web origin whose pages may use the API, such as https://app.example; again or with commas for more, * for all")
 	f.String("log-format", "text", "text or json")
 	return c
 }
@@ -187,7 +188,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	})
 	srv, err := server.New(server.Config{
 		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
-		Audit: led, AuditEvery: o.sampleEvery,
+		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins,
 	})
 	if err != nil {
 		return err

@@ -89,6 +89,14 @@ func loadSettings(cmd *cobra.Command) (settings, error) {
 		switch value.(type) {
 		case string, bool, int64, float64:
 			set(f, fmt.Sprint(value), from)
+		case []any:
+			list, ok := f.Value.(pflag.SliceValue)
+			texts, notTexts := textList(value)
+			if !ok || notTexts != nil {
+				err = usagef(`write it as `+key+` = "..."`, "%s: not a plain value", from)
+			} else if err = list.Replace(texts); err == nil {
+				f.Changed = true
+			}
 		default:
 			err = usagef(`write it as `+key+` = "..."`, "%s: not a plain value", from)
 		}
@@ -132,7 +140,11 @@ func refuseUnknownEnv(root *cobra.Command) error {
 // in somebody's script must not lift a budget.
 func (s settings) refuseEmpty() (err error) {
 	s.flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed && f.Value.String() == "" && err == nil {
+		empty := f.Value.String() == ""
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			empty = len(list.GetSlice()) == 0
+		}
+		if f.Changed && empty && err == nil {
 			err = usagef("leave it out, or give it a value (also "+envName(f.Name)+")", "--%s is empty", f.Name)
 		}
 	})
