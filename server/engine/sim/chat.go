@@ -38,6 +38,9 @@ func (chat) token(j *job, q *sequence, st *stream) {
 	if q.made == 1 {
 		st.data(llamaChunk(j, list{llamaDelta(q, role, nil)}))
 	}
+	if j.req.toolName() != "" {
+		delta = callPiece(j, q)
+	}
 	choice := llamaDelta(q, delta, nil)
 	if j.req.wantsLogprobs() {
 		choice = choice.with("logprobs", obj{{"content", list{logprob(q.last(), j.req.TopLogprobs)}}})
@@ -53,7 +56,11 @@ func (chat) finish(j *job, q *sequence, st *stream) {
 	if j.vllm {
 		return
 	}
-	finish := llamaChunk(j, list{llamaDelta(q, obj{}, q.finish)})
+	reason := q.finish
+	if j.req.toolName() != "" {
+		reason = "tool_calls"
+	}
+	finish := llamaChunk(j, list{llamaDelta(q, obj{}, reason)})
 	if !j.req.includeUsage() {
 		st.data(finish.with("timings", timings(j, q)))
 		return
@@ -79,6 +86,10 @@ func (chat) whole(j *job) obj {
 			continue
 		}
 		choice := obj{{"finish_reason", q.finish}, {"index", q.index}, {"message", message}}
+		if j.req.toolName() != "" {
+			message = obj{{"role", "assistant"}, {"content", ""}, {"tool_calls", list{call(j, q)}}}
+			choice = obj{{"finish_reason", "tool_calls"}, {"index", q.index}, {"message", message}}
+		}
 		if j.req.wantsLogprobs() {
 			tokens := list{}
 			for _, word := range q.words[:q.made] {

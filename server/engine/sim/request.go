@@ -35,6 +35,8 @@ type request struct {
 	ReturnProgress  bool            `json:"return_progress"`
 	Logprobs        json.RawMessage `json:"logprobs"`
 	TopLogprobs     int             `json:"top_logprobs"`
+	Tools           json.RawMessage `json:"tools"`
+	ToolChoice      json.RawMessage `json:"tool_choice"`
 
 	Sim json.RawMessage `json:"sim"` // faults of this one request
 }
