@@ -223,6 +223,9 @@ func TestTheFirstOfTwoAnswersDoesNotWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(30 * time.Second)) // it would wait for ever
+	goOn := sync.OnceFunc(func() { close(second) })
+	defer goOn()
 	io.WriteString(conn, post("{}")+evil)
 	r := bufio.NewReader(conn)
 	for i := range 2 {
@@ -234,7 +237,7 @@ func TestTheFirstOfTwoAnswersDoesNotWait(t *testing.T) {
 			t.Errorf("%d %s", resp.StatusCode, body)
 		}
 		if i == 0 {
-			close(second) // not before the first answer was here
+			goOn() // not before the first answer was here
 		}
 	}
 }
