@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,7 +39,7 @@ func TestEveryRefusal(t *testing.T) {
 	}
 	gate := func(err error) func(*world) { return func(w *world) { w.gate.err = err } }
 	is := func(s engine.State) func(*world) { return func(w *world) { w.engine.set(s) } }
-	const length = "Content-Length: "
+	const length, goOn = "Content-Length: ", "Expect: 100-continue\r\n"
 	for name, c := range map[string]struct {
 		h     http.HandlerFunc // the engine; nil where it must not be asked
 		setup func(*world)
@@ -74,7 +75,7 @@ func TestEveryRefusal(t *testing.T) {
 		"the engine says 400":         {h: engineSays(400, "invalid_request_error"), body: chatBody, want: refusal{400, "invalid_request_error", "", "invalid_request_error", "", false}},
 		"the engine refuses our key":  {h: engineSays(401, "authentication_error"), body: chatBody, want: refusal{502, "server_error", "engine_failed", "api_error", "5", false}},
 		"the answer is not recorded":  {h: jsonAnswer(200, chatAnswer), setup: func(w *world) { w.ledger.fail = true }, body: chatBody, want: refusal{500, "server_error", "ledger_unwritable", "api_error", "", true}},
-		"nothing more, it shuts down": {setup: func(w *world) { w.shutDown() }, body: chatBody, want: refusal{503, "server_error", "shutting_down", "overloaded_error", "10", false}},
+		"nothing more, it shuts down": {setup: func(w *world) { w.shutDown() }, head: goOn, body: chatBody, want: refusal{503, "server_error", "shutting_down", "overloaded_error", "10", false}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/v1/messages"} {
@@ -102,9 +103,14 @@ func TestEveryRefusal(t *testing.T) {
 					head += fmt.Sprintf(length+"%d\r\n", len(c.body))
 				}
 				text := strings.Replace(first, "{}", path, 1) + "\r\nHost: x\r\n" + head + "\r\n" + c.body
-				// All but its end is there before anything happens: what shuts
-				// down closes connections that have sent nothing.
 				io.WriteString(conn, text[:len(text)-1])
+				if strings.Contains(head, goOn) {
+					// The request has begun: what shuts down closes connections
+					// that wait for one.
+					if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusContinue {
+						t.Fatalf("%s: %v, %v", path, resp, err)
+					}
+				}
 				if c.setup != nil {
 					c.setup(w)
 				}
@@ -166,16 +172,26 @@ func (want refusal) check(t *testing.T, path string, resp *http.Response, body [
 	}
 }
 
-// shutDown begins a shutdown, and returns when no connection is taken.
+// shutDown begins a shutdown, and returns when it goes on: then it closes the
+// connections that wait for a request.
 func (w *world) shutDown() {
+	w.t.Helper()
+	idle, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer idle.Close()
+	io.WriteString(idle, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	r := bufio.NewReader(idle)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
 	go w.stop()
-	eventually(w.t, "nobody comes in", func() bool {
-		c, err := net.Dial("tcp", w.addr)
-		if err == nil {
-			c.Close()
-		}
-		return err != nil
-	})
+	if b, err := r.ReadByte(); !errors.Is(err, io.EOF) {
+		w.t.Errorf("an idle connection: %q, %v, want its end", b, err)
+	}
 }
 
 // TestWhatCouldNotBeRead has no path, and so no dialect: its error can be read

@@ -7,8 +7,9 @@ import (
 	"spotinference/server/engine"
 )
 
-// errStalled is the cause of a call whose engine has gone silent.
-var errStalled = &apiError{status: 504, typ: "server_error", code: "engine_stalled", message: "The engine has stopped making progress, and its answer was cut."}
+// errStalled is the cause of a call whose engine has gone silent. Each further
+// try would wait for as long.
+var errStalled = &apiError{status: 504, typ: "server_error", code: "engine_stalled", message: "The engine has stopped making progress, and its answer was cut.", hopeless: true}
 
 // stall is how long a call has waited for its engine. Owned by the goroutine
 // that looks for stalls.
