@@ -93,7 +93,7 @@ func inTime(t *testing.T, h http.HandlerFunc, do func(t *testing.T, l *fakeLedge
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v", err)
 		}
-		time.Sleep(time.Minute) // fasthttp looks for idle workers each ten seconds, and ends then
+		time.Sleep(5 * time.Minute) // what is left of fasthttp ends by itself: idle workers, slow clients
 	})
 }
 
@@ -167,6 +167,18 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 			t.Errorf("%q, %v after %s", b, err, time.Since(began))
 		}
 	})
+}
+
+// TestHalfARequestDoesNotHoldTheStop: inTime wants the server to end with it.
+func TestHalfARequestDoesNotHoldTheStop(t *testing.T) {
+	for _, half := range []string{"", "POST /v1/chat", "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"} {
+		inTime(t, jsonAnswer(200, chatAnswer), func(t *testing.T, l *fakeLedger, dial func() net.Conn) {
+			conn := dial()
+			io.WriteString(conn, half)
+			synctest.Wait()
+			time.AfterFunc(time.Minute, func() { conn.Close() })
+		})
+	}
 }
 
 // TestAClientThatDoesNotRead is let go of after a minute, whatever its answer
