@@ -505,7 +505,7 @@ func TestBalances(t *testing.T) {
 	wantClass(t, err, billing.Malformed)
 	_, err = runpod(p.body("graphql_balance", `"clientBalance":32.2334760956,`, ``))
 	wantClass(t, err, billing.Incomplete)
-	_, err = runpod(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "gone "+runpodTestKey, 410) })
+	_, err = runpod(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "gone "+runpodTestKey, http.StatusGone) })
 	wantClass(t, err, billing.HTTP4xx)
 	if strings.Contains(err.Error(), runpodTestKey) {
 		t.Errorf("%v", err)
