@@ -314,8 +314,10 @@ func (b *body) letGo() {
 		_ = b.x.conn.SetReadDeadline(time.Time{})
 	}
 	// llama-server closes a connection after a stream without having said so
-	// (seen on build 11669): the next request would fall into the gap.
-	b.s.upstream.end(b.c, b.x, b.eof && b.json, b.s.cfg.Now())
+	// (seen on build 11669): the next request would fall into the gap. vLLM's
+	// uvicorn keeps it.
+	keeps := b.json || b.s.dialectOf() == meter.VLLM
+	b.s.upstream.end(b.c, b.x, b.eof && keeps, b.s.cfg.Now())
 	b.x = nil
 }
 

@@ -1,11 +1,9 @@
 package server
 
 import (
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"spotinference/ledger"
@@ -178,44 +176,4 @@ func (cs *calls) open() []ledger.OpenRequest {
 		out = append(out, o)
 	}
 	return out
-}
-
-// peer is what a look at a socket tells.
-type peer int
-
-const (
-	peerQuiet  peer = iota // it is there and has sent nothing
-	peerSpoken             // it has sent something; whether it is there cannot be seen
-	peerGone               // it has closed, or the connection is broken
-)
-
-// peek looks at a socket and takes nothing from it.
-func peek(c net.Conn) peer {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return peerSpoken
-	}
-	raw, err := sc.SyscallConn()
-	if errors.Is(err, errors.ErrUnsupported) {
-		return peerSpoken
-	}
-	if err != nil {
-		return peerGone
-	}
-	state := peerSpoken
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		switch {
-		case err == syscall.EAGAIN:
-			state = peerQuiet
-		case err == syscall.EINTR: // not known this time
-		case err != nil || n == 0:
-			state = peerGone
-		}
-	})
-	if err != nil {
-		return peerGone
-	}
-	return state
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -255,13 +256,13 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 			e = errLedger
 		}
 		e.write(ctx, rt.dialect, id)
-	case x.resp.StatusCode() == fasthttp.StatusOK && mediaType(x.resp.Header.ContentType()) == "text/event-stream":
+	case x.resp.StatusCode() == fasthttp.StatusOK && isType(x.resp, "text/event-stream"):
 		if ask.Assembled() {
 			s.assemble(ctx, c, m, x)
 		} else {
 			s.stream(ctx, c, m, x)
 		}
-	case x.resp.StatusCode() == fasthttp.StatusOK && isAudio(rt.dialect) && mediaType(x.resp.Header.ContentType()) != "application/json":
+	case x.resp.StatusCode() == fasthttp.StatusOK && isAudio(rt.dialect) && !isType(x.resp, "application/json"):
 		s.bytes(ctx, c, m, x)
 	default:
 		s.whole(ctx, c, m, x)
@@ -313,7 +314,8 @@ const maxHeld = 1 << 20
 func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
 	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), json: true, status: x.resp.StatusCode(),
 		held: ctx.Response.SwapBody(nil)[:0]} // the buffer of the connection's last answer
-	kind, length := string(x.resp.Header.ContentType()), x.resp.Header.ContentLength()
+	length := x.resp.Header.ContentLength()
+	ctx.Response.Header.SetContentTypeBytes(x.resp.Header.ContentType()) // an error says its own
 	var e *apiError
 	if err := b.hold(maxHeld); err != nil {
 		e = s.fault(c, err)
@@ -329,7 +331,6 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 	}
 	if e == nil && !b.eof {
 		b.release()
-		ctx.Response.Header.SetContentType(kind)
 		ctx.Response.SetBodyStream(b, length)
 		return
 	}
@@ -345,7 +346,6 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 		e.write(ctx, c.dialect, c.id)
 		return
 	}
-	ctx.Response.Header.SetContentType(kind)
 	if cap(b.held) > keptBody {
 		ctx.Response.SetBodyRaw(b.held)
 		return
@@ -359,19 +359,23 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *ex
 	h.SetContentType("text/event-stream")
 	h.Set(fasthttp.HeaderCacheControl, "no-cache")
 	h.Set("X-Accel-Buffering", "no")
-	// The head waits for no event, and goes along with one that is there already.
-	ctx.Response.ImmediateHeaderFlush = x.conn.br.Buffered() == 0
-	ctx.Response.SetBodyStream(&body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: fasthttp.StatusOK}, -1)
-}
-
-// mediaType is the type without its parameters.
-func mediaType(contentType []byte) string {
-	for i, b := range contentType {
-		if b == ';' || b == ' ' {
-			return string(contentType[:i])
+	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: fasthttp.StatusOK}
+	// The head goes along with the first event, but does not wait for one.
+	if x.conn.br.Buffered() > 0 {
+		if err := b.fill(); err != nil {
+			ctx.SetConnectionClose() // nobody is there to be told
+			_ = b.Close()
+			return
 		}
 	}
-	return string(contentType)
+	ctx.Response.ImmediateHeaderFlush = b.buf == nil || len(b.buf.out) == 0
+	ctx.Response.SetBodyStream(b, -1)
+}
+
+// isType reports whether an answer is of the media type, whatever its parameters.
+func isType(r *fasthttp.Response, media string) bool {
+	t, _, _ := bytes.Cut(r.Header.ContentType(), []byte(";"))
+	return string(bytes.TrimRight(t, " ")) == media
 }
 
 func (s *Server) healthz(ctx *fasthttp.RequestCtx, _ route, _ string) {

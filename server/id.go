@@ -16,5 +16,5 @@ func newID(now time.Time) string {
 	var b [15]byte
 	binary.BigEndian.PutUint64(b[:8], uint64(now.UnixMilli())<<16)
 	rand.Read(b[6:])
-	return "req_" + idText.EncodeToString(b[:])
+	return string(idText.AppendEncode(append(make([]byte, 0, 28), "req_"...), b[:]))
 }

@@ -743,29 +743,34 @@ spotinference_ttft_seconds_count{endpoint="chat"}
 spotinference_ttft_seconds_sum{endpoint="chat"}
 `
 
-// TestConnectionsToTheEngine are used again after JSON, and not after a stream:
-// llama-server closes those without a word.
+// TestConnectionsToTheEngine are used again after JSON, but after a stream only
+// where the engine keeps them: llama-server closes those without a word.
 func TestConnectionsToTheEngine(t *testing.T) {
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
+	f := func(kind engine.Kind, want int) {
+		t.Helper()
+		w := newWorld(t, kind, func(rw http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			if bytes.Contains(body, []byte(`"stream":true`)) {
+				sse(nil, delta(" a", 1), usageChunk+doneEvent)(rw, r)
+				return
+			}
+			jsonAnswer(200, chatAnswer)(rw, r)
+		}, nil)
+		for _, body := range []string{chatBody, chatBody, streamBody, chatBody, streamBody, chatBody, chatBody} {
+			if resp, answer := w.do("POST", "/v1/chat/completions", body); resp.StatusCode != 200 {
+				t.Fatalf("%d %s", resp.StatusCode, answer)
+			}
 		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		if bytes.Contains(body, []byte(`"stream":true`)) {
-			sse(nil, delta(" a", 1), usageChunk+doneEvent)(rw, r)
-			return
-		}
-		jsonAnswer(200, chatAnswer)(rw, r)
-	}, nil)
-	for _, body := range []string{chatBody, chatBody, streamBody, chatBody, streamBody, chatBody, chatBody} {
-		if resp, answer := w.do("POST", "/v1/chat/completions", body); resp.StatusCode != 200 {
-			t.Fatalf("%d %s", resp.StatusCode, answer)
+		w.engine.mu.Lock()
+		defer w.engine.mu.Unlock()
+		if w.engine.dials != want {
+			t.Errorf("%s: %d connections for 7 requests, 2 of them streams, want %d", kind, w.engine.dials, want)
 		}
 	}
-	w.engine.mu.Lock()
-	defer w.engine.mu.Unlock()
-	if w.engine.dials != 3 {
-		t.Errorf("%d connections for 7 requests, 2 of them streams, want 3", w.engine.dials)
-	}
+	f(engine.Llama, 3)
+	f(engine.VLLM, 1)
 }

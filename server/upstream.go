@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -29,6 +30,7 @@ const (
 // whose client has left.
 type upstream struct {
 	engine  Engine
+	bearer  string    // what the engine asks for as Authorization
 	readers sync.Pool // of *bufio.Reader
 	writers sync.Pool // of *bufio.Writer
 
@@ -41,11 +43,12 @@ type upstream struct {
 type conn struct {
 	net.Conn
 	br   *bufio.Reader
+	raw  syscall.RawConn
 	used time.Time // when it was last let go of
 	uses int
 }
 
-func newUpstream(e Engine) *upstream { return &upstream{engine: e} }
+func newUpstream(e Engine) *upstream { return &upstream{engine: e, bearer: "Bearer " + e.Key()} }
 
 // get returns a connection that the engine has not closed, and on which it has
 // said nothing unasked: that would be taken for the next answer.
@@ -55,7 +58,7 @@ func (u *upstream) get(now time.Time) (*conn, error) {
 		if c == nil {
 			break
 		}
-		if now.Sub(c.used) < maxIdle && c.uses < maxUses && peek(c.Conn) == peerQuiet {
+		if now.Sub(c.used) < maxIdle && c.uses < maxUses && c.quiet() {
 			c.uses++
 			return c, nil
 		}
@@ -67,12 +70,34 @@ func (u *upstream) get(now time.Time) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial engine: %w", err)
 	}
+	var raw syscall.RawConn // nil where it has no descriptor, as in memory
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err = sc.SyscallConn(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			nc.Close()
+			return nil, fmt.Errorf("dial engine: %w", err)
+		}
+	}
 	br, _ := u.readers.Get().(*bufio.Reader)
 	if br == nil {
 		br = bufio.NewReaderSize(nc, readBuffer)
 	}
 	br.Reset(nc)
-	return &conn{Conn: nc, br: br, uses: 1}, nil
+	return &conn{Conn: nc, br: br, raw: raw, uses: 1}, nil
+}
+
+// quiet reports whether the engine is there and has said nothing, as far as that can
+// be seen. It takes nothing from the socket.
+func (c *conn) quiet() bool {
+	if c.raw == nil {
+		return false
+	}
+	quiet := false
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		quiet = err == syscall.EAGAIN
+	})
+	return err == nil && quiet
 }
 
 // discard closes a connection that no call holds any more.
@@ -159,7 +184,7 @@ func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange,
 		u.discard(cn)
 		return nil, errUnsent
 	}
-	req.Header.Set(fasthttp.HeaderAuthorization, "Bearer "+u.engine.Key())
+	req.Header.Set(fasthttp.HeaderAuthorization, u.bearer)
 	req.Header.SetHost("engine")
 	if err := u.write(cn, req); err != nil {
 		c.detach()

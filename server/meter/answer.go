@@ -124,11 +124,17 @@ func (m *Meter) punctuation(p []byte) {
 func (t *tap) keep(p []byte) {
 	switch {
 	case t.inKey:
+		if t.key == nil {
+			t.key = make([]byte, 0, 32)
+		}
 		t.key = append(t.key, p[:min(len(p), maxKey-len(t.key))]...)
 	case t.wanted == "":
 	case len(t.value)+len(p) > maxValue:
 		t.wanted = ""
 	default:
+		if t.value == nil {
+			t.value = make([]byte, 0, 256) // a usage is about half of that
+		}
 		t.value = append(t.value, p...)
 	}
 }
