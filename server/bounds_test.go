@@ -450,9 +450,11 @@ func TestAPanicIsAnswered(t *testing.T) {
 	f(led, "/v1/chat/completions", chatBody, "Internal error.")
 
 	// Within a stream the status has left: it ends short of its end.
-	w := newWorld(t, engine.Llama, sse(nil, delta(" a", 1), usageChunk+doneEvent), led)
+	step := make(chan struct{}, 1)
+	w := newWorld(t, engine.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), led)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
+	step <- struct{}{}
 	if answer, err := io.ReadAll(resp.Body); err == nil || strings.Contains(string(answer), "[DONE]") {
 		t.Errorf("the stream ended with %s, %v", answer, err)
 	}
