@@ -47,20 +47,52 @@ func (r report) ending() string {
 	return ""
 }
 
-// child is one engine process with its guard, as Run sees them. Its fields are
-// owned by Run.
+// process is one engine process, as Run sees it.
+type process interface {
+	reports() <-chan report    // the last one has an ending; never closed
+	progress() int64           // changes while the process does something
+	stop(time.Duration) report // ends it, within that time if it listens, and soon after if not
+	kill() report              // ends it now
+	close(report) (stuck int)  // must follow the ending
+	print(io.Writer)           // its last lines
+}
+
+// child is one engine process with its guard. Its fields are owned by Run.
 type child struct {
 	guard   *exec.Cmd
 	control *os.File
-	reports chan report // the last one has an ending; never closed
+	told    chan report
 	lines   *ring
 	output  *os.File      // read end of stdout and stderr of the whole tree
 	drained chan struct{} // closed when output is at its end
 	marks   marks
 }
 
+func (c *child) reports() <-chan report { return c.told }
+
+func (c *child) print(w io.Writer) { c.lines.print(w) }
+
+// progress is what the engine has said and read so far, in bytes: one that loads
+// weights or tells of its downloads is slow; one that does neither may be stuck.
+func (c *child) progress() int64 {
+	sum := c.lines.total()
+	all, err := processes()
+	if err != nil {
+		return sum
+	}
+	for _, p := range descendants(all, c.guard.Process.Pid) {
+		sum += p.read()
+	}
+	return sum
+}
+
 // startChild starts the guard, which starts the engine and says so in a report.
-func startChild(guard []string, dir string, p plan, key string) (_ *child, err error) {
+func (e *Engine) startChild(p plan) (_ process, err error) {
+	guard, key := e.cfg.Guard, e.key
+	dir := "" // what the guard removes if we cannot: only what is ours
+	if e.ownedDir {
+		dir = e.cfg.Dir
+	}
 	var files []*os.File
 	pipe := func() (r, w *os.File) {
 		if err == nil {
@@ -107,7 +139,7 @@ func startChild(guard []string, dir string, p plan, key string) (_ *child, err e
 	c := &child{
 		guard:   cmd,
 		control: controlW,
-		reports: make(chan report, 4), // all that one guard can say: the reader never waits
+		told:    make(chan report, 4), // all that one guard can say: the reader never waits
 		lines:   &ring{},
 		output:  outputR,
 		drained: make(chan struct{}),
@@ -117,7 +149,7 @@ func startChild(guard []string, dir string, p plan, key string) (_ *child, err e
 		defer close(c.drained)
 		io.Copy(c.lines, outputR)
 	}()
-	go readReports(statusR, c.reports)
+	go readReports(statusR, c.told)
 	return c, nil
 }
 
@@ -182,7 +214,7 @@ func (c *child) await(limit time.Duration) (report, bool) {
 	timeout := time.After(limit)
 	for {
 		select {
-		case r := <-c.reports:
+		case r := <-c.told:
 			if r.word == reportFailed || r.ending() != "" {
 				return r, true
 			}

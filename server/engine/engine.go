@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,10 @@ const (
 	defaultStartTimeout = 30 * time.Minute // a download of the weights included
 	defaultStopGrace    = 15 * time.Second
 	defaultBackoff      = time.Second
+	defaultIdle         = 15 * time.Minute
+	defaultSuspendTime  = 5 * time.Minute
+	defaultWakeTimeout  = 10 * time.Minute
+	defaultWakeQueue    = 256
 )
 
 // Config says which engine to run and how. Only Command is required.
@@ -39,9 +44,21 @@ type Config struct {
 	// Guard is the command that runs Guard; our own executable by default.
 	Guard []string
 
-	StartTimeout time.Duration // until it must be ready; 30 minutes by default
+	StartTimeout time.Duration // how long its start may show no progress; 30 minutes by default
 	StopGrace    time.Duration // between SIGTERM and SIGKILL; by default 15 s more than vLLM's --shutdown-timeout
 	Backoff      time.Duration // before the first restart, then doubled up to a minute; 1 s by default
+
+	Suspend        Method        // Auto by default
+	SleepLevel     int           // of vLLM's sleep: 1, the default, or 2
+	Idle           time.Duration // without a request, until it is suspended; 15 minutes by default
+	SuspendTimeout time.Duration // 5 minutes by default; then it is stopped
+	WakeTimeout    time.Duration // how long a request may wait; 10 minutes by default
+	WakeQueue      int           // how many may; 256 by default
+
+	Checkpointer Checkpointer // nil where there is none
+	// GPUMemory tells how much of the GPU's memory processes hold, in bytes, where it
+	// can be seen. Nil where it never can.
+	GPUMemory func(pids []int) (bytes uint64, known bool)
 
 	// OnTransition is called by Run for every change of state, in order. It must not
 	// block for long: nobody watches the engine meanwhile.
@@ -63,6 +80,21 @@ type Engine struct {
 	ran      atomic.Bool
 	status   atomic.Pointer[Status]   // written by Run
 	at       atomic.Pointer[endpoint] // where the engine listens; nil while no process runs; written by Run
+	door     *door
+	orders   chan chan<- error // to suspend it: answered by Run
+	ended    chan struct{}     // closed when Run has returned
+
+	// Owned by Run.
+	ladder []rung
+	rung   rung                     // by which it is suspended, or was last
+	broken map[Method]int           // how often a way to suspend failed
+	took   map[Method]time.Duration // the newest wake by each way
+	asked  []chan<- error           // who waits for a suspension
+
+	// What touches the world, for tests to stand in for.
+	spawn  func(plan) (process, error)
+	health func(context.Context) error
+	canary func(context.Context) (Usage, error)
 }
 
 // New checks cfg and refuses, as *Error, a command that contradicts what we need
@@ -106,13 +138,22 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Backoff == 0 {
 		cfg.Backoff = defaultBackoff
 	}
+	cfg.Suspend = cmp.Or(cfg.Suspend, Auto)
+	cfg.Idle = cmp.Or(cfg.Idle, defaultIdle)
+	cfg.SuspendTimeout = cmp.Or(cfg.SuspendTimeout, defaultSuspendTime)
+	cfg.WakeTimeout = cmp.Or(cfg.WakeTimeout, defaultWakeTimeout)
+	cfg.WakeQueue = cmp.Or(cfg.WakeQueue, defaultWakeQueue)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	e := &Engine{kind: kind, key: randomHex(32), ownedDir: cfg.Dir == ""}
+	e := &Engine{
+		kind: kind, key: randomHex(32), ownedDir: cfg.Dir == "",
+		door: newDoor(cfg.WakeQueue, cfg.WakeTimeout), orders: make(chan chan<- error), ended: make(chan struct{}),
+		broken: map[Method]int{}, took: map[Method]time.Duration{},
+	}
 	if e.ownedDir {
 		cfg.Dir = defaultDir()
 	}
@@ -130,6 +171,12 @@ func New(cfg Config) (*Engine, error) {
 	if _, err := kind.plan(e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
 		return nil, err
 	}
+	if err := e.checkSuspend(); err != nil {
+		return nil, err
+	}
+	e.ladder = e.rungs()
+	prober := newProber(e.Dial, e.key)
+	e.health, e.canary, e.spawn = prober.run, prober.canary, e.startChild
 	e.status.Store(&Status{State: Stopped, Since: time.Now()})
 	return e, nil
 }
@@ -155,6 +202,48 @@ func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, at.network, at.addr)
+}
+
+// Enter lets a request in: at once while the engine is ready, else as soon as it is,
+// which it then will be woken for, after those who came before. Leave must follow
+// where it returns nil. Else it returns ErrNotReady, ErrQueueFull, ErrWakeTimeout or
+// the cause of ctx's end.
+func (e *Engine) Enter(ctx context.Context) error { return e.door.enter(ctx) }
+
+// Leave ends what Enter began, when the engine has nothing more to do for the request.
+func (e *Engine) Leave() { e.door.leave() }
+
+// Suspend suspends the engine now and returns nil when it is. While requests run it
+// refuses with ErrBusy.
+func (e *Engine) Suspend(ctx context.Context) error {
+	if e.cfg.Suspend == Never {
+		return &Error{"cannot suspend the engine: --suspend is never", ""}
+	}
+	done := make(chan error, 1)
+	select {
+	case e.orders <- done:
+	case <-e.ended:
+		return ErrNotReady
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-e.ended:
+		return ErrNotReady
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Wake wakes the engine and returns nil when it is ready.
+func (e *Engine) Wake(ctx context.Context) error {
+	err := e.Enter(ctx)
+	if err == nil {
+		e.Leave()
+	}
+	return err
 }
 
 func (e *Engine) socket() string { return filepath.Join(e.cfg.Dir, socketName) }

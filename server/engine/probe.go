@@ -2,10 +2,13 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -67,16 +70,88 @@ func (p *prober) run(ctx context.Context) error {
 func (p *prober) get(ctx context.Context, path string, wait time.Duration) int {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, nil)
+	status, _, err := p.do(ctx, http.MethodGet, path, "")
+	if err != nil {
+		return 0
+	}
+	return status
+}
+
+// post must be answered with 200.
+func (p *prober) post(ctx context.Context, path, body string) error {
+	status, _, err := p.do(ctx, http.MethodPost, path, body)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("status %d", status)
+	}
+	if err != nil {
+		return fmt.Errorf("POST %s: %w", path, err)
+	}
+	return nil
+}
+
+// canary asks for one token. An engine that serves no completions, embeddings only,
+// says so in an error of the client's, and that is an answer too.
+func (p *prober) canary(ctx context.Context) (usage Usage, err error) {
+	model := ""
+	if status, body, err := p.do(ctx, http.MethodGet, "/v1/models", ""); err == nil && status == http.StatusOK {
+		var list struct{ Data []struct{ ID string } }
+		if json.Unmarshal(body, &list) == nil && len(list.Data) > 0 {
+			model = list.Data[0].ID
+		}
+	}
+	ask, err := json.Marshal(struct {
+		Model  string `json:"model,omitempty"`
+		Prompt string `json:"prompt"`
+		Tokens int    `json:"max_tokens"`
+	}{model, "1", 1})
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	const path = "/v1/completions"
+	status, body, err := p.do(ctx, http.MethodPost, path, string(ask))
+	if err != nil {
+		return usage, fmt.Errorf("POST %s: %w", path, err)
+	}
+	if status >= 400 && status < 500 || status == http.StatusNotImplemented {
+		return usage, nil
+	}
+	if status != http.StatusOK {
+		return usage, fmt.Errorf("POST %s: status %d", path, status)
+	}
+	var answer struct {
+		Choices []struct{ Text *string }
+		Usage   struct {
+			Prompt     int64 `json:"prompt_tokens"`
+			Completion int64 `json:"completion_tokens"`
+		}
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return usage, fmt.Errorf("POST %s: the answer is not JSON", path)
+	}
+	if len(answer.Choices) == 0 || answer.Choices[0].Text == nil {
+		return usage, fmt.Errorf("POST %s: an answer without a choice", path)
+	}
+	return Usage{answer.Usage.Prompt, answer.Usage.Completion}, nil
+}
+
+const maxAnswer = 1 << 20 // of what a prober reads
+
+// do sends one request and reads the answer. What the engine answers goes into no
+// error: it may quote a prompt.
+func (p *prober) do(ctx context.Context, method, path, body string) (status int, answer []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://engine"+path, strings.NewReader(body))
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
 	req.Header.Set("Authorization", "Bearer "+p.key)
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := p.transport.RoundTrip(req)
 	if err != nil {
-		return 0
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	return resp.StatusCode
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return resp.StatusCode, answer, err
 }

@@ -20,6 +20,7 @@ type ring struct {
 	mu    sync.Mutex
 	lines [ringLines]string // guarded by mu
 	n     int               // lines seen so far; guarded by mu
+	bytes int64             // of all that was written; guarded by mu
 	part  []byte            // the line being written, cut at ringWidth; guarded by mu
 	long  bool              // part was cut; guarded by mu
 	cr    bool              // a carriage return waits for what follows it; guarded by mu
@@ -29,6 +30,7 @@ type ring struct {
 func (r *ring) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.bytes += int64(len(p))
 	for rest := p; len(rest) > 0; {
 		i := bytes.IndexAny(rest, "\r\n")
 		if i < 0 {
@@ -69,6 +71,13 @@ func (r *ring) end() {
 	r.lines[r.n%ringLines] = line
 	r.n++
 	r.part, r.long, r.cr = r.part[:0], false, false
+}
+
+// total is how many bytes were written so far.
+func (r *ring) total() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
 }
 
 // print writes the lines kept, oldest first.

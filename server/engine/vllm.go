@@ -3,7 +3,9 @@ package engine
 import (
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -75,4 +77,15 @@ func (k Kind) drainTime(command []string) time.Duration {
 		return 0 // vLLM itself will complain
 	}
 	return time.Duration(seconds * float64(time.Second))
+}
+
+// sleepEnabled tells whether vLLM was told to be able to sleep: the allocator by a
+// flag, the routes by its development mode. Both are the user's to give: the routes
+// of that mode reach deep into the engine.
+func sleepEnabled(command, env []string) bool {
+	dev := slices.ContainsFunc(env, func(kv string) bool {
+		value, ok := strings.CutPrefix(kv, "VLLM_SERVER_DEV_MODE=")
+		return ok && value != "" && value != "0"
+	})
+	return dev && argv(command).has("--enable-sleep-mode")
 }

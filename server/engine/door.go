@@ -1,0 +1,175 @@
+package engine
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Why Enter refuses a request.
+var (
+	ErrNotReady    = errors.New("engine is not ready")                   // it crashed or was stopped, and nobody is to wait for it
+	ErrQueueFull   = errors.New("too many requests wait for the engine") // Config.WakeQueue wait already
+	ErrWakeTimeout = errors.New("engine did not get ready in time")      // Config.WakeTimeout is over
+)
+
+// door is where requests enter the engine. It is open while the engine is ready;
+// while the engine is about to get ready it holds those who come, in order; else
+// it is barred. It counts who is inside, so that the engine is never suspended
+// under a request: shutting the door and finding nobody inside is one step.
+type door struct {
+	limit    int           // how many may wait
+	patience time.Duration // how long one may wait
+	changed  chan struct{} // capacity 1: told when somebody begins to wait, and when the last one leaves
+
+	mu      sync.Mutex
+	state   doorState
+	inside  int
+	quiet   time.Time // when the last one left, or the door opened
+	waiting list.List // of *waiter, in the order in which they came
+}
+
+type doorState int8
+
+const (
+	barred doorState = iota
+	held
+	open
+)
+
+// waiter is one request that waits. Its end is sent at most once.
+type waiter struct {
+	since time.Time
+	end   chan error // nil: it is inside
+}
+
+func newDoor(limit int, patience time.Duration) *door {
+	return &door{limit: limit, patience: patience, changed: make(chan struct{}, 1)}
+}
+
+// enter returns nil once the request is inside; leave must follow then.
+func (d *door) enter(ctx context.Context) error {
+	d.mu.Lock()
+	switch {
+	case d.state == open:
+		d.inside++
+		d.mu.Unlock()
+		return nil
+	case d.state == barred:
+		d.mu.Unlock()
+		return ErrNotReady
+	case d.waiting.Len() >= d.limit:
+		d.mu.Unlock()
+		return ErrQueueFull
+	}
+	w := &waiter{since: time.Now(), end: make(chan error, 1)}
+	place := d.waiting.PushBack(w)
+	d.mu.Unlock()
+	d.tell()
+
+	ctx, cancel := context.WithTimeoutCause(ctx, d.patience, ErrWakeTimeout)
+	defer cancel()
+	select {
+	case err := <-w.end:
+		return err
+	case <-ctx.Done():
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	select {
+	case err := <-w.end: // called in just now: it turns round on the threshold
+		if err == nil {
+			d.leaveLocked()
+		}
+	default:
+		d.waiting.Remove(place)
+		d.tell()
+	}
+	return context.Cause(ctx)
+}
+
+// leave ends what enter began.
+func (d *door) leave() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leaveLocked()
+}
+
+func (d *door) leaveLocked() {
+	if d.inside--; d.inside < 0 {
+		panic("BUG: a request left the engine twice")
+	}
+	if d.inside == 0 {
+		d.quiet = time.Now()
+		d.tell()
+	}
+}
+
+// tell never blocks: what changed is looked up, not sent.
+func (d *door) tell() {
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
+}
+
+// open lets everybody in who waits, and returns how many they were. Run alone
+// calls it and what follows.
+func (d *door) open() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state, d.quiet = open, time.Now()
+	n := d.waiting.Len()
+	d.inside += n
+	d.dismiss(nil)
+	return n
+}
+
+// hold keeps those who come from now on waiting.
+func (d *door) hold() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state = held
+}
+
+// bar sends everybody away who waits or comes.
+func (d *door) bar() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state = barred
+	d.dismiss(ErrNotReady)
+}
+
+func (d *door) dismiss(err error) {
+	for e := d.waiting.Front(); e != nil; e = e.Next() {
+		e.Value.(*waiter).end <- err
+	}
+	d.waiting.Init()
+}
+
+// holdIfQuiet is hold, where nobody has been inside for long. Else it changes
+// nothing, and says how many are inside, and in how long it could be.
+func (d *door) holdIfQuiet(long time.Duration) (ok bool, inside int, in time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.inside > 0 {
+		return false, d.inside, long
+	}
+	if left := long - time.Since(d.quiet); left > 0 {
+		return false, 0, left
+	}
+	d.state = held
+	return true, 0, 0
+}
+
+// first says how many wait, and since when the first of them.
+func (d *door) first() (waiting int, since time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e := d.waiting.Front(); e != nil {
+		since = e.Value.(*waiter).since
+	}
+	return d.waiting.Len(), since
+}

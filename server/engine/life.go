@@ -1,0 +1,339 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+const (
+	loadingEvery = 10 * time.Second
+	// A start that shows progress is slow, not stuck, and its deadline moves; but no
+	// further than this many deadlines, for an engine that only chatters.
+	slowMax = 4
+)
+
+// life is how one process of the engine lived.
+type life struct {
+	cause   string    // why it was started
+	pid     int       // 0 until it was started
+	began   time.Time // the guard was asked for it
+	spawned time.Time
+	readyAt time.Time     // zero if it was never ready
+	queued  time.Duration // how long the first waiter had waited when the start or the wake began
+
+	ending    string
+	stopped   bool  // ctx ended
+	suspended bool  // it ended, or is to end, because the engine is suspended
+	kill      bool  // it is not asked to end, but killed
+	noWake    error // it could not be woken
+	failed    error // its rung failed to suspend it
+	err       error // no use in trying again
+}
+
+// live runs the engine once, from start to end, and leaves nothing of it behind.
+func (e *Engine) live(ctx context.Context, cause string) life {
+	at, p, err := e.prepare()
+	if err != nil {
+		e.enter(Transition{To: Stopped, Cause: causeGaveUp})
+		return life{err: err}
+	}
+	if cause == causeServe && len(p.replaced) > 0 {
+		e.cfg.Log.Info("engine flags replaced by ours", "replaced", strings.Join(p.replaced, ", "), "listens_on", at.addr)
+	}
+	l := life{cause: cause, began: time.Now(), queued: e.queued()}
+	e.enter(Transition{To: Starting, Cause: cause})
+	c, err := e.spawn(p)
+	if err != nil {
+		e.enter(Transition{To: Stopped, Cause: causeGaveUp})
+		return life{err: err}
+	}
+	e.at.Store(&at)
+	end := e.watch(ctx, c, &l)
+	e.bury(c, end, &l)
+	return l
+}
+
+// queued is how long the first of those who wait has waited.
+func (e *Engine) queued() time.Duration {
+	if n, since := e.door.first(); n > 0 {
+		return time.Since(since)
+	}
+	return 0
+}
+
+// watch follows one process until it ends, and returns the guard's word on that, or
+// until it is to end. It fills in l.
+func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
+	work := e.begin(ctx, 0, e.getReady(l.cause != causeServe && l.cause != causeRestart))
+	defer func() { work.stop() }()
+	var done <-chan outcome // work's, once it counts
+
+	patience := e.cfg.StartTimeout
+	look := time.NewTicker(min(loadingEvery, max(patience/4, time.Millisecond)))
+	defer look.Stop()
+	progress, progressAt := int64(-1), l.began
+	said := l.began
+
+	idle := time.NewTimer(patience)
+	idle.Stop()
+	defer idle.Stop()
+
+	// suspend begins a suspension, the door being held. It reports whether the
+	// process has to end for it.
+	suspend := func(cause string) bool {
+		idle.Stop()
+		r := e.choose()
+		method := Stop
+		if r != nil {
+			method = r.method()
+		}
+		ready := Phase{string(Ready), time.Since(e.Status().Since)}
+		e.enter(Transition{To: Suspending, Cause: cause, PID: l.pid, Method: method, Phases: []Phase{ready}})
+		if r == nil {
+			l.suspended = true
+			return true
+		}
+		e.rung = r
+		work = e.begin(ctx, e.cfg.SuspendTimeout, e.letGo(r))
+		done = work.done
+		return false
+	}
+	wake := func() {
+		l.queued = e.queued()
+		e.enter(Transition{To: Waking, Cause: causeRequest, PID: l.pid, Method: e.rung.method()})
+		work = e.begin(ctx, e.cfg.WakeTimeout, e.takeBack(e.rung))
+		done = work.done
+	}
+
+	for {
+		select {
+		case r := <-c.reports():
+			switch {
+			case r.word == reportStarted:
+				l.pid, l.spawned, done = r.number(), time.Now(), work.done
+				e.update(func(s *Status) { s.PID, s.StartedAt = l.pid, l.spawned })
+			case r.word == reportFailed:
+				l.err, l.ending = e.execError(r.rest), "not executed"
+				return r
+			case r.ending() != "":
+				l.ending = r.ending()
+				state := e.Status().State
+				l.suspended = state == Suspending || state == Suspended // nothing is held any more
+				if state == Waking {
+					l.noWake = errors.New(l.ending)
+				}
+				return r
+			}
+
+		case out := <-done:
+			done = nil
+			switch e.Status().State {
+			case Starting:
+				look.Stop()
+				if errors.Is(out.err, errKeyRefused) {
+					l.err, l.ending = e.keyError(), "key refused"
+					return c.kill()
+				}
+				if out.err != nil {
+					l.ending = out.err.Error()
+					return c.kill()
+				}
+				l.readyAt = time.Now()
+				phases := append(l.queue(), Phase{"spawn", l.spawned.Sub(l.began)})
+				e.ready(l, Stop, append(phases, out.phases...), out.usage)
+				idle.Reset(e.cfg.Idle)
+			case Suspending:
+				if l.failed = out.err; l.failed != nil {
+					e.cfg.Log.Warn("the engine could not be suspended and is stopped", "method", e.rung.method(), "err", out.err)
+					e.broken[e.rung.method()]++
+					l.suspended, l.kill = true, true
+					return report{}
+				}
+				e.enter(Transition{To: Suspended, Cause: causeDone, PID: l.pid, Method: e.rung.method(), Phases: out.phases})
+				if n, _ := e.door.first(); n > 0 {
+					wake()
+				}
+			case Waking:
+				if l.noWake = out.err; l.noWake != nil {
+					e.cfg.Log.Warn("the engine could not be woken and is started afresh", "method", e.rung.method(), "err", out.err)
+					e.broken[e.rung.method()]++
+					return c.kill()
+				}
+				e.ready(l, e.rung.method(), append(l.queue(), out.phases...), out.usage)
+				idle.Reset(e.cfg.Idle)
+			}
+
+		case <-e.door.changed:
+			switch e.Status().State {
+			case Ready:
+				idle.Reset(e.cfg.Idle)
+			case Suspended:
+				if n, _ := e.door.first(); n > 0 {
+					wake()
+				}
+			}
+
+		case <-idle.C:
+			if e.Status().State != Ready || e.cfg.Suspend == Never {
+				break
+			}
+			ok, inside, in := e.door.holdIfQuiet(e.cfg.Idle)
+			switch {
+			case ok:
+				if suspend(causeIdle) {
+					return report{}
+				}
+			case inside == 0:
+				idle.Reset(in)
+			} // else the last one who leaves tells
+
+		case o := <-e.orders:
+			switch state := e.Status().State; {
+			case state == Suspended:
+				o <- nil
+			case state == Suspending:
+				e.asked = append(e.asked, o)
+			case state != Ready:
+				o <- fmt.Errorf("%w: it is %s", ErrNotReady, state)
+			default:
+				if ok, inside, _ := e.door.holdIfQuiet(0); !ok {
+					o <- fmt.Errorf("%w: %d", ErrBusy, inside)
+					break
+				}
+				e.asked = append(e.asked, o)
+				if suspend(causeAsked) {
+					return report{}
+				}
+			}
+
+		case <-look.C:
+			if e.Status().State != Starting {
+				look.Stop()
+				break
+			}
+			now := time.Now()
+			if p := c.progress(); p != progress {
+				progress, progressAt = p, now
+			}
+			total, still := now.Sub(l.began), now.Sub(progressAt)
+			if still >= patience || total >= slowMax*patience {
+				e.cfg.Log.Warn("engine does not get ready", "elapsed", total.Round(time.Millisecond), "without_progress", still.Round(time.Millisecond))
+				l.ending = "start timeout"
+				return c.kill()
+			}
+			if now.Sub(said) >= loadingEvery {
+				said = now
+				e.cfg.Log.Info("engine is loading", "elapsed", total.Round(time.Second))
+			}
+
+		case <-ctx.Done():
+			l.stopped = true
+			l.kill = e.Status().Suspended == Checkpoint // it cannot answer to a signal
+			return report{}
+		}
+	}
+}
+
+// queue is the first phase of what somebody waited for.
+func (l *life) queue() []Phase {
+	if l.queued == 0 {
+		return nil
+	}
+	return []Phase{{"queue", l.queued}}
+}
+
+// ready opens the door, and remembers how long that way of waking took.
+func (e *Engine) ready(l *life, by Method, phases []Phase, canary Usage) {
+	var took time.Duration
+	for _, p := range phases {
+		if p.Name != "queue" {
+			took += p.Took
+		}
+	}
+	e.took[by] = took
+	e.enter(Transition{To: Ready, Cause: causeHealthy, PID: l.pid, Method: by, Phases: phases, Canary: canary})
+}
+
+// bury stops what still runs, tells of the end, and clears everything away.
+func (e *Engine) bury(c process, end report, l *life) {
+	left := e.Status()
+	phases := []Phase{{string(left.State), time.Since(left.Since)}}
+	if left.State == Suspending {
+		phases = nil
+	}
+	asked := time.Now()
+	byItself, crashed := l.ending != "", false
+	switch {
+	case l.kill:
+		end = c.kill()
+	case l.stopped || l.suspended && !byItself:
+		end = c.stop(e.cfg.StopGrace)
+	default:
+		crashed = !l.suspended && l.noWake == nil && l.err == nil
+	}
+	if !byItself {
+		l.ending = end.ending()
+		phases = append(phases, Phase{"stop", time.Since(asked)})
+	}
+	e.at.Store(nil)
+	e.update(func(s *Status) { s.PID, s.StartedAt, s.LastExit = 0, time.Time{}, l.ending })
+	if crashed {
+		// Told before the rest, which may take seconds: from now on nobody should dial.
+		e.enter(Transition{To: Crashed, Cause: l.ending, PID: l.pid, Phases: phases})
+	}
+	if stuck := c.close(end); stuck > 0 {
+		e.cfg.Log.Error("engine processes cannot be killed and may hold the GPU", "count", stuck)
+	}
+	switch {
+	case l.stopped:
+		e.enter(Transition{To: Stopped, Cause: causeShutdown, PID: l.pid, Phases: phases})
+	case l.err != nil:
+		e.enter(Transition{To: Stopped, Cause: causeGaveUp})
+	case l.suspended:
+		cause := causeDone
+		switch {
+		case l.failed != nil:
+			cause = causeEscalate + l.failed.Error()
+		case byItself:
+			cause = l.ending // it is as good as suspended, and stays so
+		}
+		e.enter(Transition{To: Suspended, Cause: cause, PID: l.pid, Method: Stop, Phases: phases})
+	default:
+		c.print(e.cfg.Stderr)
+	}
+}
+
+// prepare makes ready for one start: where the engine will listen, and its command.
+func (e *Engine) prepare() (endpoint, plan, error) {
+	at := endpoint{"unix", e.socket()}
+	if e.cfg.TCP {
+		addr, err := freePort()
+		if err != nil {
+			return endpoint{}, plan{}, err
+		}
+		at = endpoint{"tcp", addr}
+	} else if err := os.Remove(at.addr); err != nil && !os.IsNotExist(err) {
+		// Neither engine removes a socket that it finds, and would fail to bind.
+		return endpoint{}, plan{}, fmt.Errorf("remove a stale socket: %w", err)
+	}
+	p, err := e.kind.plan(e.command, e.env, at, e.key)
+	return at, p, err
+}
+
+func (e *Engine) execError(why string) error {
+	return &Error{
+		Msg:  fmt.Sprintf("engine command %q cannot be executed: %s", e.command[0], why),
+		Hint: "run it by hand first",
+	}
+}
+
+func (e *Engine) keyError() error {
+	return &Error{
+		Msg:  "the engine asks for a key of its own",
+		Hint: "take the key out of its configuration file or script; spotinference makes one at each start",
+	}
+}

@@ -1,0 +1,373 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestRandomLives lets random clients, crashes, suspensions, failing drivers and
+// shutdowns loose on the state machine, in simulated time. What must hold:
+//
+//   - there are never two engines at once, and none after Run has returned;
+//   - the engine is never suspended under a request;
+//   - everybody who enters is let in or sent away, once, within the bound;
+//   - each transition follows on the one before, and is one that may be.
+//
+// SPOTINFERENCE_TEST_LIVES sets how many lives there are; a failure prints its seed.
+func TestRandomLives(t *testing.T) {
+	lives := 10_000
+	if testing.Short() {
+		lives = 500
+	}
+	if n, err := strconv.Atoi(os.Getenv("SPOTINFERENCE_TEST_LIVES")); err == nil {
+		lives = n
+	}
+	var seen tally
+	for seed := range lives {
+		synctest.Test(t, func(t *testing.T) { randomLife(t, uint64(seed), &seen) })
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	t.Logf("%d lives: %+v", lives, seen)
+	if seen.In == 0 || seen.Gone == 0 || seen.Full == 0 || seen.Late == 0 || seen.NotReady == 0 || seen.Woken == 0 || seen.Escalated == 0 || seen.NoWake == 0 || seen.Asked == 0 || seen.Busy == 0 {
+		t.Errorf("some kind of story was never told")
+	}
+}
+
+// tally counts what happened in all lives.
+type tally struct {
+	In, Gone, Full, Late, NotReady        int // how Enter ended
+	Woken, Escalated, NoWake, Asked, Busy int
+}
+
+// world is all that an engine touches, simulated.
+type world struct {
+	t    *testing.T
+	seed uint64
+
+	mu      sync.Mutex
+	rng     *rand.Rand
+	alive   int  // engine processes
+	asleep  bool // suspended by a rung
+	inside  int  // clients between Enter and Leave
+	crashes bool // whether processes die by themselves
+	flaky   float64
+}
+
+func (w *world) chance(p float64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rng.Float64() < p
+}
+
+func (w *world) upTo(d time.Duration) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Duration(w.rng.Int64N(int64(d)) + 1)
+}
+
+func (w *world) errorf(format string, args ...any) {
+	w.t.Helper()
+	w.t.Errorf("seed %d: "+format, append([]any{w.seed}, args...)...)
+}
+
+// actor is a simulated process.
+type actor struct {
+	w    *world
+	told chan report
+	end  sync.Once
+	dead chan struct{}
+}
+
+func (w *world) spawn(plan) (process, error) {
+	w.mu.Lock()
+	w.alive++
+	if w.alive != 1 {
+		w.errorf("%d engines at once", w.alive)
+	}
+	w.asleep = false
+	w.mu.Unlock()
+	a := &actor{w: w, told: make(chan report, 4), dead: make(chan struct{})}
+	go func() {
+		time.Sleep(w.upTo(100 * time.Millisecond))
+		if w.chance(w.flaky / 4) {
+			a.die(report{word: reportExited, rest: "1"})
+			return
+		}
+		a.told <- report{word: reportStarted, rest: "7"}
+		if w.crashes && w.chance(0.5) {
+			select {
+			case <-time.After(w.upTo(time.Hour)):
+				a.die(report{word: reportSignaled, rest: "9"})
+			case <-a.dead:
+			}
+		}
+	}()
+	return a, nil
+}
+
+func (a *actor) die(r report) {
+	a.end.Do(func() {
+		close(a.dead)
+		a.told <- r
+	})
+}
+
+func (a *actor) reports() <-chan report { return a.told }
+func (a *actor) progress() int64        { return 0 }
+func (a *actor) print(io.Writer)        {}
+
+func (a *actor) await(limit time.Duration) (report, bool) {
+	timeout := time.After(limit)
+	for {
+		select {
+		case r := <-a.told:
+			if r.ending() != "" {
+				return r, true
+			}
+		case <-timeout:
+			return report{}, false
+		}
+	}
+}
+
+func (a *actor) stop(grace time.Duration) report {
+	if a.w.chance(0.8) {
+		time.AfterFunc(a.w.upTo(grace), func() { a.die(report{word: reportExited, rest: "0"}) })
+	}
+	if r, ok := a.await(grace); ok {
+		return r
+	}
+	return a.kill()
+}
+
+func (a *actor) kill() report {
+	a.die(report{word: reportSignaled, rest: "9"})
+	r, ok := a.await(time.Second)
+	if !ok {
+		r.lost = true
+	}
+	return r
+}
+
+func (a *actor) close(report) int {
+	a.die(report{lost: true})
+	time.Sleep(a.w.upTo(10 * time.Millisecond))
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	a.w.alive--
+	return 0
+}
+
+// fakeRung suspends the simulated engine.
+type fakeRung struct {
+	w *world
+	m Method
+}
+
+func (r *fakeRung) method() Method { return r.m }
+
+func (r *fakeRung) step(ctx context.Context, lap func(string), asleep bool) error {
+	d := r.w.upTo(3 * time.Second)
+	if r.w.chance(r.w.flaky / 2) {
+		d = 24 * time.Hour // it hangs
+	}
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.w.chance(r.w.flaky / 2) {
+		return errors.New("the driver says no")
+	}
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	if asleep && r.w.inside > 0 {
+		r.w.errorf("suspended under %d requests", r.w.inside)
+	}
+	r.w.asleep = asleep
+	lap(fmt.Sprint(r.m))
+	return nil
+}
+
+func (r *fakeRung) suspend(ctx context.Context, lap func(string)) error {
+	return r.step(ctx, lap, true)
+}
+func (r *fakeRung) resume(ctx context.Context, lap func(string)) error {
+	return r.step(ctx, lap, false)
+}
+
+// mayFollow are the transitions that there are.
+var mayFollow = map[State][]State{
+	Stopped:    {Starting},
+	Starting:   {Ready, Crashed, Stopped, Starting},
+	Ready:      {Suspending, Crashed, Stopped},
+	Suspending: {Suspended, Stopped},
+	Suspended:  {Waking, Starting, Stopped, Suspended},
+	Waking:     {Ready, Starting, Stopped},
+	Crashed:    {Starting, Stopped},
+}
+
+func randomLife(t *testing.T, seed uint64, seen *tally) {
+	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1))}
+	w.crashes = w.chance(0.5)
+	if w.chance(0.5) {
+		w.flaky = 0.3
+	}
+	last := Stopped
+	e, err := New(Config{
+		Command: []string{"/bin/true"}, Kind: Llama, Dir: filepath.Join(t.TempDir(), "run"), Suspend: Auto,
+		Idle: w.upTo(20 * time.Minute), SuspendTimeout: w.upTo(5 * time.Minute), WakeTimeout: w.upTo(5 * time.Minute),
+		StartTimeout: w.upTo(30 * time.Minute), WakeQueue: 1 + int(w.upTo(8)), Stderr: io.Discard,
+		OnTransition: func(tr Transition) {
+			if tr.From != last || !slices.Contains(mayFollow[tr.From], tr.To) || tr.At.IsZero() || tr.Cause == "" {
+				w.errorf("transition %+v after %s", tr, last)
+			}
+			last = tr.To
+			switch {
+			case tr.To == Ready && tr.Waiters > 0:
+				seen.Woken++
+			case tr.To == Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
+				seen.Escalated++
+			case tr.To == Starting && strings.HasPrefix(tr.Cause, causeNoWake):
+				seen.NoWake++
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.spawn = w.spawn
+	e.ladder = nil
+	if w.chance(0.7) {
+		e.ladder = append(e.ladder, &fakeRung{w, Sleep})
+	}
+	if w.chance(0.5) {
+		e.ladder = append(e.ladder, &fakeRung{w, Checkpoint})
+	}
+	e.health = func(ctx context.Context) error {
+		d := w.upTo(2 * time.Minute)
+		if w.chance(w.flaky / 4) {
+			d = 24 * time.Hour
+		}
+		select {
+		case <-time.After(d):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	e.canary = func(ctx context.Context) (Usage, error) {
+		if w.chance(w.flaky / 2) {
+			return Usage{}, errors.New("it croaks")
+		}
+		return Usage{1, 1}, nil
+	}
+
+	ctx, shutdown := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- e.Run(ctx) }()
+
+	var wg sync.WaitGroup
+	for range 1 + w.upTo(40) {
+		at := w.upTo(3 * time.Hour)
+		if w.chance(0.5) {
+			at = at.Truncate(20 * time.Minute) // together
+		}
+		stay, patience := w.upTo(2*time.Minute), w.upTo(10*time.Minute)
+		wg.Go(func() {
+			time.Sleep(at)
+			w.client(e, stay, patience, seen)
+		})
+	}
+	for range w.upTo(4) {
+		at := w.upTo(3 * time.Hour)
+		wg.Go(func() {
+			time.Sleep(at)
+			err := e.Suspend(context.Background())
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if errors.Is(err, ErrBusy) {
+				seen.Busy++
+			} else if err == nil {
+				seen.Asked++
+			}
+		})
+	}
+	time.Sleep(w.upTo(4 * time.Hour))
+	shutdown()
+	stopped := time.Now()
+	err = <-ran
+	if d := time.Since(stopped); d > time.Minute {
+		w.errorf("Run returned %s after it was told to", d)
+	}
+	var gaveUp *Error
+	if err != nil && (!errors.As(err, &gaveUp) || !strings.Contains(gaveUp.Msg, "never ready")) {
+		w.errorf("Run = %v", err)
+	}
+	if last != Stopped {
+		w.errorf("the last state told of is %s", last)
+	}
+	wg.Wait() // late clients are sent away
+	if n, _ := e.door.first(); n != 0 || e.door.inside != 0 || w.alive != 0 || w.inside != 0 {
+		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", n, e.door.inside, w.inside, w.alive)
+	}
+}
+
+// client is one request: it enters, stays for a while and leaves, or gives up.
+func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	came := time.Now()
+	err := e.Enter(ctx)
+	waited := time.Since(came)
+
+	w.mu.Lock()
+	switch {
+	case err == nil:
+		seen.In++
+		w.inside++
+		if w.asleep {
+			w.errorf("let in while the engine sleeps")
+		}
+	case errors.Is(err, ErrQueueFull):
+		seen.Full++
+	case errors.Is(err, ErrWakeTimeout):
+		seen.Late++
+		// What lets go in a minute and starts in two is never waited for longer.
+		if w.flaky == 0 && !w.crashes && e.cfg.WakeTimeout > 4*time.Minute {
+			w.errorf("waited for %s in vain for an engine that nothing ails", waited)
+		}
+	case errors.Is(err, ErrNotReady):
+		seen.NotReady++
+	case errors.Is(err, context.DeadlineExceeded):
+		seen.Gone++
+	default:
+		w.errorf("Enter = %v", err)
+	}
+	w.mu.Unlock()
+	if most := min(patience, e.cfg.WakeTimeout); waited > most {
+		w.errorf("waited %s, at most %s", waited, most)
+	}
+	if err != nil {
+		return
+	}
+	time.Sleep(stay)
+	w.mu.Lock()
+	w.inside--
+	w.mu.Unlock()
+	e.Leave()
+}

@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// work is what Run waits for while it keeps its eyes on everything else: one at a
+// time, in a goroutine of its own.
+type work struct {
+	done <-chan outcome // gets one, unless stopped before
+	stop func()         // ends it and waits for its goroutine; may be called again
+}
+
+// outcome is how work ended.
+type outcome struct {
+	phases []Phase
+	usage  Usage
+	err    error
+}
+
+// task does some work; it returns soon after ctx ends.
+type task func(ctx context.Context, lap func(string)) (Usage, error)
+
+// begin starts work. It fails past limit, where that is not zero.
+func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
+	ctx, cancel := context.WithCancel(ctx)
+	expire := func() {}
+	if limit > 0 {
+		ctx, expire = context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done after %s", limit))
+	}
+	done := make(chan outcome, 1)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		defer expire()
+		var out outcome
+		last := time.Now()
+		out.usage, out.err = do(ctx, func(name string) {
+			now := time.Now()
+			out.phases = append(out.phases, Phase{name, now.Sub(last)})
+			last = now
+		})
+		if out.err != nil && ctx.Err() != nil {
+			out.err = context.Cause(ctx)
+		}
+		done <- out
+	}()
+	return work{done, func() { cancel(); <-over }}
+}
+
+// getReady waits for the engine's health, and for its canary where somebody is to be
+// let in on its word.
+func (e *Engine) getReady(canary bool) task {
+	return func(ctx context.Context, lap func(string)) (usage Usage, err error) {
+		if err := e.health(ctx); err != nil {
+			return usage, err
+		}
+		lap("load")
+		if !canary {
+			return usage, nil
+		}
+		return e.tryCanary(ctx, lap)
+	}
+}
+
+func (e *Engine) tryCanary(ctx context.Context, lap func(string)) (Usage, error) {
+	usage, err := e.canary(ctx)
+	if err != nil {
+		return usage, fmt.Errorf("canary: %w", err)
+	}
+	lap("canary")
+	return usage, nil
+}
+
+const (
+	releaseTime = 10 * time.Second // for the memory of the GPU to be seen as free
+	releaseLook = 50 * time.Millisecond
+	// What may be left of the engine on the GPU while it sleeps: its CUDA context,
+	// 0.9 to 1.2 GiB (vllm #11743, #28714).
+	sleepLeaves = 2 << 30
+)
+
+// letGo suspends by r and sees that the memory is free, where it can be seen.
+func (e *Engine) letGo(r rung) task {
+	return func(ctx context.Context, lap func(string)) (Usage, error) {
+		if err := r.suspend(ctx, lap); err != nil {
+			return Usage{}, err
+		}
+		most := uint64(0)
+		if r.method() == Sleep {
+			most = sleepLeaves
+		}
+		ctx, cancel := context.WithTimeout(ctx, releaseTime)
+		defer cancel()
+		for {
+			held, known := e.heldMemory()
+			if !known {
+				return Usage{}, nil
+			}
+			if held <= most {
+				lap("release")
+				return Usage{}, nil
+			}
+			select {
+			case <-ctx.Done():
+				return Usage{}, fmt.Errorf("it still holds %d MiB of the GPU", held>>20)
+			case <-time.After(releaseLook):
+			}
+		}
+	}
+}
+
+func (e *Engine) heldMemory() (bytes uint64, known bool) {
+	if e.cfg.GPUMemory == nil {
+		return 0, false
+	}
+	return e.cfg.GPUMemory(e.pids())
+}
+
+// takeBack wakes by r, and the canary must sing.
+func (e *Engine) takeBack(r rung) task {
+	return func(ctx context.Context, lap func(string)) (Usage, error) {
+		if err := r.resume(ctx, lap); err != nil {
+			return Usage{}, err
+		}
+		return e.tryCanary(ctx, lap)
+	}
+}
+
+// pids are the processes of the engine, the leader first.
+func (e *Engine) pids() []int {
+	leader := e.Status().PID
+	if leader == 0 {
+		return nil
+	}
+	pids := []int{leader}
+	all, err := processes()
+	if err != nil {
+		return pids
+	}
+	for _, p := range descendants(all, leader) {
+		pids = append(pids, p.pid)
+	}
+	return pids
+}
