@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -42,7 +43,7 @@ func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
 			out.phases = append(out.phases, Phase{name, now.Sub(last)})
 			last = now
 		})
-		if out.err != nil && ctx.Err() != nil {
+		if ctx.Err() != nil && errors.Is(out.err, ctx.Err()) {
 			out.err = context.Cause(ctx)
 		}
 		done <- out
