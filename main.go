@@ -153,6 +153,14 @@ func newRoot() *cobra.Command {
 		newServe(),
 		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter()),
 		parent("billing", "Look at the provider's bill", newBillingCheck(), newBillingProbe()),
+		newControl("status", "What the running serve is doing", "Asks the serve that runs with this ledger for its engine's state, the gate and the bill."),
+		newControl("suspend", "Suspend the engine now", `Suspends the engine of the serve that runs with this ledger, as it would be by
+itself after --idle without a request. The next request wakes it. While requests
+run this is refused.
+
+This frees the GPU's memory. It does not lower the bill of a machine that is billed
+by the minute it exists.`),
+		newControl("wake", "Wake the engine now", "Wakes the engine of the serve that runs with this ledger, and waits until it is ready."),
 		hidden("guard", func(args []string) int { return engine.Guard(args) }),
 		hidden("sim-engine", func(args []string) int { return sim.Main(args) }),
 	)

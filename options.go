@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -24,6 +25,11 @@ type options struct {
 	tcp          bool
 	startWait    time.Duration
 	stallAfter   time.Duration
+	suspend      engine.Method
+	sleepLevel   int
+	idle         time.Duration
+	wakeTimeout  time.Duration
+	wakeQueue    int
 	provider     string // "none" for no bill
 	billing      billing.Options
 	sampleEvery  time.Duration
@@ -90,12 +96,26 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	for flag, to := range map[string]*time.Duration{
 		"sample-every": &o.sampleEvery, "max-sample-age": &o.maxAge, "drain": &o.drain, "start-timeout": &o.startWait,
 		"stall-timeout": &o.stallAfter,
+		"idle": &o.idle, "wake-timeout": &o.wakeTimeout,
 	} {
 		if *to, err = s.flags.GetDuration(flag); err != nil {
 			return o, err
 		}
 		if *to < 0 || *to == 0 && flag != "drain" {
 			return o, usagef("give a duration such as 1m", "serve: --%s %s: too short", flag, *to)
+		}
+	}
+	o.suspend = engine.Method(s.text("suspend"))
+	for _, n := range []struct {
+		flag        string
+		to          *int
+		least, most int
+	}{{"sleep-level", &o.sleepLevel, 1, 2}, {"wake-queue", &o.wakeQueue, 1, 1 << 20}} {
+		if *n.to, err = s.flags.GetInt(n.flag); err != nil {
+			return o, err
+		}
+		if *n.to < n.least || *n.to > n.most {
+			return o, usagef(fmt.Sprintf("give a number from %d to %d", n.least, n.most), "serve: --%s %d: out of range", n.flag, *n.to)
 		}
 	}
 	if o.maxAge < o.sampleEvery {

@@ -77,8 +77,13 @@ The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
 	f.Duration("sample-every", defaultSampleEvery, "how often to read the bill")
 	f.Duration("drain", 30*time.Second, "how long running answers may take when asked to stop")
 	f.String("demo-provider", "hyperstack", "whose API the demo's provider speaks: "+strings.Join(demoProviders(), ", "))
-	f.Duration("start-timeout", 30*time.Minute, "how long the engine may take to get ready")
 	f.Duration("stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
+	f.Duration("start-timeout", 30*time.Minute, "how long the engine's start may show no progress")
+	f.Duration("idle", 15*time.Minute, "how long without a request until the engine is suspended")
+	f.String("suspend", "auto", "how: sleep (vllm's own), checkpoint (the driver's), stop, never; auto: the quickest to wake of those that work here")
+	f.Int("sleep-level", 1, "of vllm's sleep: 1 keeps the weights in the host's memory, 2 reads them again")
+	f.Duration("wake-timeout", 10*time.Minute, "how long a request may wait for the engine")
+	f.Int("wake-queue", 256, "how many requests may wait for the engine")
 	f.String("api-key-file", "", "file that holds the API key, readable by its owner only")
 	f.StringSlice("cors-origin", nil, "web origin whose pages may use the API, such as https://app.example; again or with commas for more, * for all")
 	f.String("log-format", "text", "text or json")
@@ -134,6 +139,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	var event func(kind, subject, detail string) // set before anything runs
 	eng, err := engine.New(engine.Config{
 		Command: o.command, Kind: o.kind, TCP: o.tcp, StartTimeout: o.startWait, Log: log, Stderr: stderr,
+		Suspend: o.suspend, SleepLevel: o.sleepLevel, Idle: o.idle, WakeTimeout: o.wakeTimeout, WakeQueue: o.wakeQueue,
 		OnTransition: func(t engine.Transition) { logEngine(log, event, t) },
 	})
 	if err != nil {
@@ -236,6 +242,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if cards != nil {
 		g.Go(func() error { return cards.Run(backCtx) })
 	}
+	g.Go(func() error { return serveControl(backCtx, o.ledger, calls(eng, gate, led), log) })
 	if sampler != nil {
 		g.Go(func() error { return sampler.Run(backCtx) })
 	}
@@ -355,16 +362,26 @@ func logEngine(log *slog.Logger, event func(kind, subject, detail string), t eng
 		phases[p.Name] = p.Took.Seconds()
 		args = append(args, p.Name, p.Took.Round(time.Millisecond))
 	}
+	var canary *engine.Usage
+	if t.Canary != (engine.Usage{}) {
+		canary = &t.Canary
+	}
+	if t.Method != "" {
+		args = append(args, "by", t.Method)
+	}
 	level := slog.LevelInfo
 	if t.To == engine.Crashed {
 		level = slog.LevelWarn
 	}
 	log.Log(context.Background(), level, "engine "+string(t.To), args...)
 	event("engine", string(t.From)+"→"+string(t.To), jsonText(struct {
-		Cause  string             `json:"cause"`
-		PID    int                `json:"pid,omitempty"`
-		Phases map[string]float64 `json:"phases_seconds,omitempty"`
-	}{t.Cause, t.PID, phases}))
+		Cause   string             `json:"cause"`
+		PID     int                `json:"pid,omitempty"`
+		Method  engine.Method      `json:"method,omitempty"`
+		Waiters int                `json:"waiters,omitempty"`
+		Phases  map[string]float64 `json:"phases_seconds,omitempty"`
+		Canary  *engine.Usage      `json:"canary,omitempty"`
+	}{t.Cause, t.PID, t.Method, t.Waiters, phases, canary}))
 }
 
 func jsonText(v any) string {

@@ -173,3 +173,10 @@ func (d *door) first() (waiting int, since time.Time) {
 	}
 	return d.waiting.Len(), since
 }
+
+// load says how many are inside, and how many wait.
+func (d *door) load() (inside, waiting int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inside, d.waiting.Len()
+}

@@ -213,6 +213,9 @@ func (e *Engine) Enter(ctx context.Context) error { return e.door.enter(ctx) }
 // Leave ends what Enter began, when the engine has nothing more to do for the request.
 func (e *Engine) Leave() { e.door.leave() }
 
+// Load says how many requests are inside and how many wait to be.
+func (e *Engine) Load() (inside, waiting int) { return e.door.load() }
+
 // Suspend suspends the engine now and returns nil when it is. While requests run it
 // refuses with ErrBusy.
 func (e *Engine) Suspend(ctx context.Context) error {

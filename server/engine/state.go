@@ -66,4 +66,7 @@ type Phase struct {
 }
 
 // Usage is what the engine counted for a request of ours.
-type Usage struct{ PromptTokens, CompletionTokens int64 }
+type Usage struct {
+	PromptTokens     int64 `json:"prompt_tokens"`
+	CompletionTokens int64 `json:"completion_tokens"`
+}
