@@ -96,7 +96,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	for flag, to := range map[string]*time.Duration{
 		"sample-every": &o.sampleEvery, "max-sample-age": &o.maxAge, "drain": &o.drain, "start-timeout": &o.startWait,
 		"stall-timeout": &o.stallAfter,
-		"idle": &o.idle, "wake-timeout": &o.wakeTimeout,
+		"idle":          &o.idle, "wake-timeout": &o.wakeTimeout,
 	} {
 		if *to, err = s.flags.GetDuration(flag); err != nil {
 			return o, err
