@@ -155,6 +155,8 @@ type benchEngine string
 func (e benchEngine) Dial(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", string(e))
 }
-func (benchEngine) Key() string           { return "engine-key" }
-func (benchEngine) Kind() engine.Kind     { return engine.Llama }
-func (benchEngine) Status() engine.Status { return engine.Status{State: engine.Ready} }
+func (benchEngine) Key() string                 { return "engine-key" }
+func (benchEngine) Kind() engine.Kind           { return engine.Llama }
+func (benchEngine) Status() engine.Status       { return engine.Status{State: engine.Ready, Admits: true} }
+func (benchEngine) Enter(context.Context) error { return nil }
+func (benchEngine) Leave()                      {}

@@ -60,7 +60,9 @@ type pipeEngine struct{ *pipes }
 func (e pipeEngine) Dial(context.Context) (net.Conn, error) { return e.dial() }
 func (pipeEngine) Key() string                              { return "engine-key" }
 func (pipeEngine) Kind() engine.Kind                        { return engine.Llama }
-func (pipeEngine) Status() engine.Status                    { return engine.Status{State: engine.Ready} }
+func (pipeEngine) Status() engine.Status                    { return engine.Status{State: engine.Ready, Admits: true} }
+func (pipeEngine) Enter(context.Context) error              { return nil }
+func (pipeEngine) Leave()                                   {}
 
 // inTime runs do in a bubble of synthetic time, with a server whose clients
 // dial gets, and which answers with h.

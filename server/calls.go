@@ -31,8 +31,11 @@ type call struct {
 	handing  atomic.Bool  // what the engine said goes to the client: it is not waited for
 	stall    stall
 
+	inside atomic.Bool // it has entered the engine, and not left
+
 	mu    sync.Mutex // guards what follows
 	up    *conn      // what to close when the call is cut; nil before and after
+	wait  func()     // ends its wait for the engine when the call is cut; nil before and after
 	cause *apiError  // why it was cut; nil while it was not
 }
 
@@ -71,6 +74,9 @@ func (c *call) cut(cause *apiError) {
 		return
 	}
 	c.cause = cause
+	if c.wait != nil {
+		c.wait()
+	}
 	if c.up != nil {
 		c.up.Close()
 	}
@@ -163,7 +169,7 @@ func (cs *calls) dropGone() {
 func (cs *calls) open() []ledger.OpenRequest {
 	var out []ledger.OpenRequest
 	for _, c := range cs.list() {
-		if c.uncounted {
+		if c.uncounted || !c.inside.Load() {
 			continue
 		}
 		o := ledger.OpenRequest{

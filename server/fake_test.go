@@ -19,18 +19,20 @@ import (
 
 // fakeEngine answers with a handler of the test, over a real Unix socket.
 type fakeEngine struct {
-	kind  engine.Kind
-	sock  string
-	mu    sync.Mutex
-	state engine.State // guarded by mu
-	dials int          // guarded by mu
+	kind            engine.Kind
+	sock            string
+	mu              sync.Mutex
+	state           engine.State // guarded by mu
+	dials           int          // guarded by mu
+	inside, waiting int          // guarded by mu
+	wakes           chan error   // what Enter is told that waits
 
 	started time.Time // of its process; guarded by mu
 }
 
 func newFakeEngine(t *testing.T, kind engine.Kind, h http.HandlerFunc) *fakeEngine {
 	t.Helper()
-	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: engine.Ready}
+	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: engine.Ready, wakes: make(chan error)}
 	ln, err := net.Listen("unix", e.sock)
 	if err != nil {
 		t.Fatal(err)
@@ -52,8 +54,50 @@ func (e *fakeEngine) Kind() engine.Kind { return e.kind }
 func (e *fakeEngine) Status() engine.Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return engine.Status{State: e.state, StartedAt: e.started}
+	return engine.Status{State: e.state, StartedAt: e.started, Admits: e.state != engine.Starting && e.state != engine.Stopped && e.state != engine.Crashed}
 }
+
+// Enter waits while the engine is suspended or on the way, for as long as wakes is
+// not closed.
+func (e *fakeEngine) Enter(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch e.state {
+	case engine.Suspended, engine.Waking:
+		e.waiting++
+		e.mu.Unlock()
+		var err error
+		select {
+		case err = <-e.wakes:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		e.mu.Lock()
+		e.waiting--
+		if err != nil {
+			return err
+		}
+	case engine.Ready:
+	default:
+		return engine.ErrNotReady
+	}
+	e.inside++
+	return nil
+}
+
+func (e *fakeEngine) Leave() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.inside--
+}
+
+// load says how many are inside, and how many wait.
+func (e *fakeEngine) load() (inside, waiting int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.inside, e.waiting
+}
+
 func (e *fakeEngine) set(s engine.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -170,6 +214,9 @@ func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*s
 		now()
 		if err := w.stop(); err != nil {
 			t.Errorf("Run = %v", err)
+		}
+		if inside, waiting := w.engine.load(); inside != 0 || waiting != 0 {
+			t.Errorf("left behind in the engine: %d, and %d that wait for it", inside, waiting)
 		}
 	})
 	return w

@@ -151,18 +151,19 @@ func (s *Server) admit() *apiError {
 	if err := s.cfg.Gate.Allow(); err != nil {
 		return fromGate(err)
 	}
-	if s.cfg.Engine.Status().State != engine.Ready {
-		return errNotReady
+	if !s.cfg.Engine.Status().Admits {
+		return s.notReady()
 	}
 	return nil
 }
 
-// pass forwards a request that makes no tokens.
+// pass forwards a request that makes no tokens. The list of models does not wake a
+// sleeping engine, nor keep one awake: it is answered from memory then.
 func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
-	if s.cfg.Engine.Status().State != engine.Ready {
-		s.refuse(ctx, rt, id, errNotReady)
-		return
-	}
+	c := s.newCall(ctx, rt, id, meter.Ask{})
+	c.uncounted = true
+	s.calls.add(c)
+	defer s.forget(c)
 	var body []byte
 	if rt.method == fasthttp.MethodPost {
 		body = ctx.Request.Body()
@@ -170,11 +171,24 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 			s.refuse(ctx, rt, id, errBody("The request body is not valid JSON."))
 			return
 		}
+		e := s.admit()
+		if e == nil {
+			e = s.enter(c)
+		}
+		if e != nil {
+			s.refuse(ctx, rt, id, e)
+			return
+		}
+	} else if st := s.cfg.Engine.Status(); st.State != engine.Ready {
+		m := s.models.Load()
+		if m == nil || !st.Admits {
+			s.refuse(ctx, rt, id, s.notReady())
+			return
+		}
+		ctx.Response.Header.SetContentType(m.kind)
+		ctx.Response.SetBody(m.body)
+		return
 	}
-	c := s.newCall(ctx, rt, id, meter.Ask{})
-	c.uncounted = true
-	s.calls.add(c)
-	defer s.calls.remove(c)
 	req := toEngine(ctx, rt, body)
 	defer fasthttp.ReleaseRequest(req)
 	x, err := s.upstream.do(c, req, s.cfg.Now())
@@ -194,8 +208,11 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 	case status != fasthttp.StatusOK:
 		s.refuse(ctx, rt, id, fromEngine(status, meter.OpenAIError(status, answer)))
 	default:
+		if rt.method == fasthttp.MethodGet {
+			s.models.Store(&models{kind, answer})
+		}
 		ctx.Response.Header.SetContentType(kind)
-		ctx.Response.SetBodyRaw(answer)
+		ctx.Response.SetBody(answer)
 	}
 }
 
@@ -243,12 +260,22 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 		}
 	}()
 	req := toEngine(ctx, rt, body)
+	switch e, entered := s.await(c); {
+	case e != nil:
+		fasthttp.ReleaseRequest(req)
+		s.forget(c) // it never reached the engine: there is nothing to record
+		s.refuse(ctx, rt, id, e)
+		return
+	case entered != nil:
+		s.hold(ctx, &held{s: s, c: c, m: m, req: req, entered: entered})
+		return
+	}
 	x, err := s.upstream.do(c, req, c.started)
 	fasthttp.ReleaseRequest(req)
 	ctx.Request.ReleaseBody(keptBody)
 	switch {
 	case errors.Is(err, errUnsent):
-		s.calls.remove(c) // it never reached the engine: there is nothing to record
+		s.forget(c) // as above
 		s.refuse(ctx, rt, id, s.fault(c, err))
 	case err != nil:
 		e := s.fault(c, err)
@@ -284,7 +311,7 @@ func statusFor(e *apiError) ledger.Status {
 // record writes the row of a call and forgets the call. Only after a nil error
 // may the answer's last bytes leave.
 func (s *Server) record(c *call, m *meter.Meter, status ledger.Status, http int, first time.Time) error {
-	defer s.calls.remove(c)
+	defer s.forget(c)
 	c.recorded = true
 	r := ledger.Request{
 		ID: c.id, Endpoint: c.dialect.String(), Model: m.Model(), Stream: c.ask.Stream,
@@ -355,10 +382,7 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 
 // stream serves an answer that is a stream of events.
 func (s *Server) stream(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
-	h := &ctx.Response.Header
-	h.SetContentType("text/event-stream")
-	h.Set(fasthttp.HeaderCacheControl, "no-cache")
-	h.Set("X-Accel-Buffering", "no")
+	streamHead(ctx)
 	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: fasthttp.StatusOK}
 	// The head goes along with the first event, but does not wait for one.
 	if x.conn.br.Buffered() > 0 {
@@ -370,6 +394,14 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *ex
 	}
 	ctx.Response.ImmediateHeaderFlush = b.buf == nil || len(b.buf.out) == 0
 	ctx.Response.SetBodyStream(b, -1)
+}
+
+// streamHead is the head of a stream of events.
+func streamHead(ctx *fasthttp.RequestCtx) {
+	h := &ctx.Response.Header
+	h.SetContentType("text/event-stream")
+	h.Set(fasthttp.HeaderCacheControl, "no-cache")
+	h.Set("X-Accel-Buffering", "no")
 }
 
 // isType reports whether an answer is of the media type, whatever its parameters.

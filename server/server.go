@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -32,6 +33,8 @@ type Engine interface {
 	Key() string
 	Kind() engine.Kind
 	Status() engine.Status
+	Enter(context.Context) error
+	Leave()
 }
 
 // Ledger is where requests are written. *ledger.Ledger has it.
@@ -67,6 +70,10 @@ type Config struct {
 	// nil: they are not sampled.
 	Audit      Audit
 	AuditEvery time.Duration
+
+	// Heartbeat is how long the client of a stream waits for a sleeping engine
+	// without a word; 10 seconds where zero.
+	Heartbeat time.Duration
 
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
 	MaxBody int
@@ -110,7 +117,8 @@ type Server struct {
 	buffers  sync.Pool // of *buffers
 	key      keyCheck
 	origins  origins
-	loopback bool // set by Run before it serves
+	loopback bool                   // set by Run before it serves
+	models   atomic.Pointer[models] // the newest list, for while the engine sleeps
 	stopping chan struct{}
 	audit    audit // owned by watchCounters, and by Run after it
 }
@@ -119,6 +127,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	if cfg.Engine == nil || cfg.Ledger == nil || cfg.Gate == nil || cfg.Metrics == nil {
 		return nil, errors.New("server: engine, ledger, gate and metrics are required")
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = heartbeat
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody

@@ -38,6 +38,9 @@ func (s *Server) watchStalls(ctx context.Context) {
 		now := s.cfg.Now()
 		var mute []*call
 		for _, c := range s.calls.list() {
+			if c.waiting() {
+				continue // it waits for the engine to wake, which is bounded by itself
+			}
 			w := &c.stall
 			if n := c.progress.Load(); w.since.IsZero() || n != w.progress || c.handing.Load() {
 				w.progress, w.since = n, now

@@ -142,9 +142,11 @@ func (e *Engine) asleep(ctx context.Context) bool {
 // opens, holds or bars the door as the new state asks.
 func (e *Engine) enter(t Transition) {
 	t.At = time.Now()
+	// Nobody waits for a start that no request asked for: it may take for ever.
+	admits := t.To != Stopped && t.To != Crashed && !(t.To == Starting && (t.Cause == causeServe || t.Cause == causeRestart))
 	e.update(func(s *Status) {
 		t.From = s.State
-		s.State, s.Since = t.To, t.At
+		s.State, s.Since, s.Admits = t.To, t.At, admits
 		if t.Cause == causeRestart {
 			s.Restarts++
 		}
@@ -153,13 +155,13 @@ func (e *Engine) enter(t Transition) {
 			s.Suspended = t.Method
 		}
 	})
-	switch t.To {
-	case Ready:
+	switch {
+	case t.To == Ready:
 		t.Waiters = e.door.open()
-	case Stopped, Crashed:
-		e.door.bar()
-	default:
+	case admits:
 		e.door.hold()
+	default:
+		e.door.bar()
 	}
 	if t.To != Suspending {
 		var refused error

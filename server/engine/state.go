@@ -15,15 +15,12 @@ const (
 	Crashed    State = "crashed"    // it ended by itself and will be started again
 )
 
-// WillServe tells whether a request that comes now may wait for the engine and be
-// served: it is ready, or about to be without anybody's help.
-func (s State) WillServe() bool { return s != Stopped && s != Crashed }
-
 // Status is a snapshot of the engine. Each is a value of its own, never changed
 // after it was published.
 type Status struct {
 	State     State
 	Since     time.Time // when State was entered
+	Admits    bool      // a request that comes now is let in, or held until it can be: ready, suspended, or on the way between
 	PID       int       // of the engine's leader; 0 where there is none
 	StartedAt time.Time // of that process; zero where there is none
 	Restarts  int       // how often it was started after a crash
