@@ -116,7 +116,7 @@ func (s status) write(w io.Writer, now time.Time) {
 	if s.Engine.Restarts > 0 {
 		fmt.Fprintf(w, ", %d restarts", s.Engine.Restarts)
 	}
-	if s.Engine.LastExit != "" && s.Engine.State != engine.Suspended {
+	if s.Engine.LastExit != "" && (s.Engine.Restarts > 0 || s.Engine.State == engine.Crashed) {
 		fmt.Fprintf(w, ", last ended with %s", s.Engine.LastExit)
 	}
 	if t := s.Engine.NextStart; t != nil {

@@ -43,6 +43,7 @@ func TestScript(t *testing.T) {
 			"exits":   cmdExits,
 			"serve":   cmdServe,
 			"ready":   cmdReady,
+			"asleep":  cmdAsleep,
 			"stop":    cmdStop,
 			"metrics": cmdMetrics,
 			"post":    cmdPost,
@@ -146,6 +147,20 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 
 // listening is serve's word for where it is, as text or as JSON.
 var listening = regexp.MustCompile(`\blistening\b\W+url\W+http://([0-9.:]+)\b`)
+
+// asleep waits until the engine is suspended.
+func cmdAsleep(ts *testscript.TestScript, neg bool, args []string) {
+	wants(ts, !neg && len(args) == 0, "asleep")
+	theGateway(ts).await(ts, "the engine is suspended", func() bool {
+		resp, err := http.Get("http://" + ts.Getenv("ADDR") + "/readyz")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return err == nil && strings.Contains(string(body), `"engine":"suspended"`)
+	})
+}
 
 // ready waits until the engine is ready and the gate is open.
 func cmdReady(ts *testscript.TestScript, neg bool, args []string) {

@@ -137,10 +137,16 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	// What is wrong with the command, the address or the provider's key is said
 	// before the ledger is touched.
 	var event func(kind, subject, detail string) // set before anything runs
+	var srv *server.Server                       // and so is this
 	eng, err := engine.New(engine.Config{
 		Command: o.command, Kind: o.kind, TCP: o.tcp, StartTimeout: o.startWait, Log: log, Stderr: stderr,
 		Suspend: o.suspend, SleepLevel: o.sleepLevel, Idle: o.idle, WakeTimeout: o.wakeTimeout, WakeQueue: o.wakeQueue,
-		OnTransition: func(t engine.Transition) { logEngine(log, event, t) },
+		OnTransition: func(t engine.Transition) {
+			logEngine(log, event, t)
+			if t.To == engine.Suspending {
+				lastCounters(srv)
+			}
+		},
 	})
 	if err != nil {
 		return usagef(hintFor(err), "serve: %w", err)
@@ -192,7 +198,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		s, ok, err := led.Newest()
 		return s.At, ok && err == nil
 	})
-	srv, err := server.New(server.Config{
+	srv, err = server.New(server.Config{
 		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
 		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins,
 	})
@@ -270,6 +276,13 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		log.Info("stopped")
 	}
 	return err
+}
+
+// lastCounters reads the engine's counters before they may end with it.
+func lastCounters(srv *server.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	srv.SampleCounters(ctx)
 }
 
 // lastSampleTime bounds the sample on the way out: a spot machine has seconds.

@@ -69,7 +69,7 @@ const (
 
 // EngineDiff is one counter held against the ledger.
 type EngineDiff struct {
-	Engine, Ledger int64
+	Engine, Ledger int64 // the engine's is less what it made for us after a wake
 	Rounding       int64 // the most that rounding explains
 	Cause          string
 }
@@ -105,13 +105,17 @@ func (r *Reader) CheckEngine(from *EngineSample, to EngineSample) (EngineCheck, 
 	if err != nil {
 		return EngineCheck{}, err
 	}
+	ours, err := r.canaries(from.At, to.At)
+	if err != nil {
+		return EngineCheck{}, err
+	}
 	c := EngineCheck{From: from.At, To: to.At, Requests: t.Requests(), LowerBound: t.LowerBound}
 	prompt := t.Usage.PromptTokens
 	if !to.WithCached {
 		prompt -= t.Usage.CachedTokens
 	}
-	c.Prompt = EngineDiff{Engine: to.Prompt - from.Prompt, Ledger: prompt, Rounding: rounding(from.Prompt) + rounding(to.Prompt)}
-	c.Completion = EngineDiff{Engine: to.Completion - from.Completion, Ledger: t.Usage.CompletionTokens, Rounding: rounding(from.Completion) + rounding(to.Completion)}
+	c.Prompt = EngineDiff{Engine: to.Prompt - from.Prompt - ours.PromptTokens, Ledger: prompt, Rounding: rounding(from.Prompt) + rounding(to.Prompt)}
+	c.Completion = EngineDiff{Engine: to.Completion - from.Completion - ours.CompletionTokens, Ledger: t.Usage.CompletionTokens, Rounding: rounding(from.Completion) + rounding(to.Completion)}
 	c.Completion.Cause = cause(c.Completion, to.Quiet, t.LowerBound > 0)
 	c.Prompt.Cause = cause(c.Prompt, to.Quiet, t.LowerBound > 0)
 	switch {
@@ -122,6 +126,16 @@ func (r *Reader) CheckEngine(from *EngineSample, to EngineSample) (EngineCheck, 
 		c.Prompt.Cause = DiffUnsaid
 	}
 	return c, nil
+}
+
+// canaries are the tokens in (from, to] that an engine made for us, when it was asked
+// after a wake whether it answers: they are no request's. The event of that wake tells.
+func (r *Reader) canaries(from, to time.Time) (u Usage, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		return tx.QueryRow(`SELECT coalesce(sum(detail ->> '$.canary.prompt_tokens'), 0), coalesce(sum(detail ->> '$.canary.completion_tokens'), 0)
+			FROM event WHERE kind = 'engine' AND at > ? AND at <= ? AND json_valid(detail)`, micros(from), micros(to)).Scan(&u.PromptTokens, &u.CompletionTokens)
+	})
+	return u, err
 }
 
 // cause judges a difference. The ledger is never ahead of an engine, whatever

@@ -63,6 +63,19 @@ func TestCheckEngine(t *testing.T) {
 	f("beyond six digits", &base, sample(180, 1_000_035, 2_000_300), "", ledger.DiffDrift, 120)
 	f("nothing happened", &base, sample(125, 35, 180), "", "", 0)
 
+	event := func(at time.Time, subject, detail string) {
+		t.Helper()
+		if err := led.AddEvent(ledger.Event{At: at, Kind: "engine", Subject: subject, Detail: detail}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	event(at(50), "waking→ready", `{"cause":"healthy","canary":{"prompt_tokens":2,"completion_tokens":1}}`)
+	event(at(51), "ready→suspending", `{"cause":"idle"}`)
+	f("what a wake's canary made", nil, sample(60, 17, 101), "", "", 0)
+	f("and more", nil, sample(60, 17, 102), "", ledger.DiffDrift, 1)
+	base = sample(60, 17, 101)
+	f("a canary before", &base, sample(120, 37, 181), "", ledger.DiffCut, 30)
+
 	running, other := sample(120, 35, 180, busy), sample(120, 35, 180, func(e *ledger.EngineSample) { e.Started = at(1) })
 	for _, from := range []*ledger.EngineSample{&running, &other} {
 		if _, err := led.CheckEngine(from, sample(180, 35, 180)); !errors.Is(err, ledger.ErrRefused) {

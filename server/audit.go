@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"spotinference/ledger"
@@ -18,8 +19,9 @@ type Audit interface {
 	AddEvent(ledger.Event) error
 }
 
-// audit is what the sampling of the counters remembers. Owned by Run.
+// audit is what the sampling of the counters remembers. Owned by who holds mu.
 type audit struct {
+	mu    sync.Mutex
 	base  *ledger.EngineSample // the last quiet one of the engine's process; nil: from its start
 	last  ledger.EngineSample  // the last one written
 	drift bool                 // since base one was told of already
@@ -33,14 +35,24 @@ func (s *Server) watchCounters(ctx context.Context) {
 	if s.cfg.Audit == nil {
 		return
 	}
-	every(ctx, s.cfg.AuditEvery, func() { s.sampleCounters(ctx) })
+	every(ctx, s.cfg.AuditEvery, func() { s.SampleCounters(ctx) })
 }
 
-// sampleCounters takes one sample and says whether it agrees with the rows. The
-// order matters: a row that is there before the counters are read is in them.
-func (s *Server) sampleCounters(ctx context.Context) {
+// counted reports whether the engine's process is one whose counters can be read.
+func counted(s engine.Status) bool { return s.State == engine.Ready || s.State == engine.Suspending }
+
+// SampleCounters takes one sample and says whether it agrees with the rows. It is for
+// the moment before an engine is suspended, whose counters may end with its process;
+// Run takes all others. The order matters: a row that is there before the counters are
+// read is in them.
+func (s *Server) SampleCounters(ctx context.Context) {
+	if s.cfg.Audit == nil {
+		return
+	}
+	s.audit.mu.Lock()
+	defer s.audit.mu.Unlock()
 	before := s.cfg.Engine.Status()
-	if before.State != engine.Ready {
+	if !counted(before) {
 		return
 	}
 	begun, running := s.calls.count()
@@ -53,7 +65,7 @@ func (s *Server) sampleCounters(ctx context.Context) {
 		return
 	}
 	after := s.cfg.Engine.Status()
-	if after.State != engine.Ready || after.PID != before.PID || !after.StartedAt.Equal(before.StartedAt) {
+	if !counted(after) || after.PID != before.PID || !after.StartedAt.Equal(before.StartedAt) {
 		return // of which process they are is not known
 	}
 	begunSince, _ := s.calls.count()
@@ -62,7 +74,7 @@ func (s *Server) sampleCounters(ctx context.Context) {
 		WithCached: n.WithCached, Quiet: running == 0 && n.Running == 0 && begunSince == begun,
 	}
 	if !s.audit.last.Started.Equal(sample.Started) {
-		s.audit = audit{} // its counters began again
+		s.audit.base, s.audit.last, s.audit.drift = nil, ledger.EngineSample{}, false // its counters began again
 	}
 	err = s.audited(sample)
 	if errors.Is(err, ledger.ErrRefused) { // a clock that was set back: the gate sees to that

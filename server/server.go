@@ -120,7 +120,7 @@ type Server struct {
 	loopback bool                   // set by Run before it serves
 	models   atomic.Pointer[models] // the newest list, for while the engine sleeps
 	stopping chan struct{}
-	audit    audit // owned by watchCounters, and by Run after it
+	audit    audit
 }
 
 // New checks cfg and starts nothing.
@@ -204,7 +204,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 		stopLooking()
 		wg.Wait()
 		if s.cfg.Audit != nil {
-			s.sampleCounters(hard) // the engine's last word: it ends with us
+			s.SampleCounters(hard) // the engine's last word: it ends with us
 		}
 	}()
 

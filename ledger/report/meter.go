@@ -172,7 +172,7 @@ func (m MeterReport) text() string {
 	for _, d := range m.Drifts {
 		paragraph(&b, "drift at "+clock(d.At)+": "+d.Detail)
 	}
-	paragraph(&b, "An engine's counters begin at zero when its process starts. llama-server's prompt counter leaves out what came from its cache, and so does the ledger's figure beside it. A difference that no cut or running request and no rounding explains is a drift.")
+	paragraph(&b, "An engine's counters begin at zero when its process starts. llama-server's prompt counter leaves out what came from its cache, and so does the ledger's figure beside it. What an engine made to prove that it woke is taken off its count. A difference that no cut or running request and no rounding explains is a drift.")
 	return b.String()
 }
 

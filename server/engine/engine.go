@@ -176,7 +176,8 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.ladder = e.rungs()
 	prober := newProber(e.Dial, e.key)
-	e.health, e.canary, e.spawn = prober.run, prober.canary, e.startChild
+	e.health, e.spawn = prober.run, e.startChild
+	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, kind) }
 	e.status.Store(&Status{State: Stopped, Since: time.Now()})
 	return e, nil
 }

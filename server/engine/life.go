@@ -255,6 +255,9 @@ func (e *Engine) ready(l *life, by Method, phases []Phase, canary Usage) {
 		}
 	}
 	e.took[by] = took
+	if e.Status().State == Starting && !e.Status().Admits {
+		by = "" // no wake
+	}
 	e.enter(Transition{To: Ready, Cause: causeHealthy, PID: l.pid, Method: by, Phases: phases, Canary: canary})
 }
 

@@ -89,9 +89,10 @@ func (p *prober) post(ctx context.Context, path, body string) error {
 	return nil
 }
 
-// canary asks for one token. An engine that serves no completions, embeddings only,
+// canary asks for one token, of which nothing comes from llama-server's cache: what is
+// counted is what was read. An engine that serves no completions, embeddings only,
 // says so in an error of the client's, and that is an answer too.
-func (p *prober) canary(ctx context.Context) (usage Usage, err error) {
+func (p *prober) canary(ctx context.Context, kind Kind) (usage Usage, err error) {
 	model := ""
 	if status, body, err := p.do(ctx, http.MethodGet, "/v1/models", ""); err == nil && status == http.StatusOK {
 		var list struct{ Data []struct{ ID string } }
@@ -99,11 +100,16 @@ func (p *prober) canary(ctx context.Context) (usage Usage, err error) {
 			model = list.Data[0].ID
 		}
 	}
+	var cache *bool
+	if kind == Llama {
+		cache = new(bool)
+	}
 	ask, err := json.Marshal(struct {
 		Model  string `json:"model,omitempty"`
 		Prompt string `json:"prompt"`
 		Tokens int    `json:"max_tokens"`
-	}{model, "1", 1})
+		Cache  *bool  `json:"cache_prompt,omitempty"`
+	}{model, "1", 1, cache})
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
