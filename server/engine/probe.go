@@ -13,10 +13,9 @@ import (
 )
 
 const (
-	probeEvery    = 10 * time.Millisecond // at first
-	probeEveryMax = 100 * time.Millisecond
-	probeWait     = time.Second // for one answer, at first
-	probeWaitMax  = 5 * time.Second
+	probeEvery   = 10 * time.Millisecond // an engine is ready for no longer than that without our knowing
+	probeWait    = time.Second           // for one answer, at first
+	probeWaitMax = 5 * time.Second
 )
 
 // errKeyRefused is an engine that is up and asks for another key than ours.
@@ -44,7 +43,7 @@ func newProber(dial func(context.Context) (net.Conn, error), key string) *prober
 // one that hangs when the engine gets ready is answered at once. A refused
 // connection says nothing: whether the process lives is for others to know.
 func (p *prober) run(ctx context.Context) error {
-	pause, wait := probeEvery, probeWait
+	wait := probeWait
 	for {
 		asked := time.Now()
 		if p.get(ctx, "/health", wait) == http.StatusOK {
@@ -56,8 +55,7 @@ func (p *prober) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(pause):
-			pause = min(pause*5/4, probeEveryMax)
+		case <-time.After(probeEvery):
 		}
 	}
 	if status := p.get(ctx, "/v1/models", wait); status == http.StatusUnauthorized || status == http.StatusForbidden {
