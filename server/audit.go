@@ -38,8 +38,14 @@ func (s *Server) watchCounters(ctx context.Context) {
 	every(ctx, s.cfg.AuditEvery, func() { s.SampleCounters(ctx) })
 }
 
+// settle is how long an engine is ready before its counters are sampled: the event of
+// its waking, which tells of its canary's tokens, is in the ledger by then.
+const settle = time.Second
+
 // counted reports whether the engine's process is one whose counters can be read.
-func counted(s engine.Status) bool { return s.State == engine.Ready || s.State == engine.Suspending }
+func counted(s engine.Status) bool {
+	return s.State == engine.Ready && time.Since(s.Since) >= settle || s.State == engine.Suspending
+}
 
 // SampleCounters takes one sample and says whether it agrees with the rows. It is for
 // the moment before an engine is suspended, whose counters may end with its process;
@@ -49,7 +55,9 @@ func (s *Server) SampleCounters(ctx context.Context) {
 	if s.cfg.Audit == nil {
 		return
 	}
-	s.audit.mu.Lock()
+	if !s.audit.mu.TryLock() {
+		return // one is under way, and an engine that waits to be suspended does not wait for it
+	}
 	defer s.audit.mu.Unlock()
 	before := s.cfg.Engine.Status()
 	if !counted(before) {

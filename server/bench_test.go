@@ -159,4 +159,5 @@ func (benchEngine) Key() string                 { return "engine-key" }
 func (benchEngine) Kind() engine.Kind           { return engine.Llama }
 func (benchEngine) Status() engine.Status       { return engine.Status{State: engine.Ready, Admits: true} }
 func (benchEngine) Enter(context.Context) error { return nil }
-func (benchEngine) Leave()                      {}
+func (benchEngine) TryEnter() bool              { return true }
+func (benchEngine) Leave(bool)                  {}

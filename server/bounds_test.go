@@ -62,7 +62,8 @@ func (pipeEngine) Key() string                              { return "engine-key
 func (pipeEngine) Kind() engine.Kind                        { return engine.Llama }
 func (pipeEngine) Status() engine.Status                    { return engine.Status{State: engine.Ready, Admits: true} }
 func (pipeEngine) Enter(context.Context) error              { return nil }
-func (pipeEngine) Leave()                                   {}
+func (pipeEngine) TryEnter() bool                           { return true }
+func (pipeEngine) Leave(bool)                               {}
 
 // inTime runs do in a bubble of synthetic time, with a server whose clients
 // dial gets, and which answers with h.

@@ -20,6 +20,7 @@ type call struct {
 	client  net.Conn // to see whether the client is still there
 	// uncounted calls make no tokens: they are cut like others and have no row.
 	uncounted bool
+	glance    bool // nor do they keep the engine awake
 	recorded  bool // its row was written, or could not be
 
 	model      atomic.Pointer[string]

@@ -85,7 +85,18 @@ func (e *fakeEngine) Enter(ctx context.Context) error {
 	return nil
 }
 
-func (e *fakeEngine) Leave() {
+// TryEnter is Enter that does not wait.
+func (e *fakeEngine) TryEnter() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.state != engine.Ready {
+		return false
+	}
+	e.inside++
+	return true
+}
+
+func (e *fakeEngine) Leave(bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.inside--

@@ -172,22 +172,27 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 			return
 		}
 		e := s.admit()
-		if e == nil {
+		if e == nil && !s.tryEnter(c) {
 			e = s.enter(c)
 		}
 		if e != nil {
 			s.refuse(ctx, rt, id, e)
 			return
 		}
-	} else if st := s.cfg.Engine.Status(); st.State != engine.Ready {
-		m := s.models.Load()
-		if m == nil || !st.Admits {
-			s.refuse(ctx, rt, id, s.notReady())
+	} else if c.glance = true; !s.tryEnter(c) {
+		m, e := s.models.Load(), s.admit()
+		switch {
+		case m != nil && s.cfg.Engine.Status().Admits:
+			ctx.Response.Header.SetContentType(m.kind)
+			ctx.Response.SetBody(m.body)
+			return
+		case e == nil:
+			e = s.enter(c) // nobody knows the list yet
+		}
+		if e != nil {
+			s.refuse(ctx, rt, id, e)
 			return
 		}
-		ctx.Response.Header.SetContentType(m.kind)
-		ctx.Response.SetBody(m.body)
-		return
 	}
 	req := toEngine(ctx, rt, body)
 	defer fasthttp.ReleaseRequest(req)

@@ -33,8 +33,9 @@ type Engine interface {
 	Key() string
 	Kind() engine.Kind
 	Status() engine.Status
+	TryEnter() bool
 	Enter(context.Context) error
-	Leave()
+	Leave(active bool)
 }
 
 // Ledger is where requests are written. *ledger.Ledger has it.

@@ -39,6 +39,7 @@ func (s *Server) watchStalls(ctx context.Context) {
 		var mute []*call
 		for _, c := range s.calls.list() {
 			if c.waiting() {
+				c.stall = stall{}
 				continue // it waits for the engine to wake, which is bounded by itself
 			}
 			w := &c.stall

@@ -3,11 +3,14 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
+	"spotinference/ledger"
 	"spotinference/server/engine"
 	"spotinference/server/meter"
 )
@@ -27,8 +30,17 @@ var (
 	errWakeTimeout = &apiError{status: 504, typ: "server_error", code: "wake_timeout", message: "The engine did not wake in time."}
 )
 
-// enter lets a call into the engine, or says why not. A call that is cut meanwhile
-// does not wait on.
+// tryEnter lets a call into an engine that is ready.
+func (s *Server) tryEnter(c *call) bool {
+	in := s.cfg.Engine.TryEnter()
+	if in {
+		c.inside.Store(true)
+	}
+	return in
+}
+
+// enter lets a call into the engine, which it may have to wait for, or says why not. A
+// call that is cut meanwhile does not wait on.
 func (s *Server) enter(c *call) *apiError {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -36,13 +48,14 @@ func (s *Server) enter(c *call) *apiError {
 		return c.why()
 	}
 	defer c.waits(nil)
-	ready := s.cfg.Engine.Status().State == engine.Ready
 	err := s.cfg.Engine.Enter(ctx)
 	switch {
 	case err == nil:
-		if !ready {
-			c.started = s.cfg.Now() // before, it cost the engine nothing
+		if err := s.cfg.Gate.Allow(); err != nil { // much may have been spent meanwhile
+			s.cfg.Engine.Leave(false)
+			return fromGate(err)
 		}
+		c.started = s.cfg.Now() // before, it cost the engine nothing
 		c.inside.Store(true)
 		return nil
 	case c.why() != nil:
@@ -69,7 +82,7 @@ func (s *Server) notReady() *apiError {
 func (s *Server) forget(c *call) {
 	s.calls.remove(c)
 	if c.inside.Swap(false) {
-		s.cfg.Engine.Leave()
+		s.cfg.Engine.Leave(!c.glance)
 	}
 }
 
@@ -91,7 +104,10 @@ func (c *call) waiting() bool {
 // await is enter for a call that may have to wait for long. It returns the channel
 // that will bring enter's answer where that is not there within a heartbeat.
 func (s *Server) await(c *call) (*apiError, <-chan *apiError) {
-	if !c.ask.Stream || c.ask.Assembled() || s.cfg.Engine.Status().State == engine.Ready {
+	if s.tryEnter(c) {
+		return nil, nil
+	}
+	if !c.ask.Stream || c.ask.Assembled() {
 		return s.enter(c), nil
 	}
 	entered := make(chan *apiError, 1)
@@ -130,8 +146,21 @@ func (h *held) Read([]byte) (int, error) { panic("BUG: an answer writes itself")
 func (h *held) SupportsBodyWriteTo() bool { return true }
 
 func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			h.s.cfg.Metrics.panics.Inc()
+			h.s.cfg.Log.Error("BUG: panic in a stream", "request", h.c.id, "panic", v, "stack", string(debug.Stack()))
+			h.c.cut(errInternal)
+			if h.c.inside.Load() && !h.c.recorded {
+				_ = h.s.record(h.c, h.m, ledger.Failed, errInternal.status, time.Time{})
+			}
+			err = fmt.Errorf("panic in a stream: %v", v)
+		}
+	}()
 	write := func(p []byte) error {
-		_ = h.c.client.SetWriteDeadline(h.s.cfg.Now().Add(writeTimeout))
+		if h.c.why() == nil {
+			_ = h.c.client.SetWriteDeadline(h.s.cfg.Now().Add(writeTimeout))
+		}
 		n, err := w.Write(p)
 		sent += int64(n)
 		return err
@@ -152,6 +181,7 @@ func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
 			}
 			if e != nil {
 				h.over = true
+				h.s.cfg.Metrics.refused(e)
 				h.s.forget(h.c)
 				return sent, write(e.event(h.c.dialect, h.c.id))
 			}

@@ -173,3 +173,37 @@ func TestAsleepIsReady(t *testing.T) {
 		t.Error("a closed gate let a request wake the engine")
 	}
 }
+
+// TestTheGateIsAskedAfterTheWait: what was spent meanwhile counts.
+func TestTheGateIsAskedAfterTheWait(t *testing.T) {
+	w := asleep(t, nil, time.Hour)
+	go func() {
+		eventually(t, "a waiter", func() bool { _, n := w.engine.load(); return n == 1 })
+		w.gate.mu.Lock()
+		w.gate.err = &budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted}
+		w.gate.mu.Unlock()
+		w.wake(nil)
+	}()
+	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 429 {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+	if rows := w.ledger.all(); len(rows) != 0 {
+		t.Errorf("rows = %+v", rows)
+	}
+}
+
+// TestAPanicAfterTheWait: the row is written, the panic counted.
+func TestAPanicAfterTheWait(t *testing.T) {
+	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *server.Config) {
+		c.Heartbeat, c.Ledger = time.Millisecond, &brokenLedger{}
+	})
+	w.engine.set(engine.Suspended)
+	resp := w.begin("POST", "/v1/chat/completions", streamBody)
+	defer resp.Body.Close()
+	w.wake(nil)
+	if answer, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("the stream ended with %s", answer)
+	}
+	eventually(t, "the panic is counted", func() bool { return w.metric("spotinference_panics_total") != "0" })
+	eventually(t, "no request", func() bool { return w.metric("spotinference_requests_running") == "0" })
+}

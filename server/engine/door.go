@@ -22,12 +22,13 @@ var (
 type door struct {
 	limit    int           // how many may wait
 	patience time.Duration // how long one may wait
-	changed  chan struct{} // capacity 1: told when somebody begins to wait, and when the last one leaves
+	changed  chan struct{} // capacity 1: told when somebody begins to wait or gives up, and when the last one leaves that Run waits for
 
 	mu      sync.Mutex
 	state   doorState
 	inside  int
-	quiet   time.Time // when the last one left, or the door opened
+	quiet   time.Time // when the last active one left, or the door opened
+	asked   bool      // Run waits for the last one to leave
 	waiting list.List // of *waiter, in the order in which they came
 }
 
@@ -47,6 +48,17 @@ type waiter struct {
 
 func newDoor(limit int, patience time.Duration) *door {
 	return &door{limit: limit, patience: patience, changed: make(chan struct{}, 1)}
+}
+
+// tryEnter is enter for who does not wait.
+func (d *door) tryEnter() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != open {
+		return false
+	}
+	d.inside++
+	return true
 }
 
 // enter returns nil once the request is inside; leave must follow then.
@@ -81,7 +93,7 @@ func (d *door) enter(ctx context.Context) error {
 	select {
 	case err := <-w.end: // called in just now: it turns round on the threshold
 		if err == nil {
-			d.leaveLocked()
+			d.leaveLocked(false)
 		}
 	default:
 		d.waiting.Remove(place)
@@ -90,19 +102,22 @@ func (d *door) enter(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// leave ends what enter began.
-func (d *door) leave() {
+// leave ends what enter began. Who was active begins the idle time anew.
+func (d *door) leave(active bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.leaveLocked()
+	d.leaveLocked(active)
 }
 
-func (d *door) leaveLocked() {
+func (d *door) leaveLocked(active bool) {
 	if d.inside--; d.inside < 0 {
 		panic("BUG: a request left the engine twice")
 	}
-	if d.inside == 0 {
+	if active {
 		d.quiet = time.Now()
+	}
+	if d.inside == 0 && d.asked {
+		d.asked = false
 		d.tell()
 	}
 }
@@ -155,6 +170,7 @@ func (d *door) holdIfQuiet(long time.Duration) (ok bool, inside int, in time.Dur
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.inside > 0 {
+		d.asked = true
 		return false, d.inside, long
 	}
 	if left := long - time.Since(d.quiet); left > 0 {

@@ -211,8 +211,12 @@ func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
 // the cause of ctx's end.
 func (e *Engine) Enter(ctx context.Context) error { return e.door.enter(ctx) }
 
+// TryEnter is Enter for who does not wait, true where it is inside.
+func (e *Engine) TryEnter() bool { return e.door.tryEnter() }
+
 // Leave ends what Enter began, when the engine has nothing more to do for the request.
-func (e *Engine) Leave() { e.door.leave() }
+// Idle time is counted from the end of the last one that was active.
+func (e *Engine) Leave(active bool) { e.door.leave(active) }
 
 // Load says how many requests are inside and how many wait to be.
 func (e *Engine) Load() (inside, waiting int) { return e.door.load() }
@@ -245,7 +249,7 @@ func (e *Engine) Suspend(ctx context.Context) error {
 func (e *Engine) Wake(ctx context.Context) error {
 	err := e.Enter(ctx)
 	if err == nil {
-		e.Leave()
+		e.Leave(true)
 	}
 	return err
 }

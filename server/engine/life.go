@@ -126,11 +126,17 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 				if state == Waking {
 					l.noWake = errors.New(l.ending)
 				}
+				if state == Waking || state == Suspending {
+					e.broken[e.rung.method()]++
+				}
 				return r
 			}
 
 		case out := <-done:
 			done = nil
+			if ctx.Err() != nil {
+				return e.leave(l) // it may have failed for that alone
+			}
 			switch e.Status().State {
 			case Starting:
 				look.Stop()
@@ -231,11 +237,19 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 			}
 
 		case <-ctx.Done():
-			l.stopped = true
-			l.kill = e.Status().Suspended == Checkpoint // it cannot answer to a signal
-			return report{}
+			return e.leave(l)
 		}
 	}
+}
+
+// leave ends a life because ctx has.
+func (e *Engine) leave(l *life) report {
+	l.stopped = true
+	switch e.Status().State {
+	case Suspending, Suspended, Waking: // where it is frozen it cannot answer to a signal
+		l.kill = e.rung != nil && e.rung.method() == Checkpoint
+	}
+	return report{}
 }
 
 // queue is the first phase of what somebody waited for.

@@ -369,5 +369,5 @@ func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
 	w.mu.Lock()
 	w.inside--
 	w.mu.Unlock()
-	e.Leave()
+	e.Leave(true)
 }

@@ -55,9 +55,18 @@ func (e *Engine) Run(ctx context.Context) error {
 		crashes   int // in a row, none after a steady time
 	)
 	for {
+		if ctx.Err() != nil {
+			if e.Status().State != Stopped {
+				e.enter(Transition{To: Stopped, Cause: causeShutdown})
+			}
+			return nil
+		}
 		l := e.live(ctx, cause)
 		if !l.readyAt.IsZero() {
 			everReady = true
+			if time.Since(l.readyAt) >= steadyAfter {
+				crashes = 0
+			}
 		}
 		switch {
 		case l.err != nil || l.stopped:
@@ -66,15 +75,9 @@ func (e *Engine) Run(ctx context.Context) error {
 			cause = causeNoWake + l.noWake.Error()
 			continue
 		case l.suspended:
-			if !e.asleep(ctx) {
-				e.enter(Transition{To: Stopped, Cause: causeShutdown})
-				return nil
-			}
+			e.asleep(ctx)
 			cause = causeRequest
 			continue
-		}
-		if !l.readyAt.IsZero() && time.Since(l.readyAt) >= steadyAfter {
-			crashes = 0
 		}
 		if crashes++; !everReady && crashes == neverReadyMax {
 			e.enter(Transition{To: Stopped, Cause: causeGaveUp})
@@ -83,10 +86,7 @@ func (e *Engine) Run(ctx context.Context) error {
 				Hint: "the engine's last lines are above",
 			}
 		}
-		if !e.backOff(ctx, e.pause(crashes)) {
-			e.enter(Transition{To: Stopped, Cause: causeShutdown})
-			return nil
-		}
+		e.backOff(ctx, e.pause(crashes))
 		cause = causeRestart
 	}
 }
@@ -99,8 +99,8 @@ func (e *Engine) pause(crashes int) time.Duration {
 	return min(e.cfg.Backoff<<(crashes-1), max(backoffMax, e.cfg.Backoff))
 }
 
-// backOff waits until a crashed engine is due, and reports whether ctx let it.
-func (e *Engine) backOff(ctx context.Context, pause time.Duration) bool {
+// backOff waits until a crashed engine is due, or ctx ends.
+func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 	e.cfg.Log.Info("engine will be started again", "in", pause)
 	due := time.NewTimer(pause)
 	defer due.Stop()
@@ -109,25 +109,21 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) bool {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return
 		case <-due.C:
-			return true
+			return
 		case o := <-e.orders:
 			o <- ErrNotReady
 		}
 	}
 }
 
-// asleep waits, with no process, for somebody who wants the engine. It reports
-// whether ctx let it.
-func (e *Engine) asleep(ctx context.Context) bool {
-	for {
-		if ctx.Err() != nil {
-			return false
-		}
+// asleep waits, with no process, for somebody who wants the engine, or until ctx ends.
+func (e *Engine) asleep(ctx context.Context) {
+	for ctx.Err() == nil {
 		// A waiter who has left again wakes nobody.
 		if waiting, _ := e.door.first(); waiting > 0 {
-			return true
+			return
 		}
 		select {
 		case <-ctx.Done():

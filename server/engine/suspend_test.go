@@ -98,7 +98,7 @@ func TestSuspendAndWake(t *testing.T) {
 			if err := r.Suspend(t.Context()); !errors.Is(err, engine.ErrBusy) {
 				t.Errorf("Suspend under a request = %v, want ErrBusy", err)
 			}
-			r.Leave()
+			r.Leave(true)
 			r.waitState(engine.Suspended)
 			if s := r.Status(); s.Restarts != 0 {
 				t.Errorf("%d restarts were counted, and none was one", s.Restarts)
@@ -139,7 +139,7 @@ func TestSuspendEscalates(t *testing.T) {
 		t.Errorf("suspended = %+v, want stopped because of the memory", tr)
 	}
 	r.enter()
-	r.Leave()
+	r.Leave(true)
 }
 
 // TestDiesAsleep: an engine that dies while it sleeps is as good as suspended.
@@ -153,7 +153,7 @@ func TestDiesAsleep(t *testing.T) {
 	if got, want := r.path(), "stopped starting ready suspending suspended suspended starting ready"; got != want {
 		t.Errorf("path = %q, want %q", got, want)
 	}
-	r.Leave()
+	r.Leave(true)
 }
 
 // TestWakesMute: an engine that answers its health check and no request lets nobody in.
@@ -199,7 +199,7 @@ func TestSuspendDeaf(t *testing.T) {
 		t.Error("the GPU is held while suspended")
 	}
 	r.enter()
-	r.Leave()
+	r.Leave(true)
 }
 
 // TestSlowStart: a start that shows progress is waited for beyond its timeout; the

@@ -35,6 +35,7 @@ func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
+		defer cancel()
 		defer expire()
 		var out outcome
 		last := time.Now()
