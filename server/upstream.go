@@ -21,7 +21,7 @@ const (
 	maxIdle     = 4 * time.Second
 	maxUses     = 90
 	dialTimeout = 5 * time.Second
-	readBuffer  = 16 << 10
+	readBuffer  = 8 << 10
 	writeBuffer = 16 << 10
 )
 
