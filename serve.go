@@ -9,8 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime/debug"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -124,8 +124,8 @@ func newLog(w io.Writer, asJSON bool) *slog.Logger {
 // ledger closes last. hard cuts all of that short, but for the ledger.
 func runServe(soft, hard context.Context, o options, stderr io.Writer) (err error) {
 	if os.Getenv("GOGC") == "" {
-		// The wire leaves little garbage, so that collecting it twice as often
-		// costs next to nothing, and a thousand streams need a third less memory.
+		// The wire leaves little garbage: to collect it twice as often costs next to
+		// nothing, and keeps the garbage of a thousand open streams small.
 		debug.SetGCPercent(50)
 	}
 	log := newLog(stderr, o.json)
