@@ -110,7 +110,6 @@ func TestSlowClients(t *testing.T) {
 		within      time.Duration
 		status      int
 	}{
-		"nothing at all":                {"", "", time.Minute, 408},
 		"half a head":                   {"POST /v1/chat", "", time.Minute, 408},
 		"a head, a byte a second":       {"POST /v1/chat/completions HTTP/1.1\r\nX-A: ", "a", time.Minute, 408},
 		"headers, one a second":         {"POST /v1/chat/completions HTTP/1.1\r\n", "X-A: a\r\n", time.Minute, 408},
@@ -152,24 +151,28 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// TestAnIdleConnectionIsClosed without a word: an answer that nobody asked for
-// would be taken for that to the next request.
+// TestAnIdleConnectionIsClosed without a word, before its first request as after
+// it: an answer that nobody asked for would be taken for that to the next one.
 func TestAnIdleConnectionIsClosed(t *testing.T) {
-	inTime(t, jsonAnswer(200, chatAnswer), func(t *testing.T, _ *fakeLedger, dial func() net.Conn) {
-		conn := dial()
-		defer conn.Close()
-		io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-		r := bufio.NewReader(conn)
-		resp, err := http.ReadResponse(r, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.Copy(io.Discard, resp.Body)
-		began := time.Now()
-		if b, err := r.ReadByte(); !errors.Is(err, io.EOF) || time.Since(began) > time.Minute {
-			t.Errorf("%q, %v after %s", b, err, time.Since(began))
-		}
-	})
+	for _, first := range []bool{true, false} {
+		inTime(t, jsonAnswer(200, chatAnswer), func(t *testing.T, _ *fakeLedger, dial func() net.Conn) {
+			conn := dial()
+			defer conn.Close()
+			r := bufio.NewReader(conn)
+			if !first {
+				io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, resp.Body)
+			}
+			began := time.Now()
+			if b, err := r.ReadByte(); !errors.Is(err, io.EOF) || time.Since(began) > time.Minute {
+				t.Errorf("first %v: %q, %v after %s", first, b, err, time.Since(began))
+			}
+		})
+	}
 }
 
 // TestHalfARequestDoesNotHoldTheStop: inTime wants the server to end with it.

@@ -51,7 +51,9 @@ func (c *client) Read(p []byte) (n int, err error) {
 		c.failed = errTooMuch
 		return 0, c.failed
 	}
-	n, err = c.Conn.Read(p)
+	for n == 0 && err == nil { // a read of nothing, which fasthttp takes for a bug of its own
+		n, err = c.Conn.Read(p)
+	}
 	c.room -= int64(n)
 	c.failed = err
 	return n, err
