@@ -30,6 +30,7 @@ type body struct {
 	held []byte   // JSON that waits for the row
 
 	eof      bool      // the engine's answer was read to its end
+	ended    bool      // there is nothing more to be read of it
 	over     bool      // nothing follows what is in buf
 	cutShort bool      // what follows it is an error, not the end
 	first    time.Time // when the first byte was there to be sent
@@ -102,6 +103,9 @@ func (b *body) WriteTo(w io.Writer) (sent int64, err error) {
 		case b.over:
 			b.letGo()
 			return sent, nil
+		case b.ended:
+			b.finish()
+			continue
 		}
 		if err := b.fill(); err != nil {
 			return sent, err
@@ -140,7 +144,7 @@ func (b *body) fill() error {
 		switch {
 		case !b.json && b.m.Done(), err == io.EOF:
 			b.keep(n)
-			b.finish()
+			b.ended = true
 			return nil
 		case err != nil:
 			return b.broken(err)
@@ -231,15 +235,17 @@ func (b *body) release() {
 	b.held = []byte{b.held[last]}
 }
 
-// finish is reached once: at the end of what the engine had to say. The row is
-// on disk before the last bytes are in out.
+// finish is reached once: at the end of what the engine had to say, when all that
+// may leave before the row has left. The row is on disk before the last bytes are
+// in out.
 func (b *body) finish() {
 	b.over = true
+	var rest []byte
 	if b.eof && !b.json {
 		// The end may stand for the last event's blank line; half an event that
 		// is no end is nobody's.
-		if out := b.m.Close(b.buf.out); b.m.Done() {
-			b.buf.out = out
+		if out := b.m.Close(nil); b.m.Done() {
+			rest = out
 		}
 	}
 	status := ledger.OK
@@ -247,7 +253,6 @@ func (b *body) finish() {
 	if failed || !b.m.Done() {
 		status = ledger.Failed
 	}
-	rest := slices.Clone(b.buf.out)
 	b.drop() // it waits again, for the disk
 	err := b.record(status)
 	b.take()

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,6 +142,33 @@ func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 	}
 	if r := w.row(); r.Usage != (ledger.Usage{PromptTokens: 5, CachedTokens: 1, CompletionTokens: 2}) || r.Status != ledger.OK || r.LowerBound || !r.Stream || r.First.IsZero() {
 		t.Errorf("row = %+v", r)
+	}
+}
+
+// TestNoTokenWaitsForTheRow: an engine that sends its whole answer at once is
+// held up at the end of it only.
+func TestNoTokenWaitsForTheRow(t *testing.T) {
+	w := newWorld(t, engine.Llama, sse(nil, delta(" a", 1)+delta(" b", 2)+usageChunk+doneEvent), nil)
+	w.ledger.held = make(chan struct{})
+	held := sync.OnceFunc(func() { close(w.ledger.held) })
+	defer held()
+	// The write waits for us: without a limit, a token that waits for it would never come.
+	w.client.Timeout = 10 * time.Second
+	resp := w.begin("POST", "/v1/chat/completions", streamBody)
+	defer resp.Body.Close()
+	r := bufio.NewReader(resp.Body)
+	for _, text := range []string{" a", " b"} {
+		line, err := r.ReadString('\n')
+		if err != nil || !strings.Contains(line, `"content":"`+text+`"`) {
+			t.Fatalf("%q, %v: want %q before the row is written", line, err, text)
+		}
+		if blank, err := r.ReadString('\n'); blank != "\n" {
+			t.Fatalf("%q, %v", blank, err)
+		}
+	}
+	held()
+	if last, err := io.ReadAll(r); err != nil || string(last) != doneEvent {
+		t.Errorf("last bytes = %q, %v", last, err)
 	}
 }
 
