@@ -509,7 +509,8 @@ func (w *walk) status(series, sample int64) (status string, err error) {
 // absences flags the resources that are missing where they should not be.
 func (w *walk) absences(sp *Spend) error {
 	for _, epochs := range w.series.resources {
-		var before, inside, after, left bool
+		var before, inside, after bool
+		var missing []*seriesRow // what the last sample should have had
 		for _, s := range *epochs {
 			seenAt := int64(0)
 			if t := w.tracks[s.id]; t != nil {
@@ -518,18 +519,21 @@ func (w *walk) absences(sp *Spend) error {
 			before = before || s.seen < w.start.id
 			inside = inside || seenAt >= w.start.id
 			after = after || s.last > w.at.id
-			if s.seen > w.at.id || seenAt == w.at.id || s.superseded(w.at.id) {
-				continue
+			if s.seen <= w.at.id && seenAt != w.at.id && !s.superseded(w.at.id) {
+				missing = append(missing, s)
 			}
-			closed, err := w.closed(s)
-			if err != nil {
-				return err
-			}
-			left = left || !closed
 		}
-		if inside && left {
-			// Its newest bill is not in the last sample, whatever an older one says.
-			sp.flag(FlagGone)
+		if inside { // of those that were gone before, nothing is asked
+			for _, s := range missing {
+				closed, err := w.closed(s)
+				if err != nil {
+					return err
+				}
+				if !closed {
+					// Its newest bill is not in the last sample, whatever an older one says.
+					sp.flag(FlagGone)
+				}
+			}
 		}
 		if before && after && !inside {
 			// What it cost meanwhile shows only where it comes back.
