@@ -38,14 +38,8 @@ func (s *Server) watchCounters(ctx context.Context) {
 	every(ctx, s.cfg.AuditEvery, func() { s.SampleCounters(ctx) })
 }
 
-// settle is how long an engine is ready before its counters are sampled: the event of
-// its waking, which tells of its canary's tokens, is in the ledger by then.
-const settle = time.Second
-
 // counted reports whether the engine's process is one whose counters can be read.
-func counted(s engine.Status) bool {
-	return s.State == engine.Ready && time.Since(s.Since) >= settle || s.State == engine.Suspending
-}
+func counted(s engine.Status) bool { return s.State == engine.Ready || s.State == engine.Suspending }
 
 // SampleCounters takes one sample and says whether it agrees with the rows. It is for
 // the moment before an engine is suspended, whose counters may end with its process;

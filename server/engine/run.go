@@ -137,11 +137,17 @@ func (e *Engine) asleep(ctx context.Context) {
 // enter changes the state and tells of it. Called by Run alone. It completes t, and
 // opens, holds or bars the door as the new state asks.
 func (e *Engine) enter(t Transition) {
-	t.At = time.Now()
+	t.At, t.From = time.Now(), e.Status().State
+	// Who tells of the canary's tokens has done so before anybody sees the engine ready,
+	// or its counters would be ahead of what is known.
+	told := t.Canary != (Usage{}) && e.cfg.OnTransition != nil
+	if told {
+		t.Waiters, _ = e.door.first()
+		e.cfg.OnTransition(t)
+	}
 	// Nobody waits for a start that no request asked for: it may take for ever.
 	admits := t.To != Stopped && t.To != Crashed && !(t.To == Starting && (t.Cause == causeServe || t.Cause == causeRestart))
 	e.update(func(s *Status) {
-		t.From = s.State
 		s.State, s.Since, s.Admits = t.To, t.At, admits
 		if t.Cause == causeRestart {
 			s.Restarts++
@@ -169,7 +175,7 @@ func (e *Engine) enter(t Transition) {
 		}
 		e.asked = nil
 	}
-	if e.cfg.OnTransition != nil {
+	if e.cfg.OnTransition != nil && !told {
 		e.cfg.OnTransition(t)
 	}
 }
