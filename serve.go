@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -123,11 +122,6 @@ func newLog(w io.Writer, asJSON bool) *slog.Logger {
 // the server drains, the engine stops, the bill is read once more, and the
 // ledger closes last. hard cuts all of that short, but for the ledger.
 func runServe(soft, hard context.Context, o options, stderr io.Writer) (err error) {
-	if os.Getenv("GOGC") == "" {
-		// The wire leaves little garbage: to collect it twice as often costs next to
-		// nothing, and keeps the garbage of a thousand open streams small.
-		debug.SetGCPercent(50)
-	}
 	log := newLog(stderr, o.json)
 	if o.file != "" {
 		log.Info("settings", "file", o.file)
