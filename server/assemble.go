@@ -6,7 +6,6 @@ import (
 
 	"github.com/valyala/fasthttp"
 
-	"spotinference/ledger"
 	"spotinference/server/meter"
 )
 
@@ -40,14 +39,7 @@ func (s *Server) assemble(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *
 	} else if answer, err = m.Answer(); err != nil {
 		e = s.fault(c, err)
 	}
-	status := ledger.OK
-	if e != nil {
-		status, b.status = statusFor(e), e.status
-	}
-	if b.record(status) != nil {
-		e = errLedger
-	}
-	if e != nil {
+	if e = b.conclude(e); e != nil {
 		e.write(ctx, c.dialect, c.id)
 		return
 	}

@@ -85,10 +85,8 @@ func (b *body) SupportsBodyWriteTo() bool { return true }
 func (b *body) WriteTo(w io.Writer) (sent int64, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			b.s.cfg.Metrics.panics.Inc()
-			b.s.cfg.Log.Error("BUG: panic in a stream", "request", b.c.id, "panic", v, "stack", string(debug.Stack()))
+			err = b.s.panicked(b.c, v)
 			_ = b.record(ledger.Failed)
-			err = fmt.Errorf("panic in a stream: %v", v)
 		}
 	}()
 	defer b.drop()
@@ -291,6 +289,26 @@ func (b *body) broken(err error) error {
 	}
 	b.buf.out = append(b.buf.out, e.event(b.c.dialect, b.c.id)...)
 	return nil
+}
+
+// conclude writes the row of an answer of which nothing has left yet, e being what is
+// wrong with it, and returns what the client is to be told instead; nil for nothing.
+func (b *body) conclude(e *apiError) *apiError {
+	status := ledger.OK
+	if e != nil {
+		status, b.status = statusFor(e), e.status
+	}
+	if b.record(status) != nil {
+		return errLedger
+	}
+	return e
+}
+
+// panicked counts and tells of a panic in a stream, and is what ends the stream.
+func (s *Server) panicked(c *call, v any) error {
+	s.cfg.Metrics.panics.Inc()
+	s.cfg.Log.Error("BUG: panic in a stream", "request", c.id, "panic", v, "stack", string(debug.Stack()))
+	return fmt.Errorf("panic in a stream: %v", v)
 }
 
 // record writes the row, once.

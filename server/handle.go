@@ -171,23 +171,18 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 			s.refuse(ctx, rt, id, errBody("The request body is not valid JSON."))
 			return
 		}
-		e := s.admit()
-		if e == nil && !s.tryEnter(c) {
-			e = s.enter(c)
-		}
-		if e != nil {
-			s.refuse(ctx, rt, id, e)
-			return
-		}
-	} else if c.glance = true; !s.tryEnter(c) {
-		m, e := s.models.Load(), s.admit()
-		switch {
-		case m != nil && s.cfg.Engine.Status().Admits:
+	}
+	// A closed gate refuses no list of models that costs no wake.
+	c.glance = rt.method == fasthttp.MethodGet
+	if !c.glance || !s.tryEnter(c) {
+		if m := s.models.Load(); c.glance && m != nil && s.cfg.Engine.Status().Admits {
 			ctx.Response.Header.SetContentType(m.kind)
 			ctx.Response.SetBody(m.body)
 			return
-		case e == nil:
-			e = s.enter(c) // nobody knows the list yet
+		}
+		e := s.admit()
+		if e == nil {
+			e = s.enter(c)
 		}
 		if e != nil {
 			s.refuse(ctx, rt, id, e)
@@ -213,7 +208,7 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 	case status != fasthttp.StatusOK:
 		s.refuse(ctx, rt, id, fromEngine(status, meter.OpenAIError(status, answer)))
 	default:
-		if rt.method == fasthttp.MethodGet {
+		if c.glance {
 			s.models.Store(&models{kind, answer})
 		}
 		ctx.Response.Header.SetContentType(kind)
@@ -235,6 +230,16 @@ func (s *Server) fault(c *call, err error) *apiError {
 		return errNotReady // it has just ended, and its supervisor is about to see it
 	}
 	return errEngine
+}
+
+// failed records a call that got no answer of the engine's, and returns what its
+// client is told.
+func (s *Server) failed(c *call, m *meter.Meter, err error) *apiError {
+	e := s.fault(c, err)
+	if s.record(c, m, statusFor(e), e.status, time.Time{}) != nil {
+		return errLedger
+	}
+	return e
 }
 
 // infer serves a request that makes tokens.
@@ -283,11 +288,7 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 		s.forget(c) // as above
 		s.refuse(ctx, rt, id, s.fault(c, err))
 	case err != nil:
-		e := s.fault(c, err)
-		if s.record(c, m, statusFor(e), e.status, time.Time{}) != nil {
-			e = errLedger
-		}
-		e.write(ctx, rt.dialect, id)
+		s.failed(c, m, err).write(ctx, rt.dialect, id)
 	case x.resp.StatusCode() == fasthttp.StatusOK && isType(x.resp, "text/event-stream"):
 		if ask.Assembled() {
 			s.assemble(ctx, c, m, x)
@@ -367,14 +368,7 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 		return
 	}
 	defer b.letGo()
-	status := ledger.OK
-	if e != nil {
-		status, b.status = statusFor(e), e.status
-	}
-	if b.record(status) != nil {
-		e = errLedger
-	}
-	if e != nil {
+	if e = b.conclude(e); e != nil {
 		e.write(ctx, c.dialect, c.id)
 		return
 	}

@@ -3,9 +3,7 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"runtime/debug"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -42,6 +40,9 @@ func (s *Server) tryEnter(c *call) bool {
 // enter lets a call into the engine, which it may have to wait for, or says why not. A
 // call that is cut meanwhile does not wait on.
 func (s *Server) enter(c *call) *apiError {
+	if s.tryEnter(c) {
+		return nil
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if !c.waits(cancel) {
@@ -148,13 +149,11 @@ func (h *held) SupportsBodyWriteTo() bool { return true }
 func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			h.s.cfg.Metrics.panics.Inc()
-			h.s.cfg.Log.Error("BUG: panic in a stream", "request", h.c.id, "panic", v, "stack", string(debug.Stack()))
+			err = h.s.panicked(h.c, v)
 			h.c.cut(errInternal)
 			if h.c.inside.Load() && !h.c.recorded {
 				_ = h.s.record(h.c, h.m, ledger.Failed, errInternal.status, time.Time{})
 			}
-			err = fmt.Errorf("panic in a stream: %v", v)
 		}
 	}()
 	write := func(p []byte) error {
@@ -199,11 +198,7 @@ func (s *Server) ask(c *call, m *meter.Meter, req *fasthttp.Request) (*body, *ap
 		return nil, s.fault(c, err)
 	}
 	if err != nil {
-		e := s.fault(c, err)
-		if s.record(c, m, statusFor(e), e.status, time.Time{}) != nil {
-			e = errLedger
-		}
-		return nil, e
+		return nil, s.failed(c, m, err)
 	}
 	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: x.resp.StatusCode()}
 	if b.status == fasthttp.StatusOK && isType(x.resp, "text/event-stream") {
@@ -217,11 +212,7 @@ func (s *Server) ask(c *call, m *meter.Meter, req *fasthttp.Request) (*body, *ap
 	} else if b.status != fasthttp.StatusOK {
 		e = fromEngine(b.status, meter.OpenAIError(b.status, b.held))
 	}
-	b.status = e.status
-	if b.record(statusFor(e)) != nil {
-		e = errLedger
-	}
-	return nil, e
+	return nil, b.conclude(e)
 }
 
 // Close is called by fasthttp when the answer was written, or could not be.
