@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -236,10 +235,7 @@ func (h *hyperstack) line(ctx context.Context, clk clock, s *ledger.Sample, r hy
 	if anchor.After(s.At) {
 		return ledger.Line{}, fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, anchor.Format(time.RFC3339)).at(r.call)
 	}
-	body, f := h.api.get(ctx, clk, r.call, fmt.Sprintf(r.path, id), url.Values{
-		"start_date": {anchor.Format(hyperstackTime)},
-		"end_date":   {s.At.Format(hyperstackTime)},
-	})
+	body, f := h.api.get(ctx, clk, r.call, fmt.Sprintf(r.path, id), hyperstackQuery(anchor, s.At))
 	if f != nil {
 		return ledger.Line{}, f
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
 	"spotinference/ledger"
@@ -13,23 +11,19 @@ import (
 
 // BillOver implements Windowed.
 func (h *hyperstack) BillOver(ctx context.Context, resource string, start, end, now time.Time) (ledger.Nanos, error) {
-	for _, r := range []hyperstackResource{hyperstackVM, hyperstackVolume} {
-		text, ok := strings.CutPrefix(resource, r.name+"-")
-		id, err := strconv.ParseInt(text, 10, 64)
-		if !ok || err != nil {
-			continue
-		}
-		body, f := h.api.get(ctx, startClock(now), r.call, fmt.Sprintf(r.path, id), hyperstackQuery(start, end))
-		if f != nil {
-			return 0, f
-		}
-		bill, f := decodeHyperstackBill(r, id, body)
-		if f != nil {
-			return 0, f.at(r.call)
-		}
-		return bill.total, nil
+	r, id, ok := hyperstackID(resource)
+	if !ok {
+		return 0, fail(Internal, "%q is no resource of Hyperstack's", resource)
 	}
-	return 0, fail(Internal, "%q is no resource of Hyperstack's", resource)
+	body, f := h.api.get(ctx, startClock(now), r.call, fmt.Sprintf(r.path, id), hyperstackQuery(start, end))
+	if f != nil {
+		return 0, f
+	}
+	bill, f := decodeHyperstackBill(r, id, body)
+	if f != nil {
+		return 0, f.at(r.call)
+	}
+	return bill.total, nil
 }
 
 // AccountOver implements Windowed: the organisation's total.

@@ -3,7 +3,6 @@ package billing
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -247,12 +246,9 @@ func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string
 	case !w.from.Before(w.to):
 		return ledger.Line{}, fail(Incomplete, "the series of %s starts at %s, and nothing before that is known", resource, start).at(kind.call)
 	}
-	body, f := r.api.get(ctx, clk, kind.call, kind.path, url.Values{
-		kind.filter:  {id},
-		"bucketSize": {"hour"},
-		"startTime":  {start},
-		"endTime":    {at.Format(time.RFC3339)}, // not w.to, which is still to come
-	})
+	query := runpodQuery(w.from, at) // not w.to, which is still to come
+	query.Set(kind.filter, id)
+	body, f := r.api.get(ctx, clk, kind.call, kind.path, query)
 	if f != nil {
 		return ledger.Line{}, f
 	}

@@ -14,22 +14,7 @@ import (
 
 // Over sockets, as the demo would run it: each bill is one that the simulator gave out.
 func TestRunpodOverHTTP(t *testing.T) {
-	cloud, err := sim.New(sim.Config{Key: runpodTestKey, VM: sim.VM{Born: time.Now().Add(-90 * time.Minute)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cloud.Listen("127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- cloud.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	cloud := listening(t, sim.Config{Key: runpodTestKey, VM: sim.VM{Born: time.Now().Add(-90 * time.Minute)}})
 	p, err := billing.New("runpod", billing.Options{URL: strings.TrimSuffix(cloud.URL(), "/v1"),
 		Getenv: getenv(map[string]string{"RUNPOD_API_KEY": runpodTestKey, "RUNPOD_POD_ID": "pod701234"})})
 	if err != nil {
@@ -48,29 +33,12 @@ func TestRunpodOverHTTP(t *testing.T) {
 	}
 }
 
-func simulatedPod(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
-	t.Helper()
-	cfg.Key = runpodTestKey
-	cloud, err := sim.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := billing.New("runpod", billing.Options{
-		URL: "https://sim.test", Instance: "pod701234", Transport: direct{cloud.Handler()},
-		Getenv: getenv(map[string]string{"RUNPOD_API_KEY": runpodTestKey}),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cloud, p
-}
-
 // Three hours of everything that can happen to the bill: what the samples say was
 // spent is what the simulator's own books say, to the nano-unit, between any two.
 func TestRunpodSamplesEqualTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10*time.Hour + 37*time.Minute + 123*time.Millisecond)
-		cloud, p := simulatedPod(t, sim.Config{
+		cloud, p := simulated(t, "runpod", sim.Config{
 			Volumes: []sim.Volume{
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(0, -2, 0)},
@@ -155,7 +123,7 @@ func TestRunpodSamplesEqualTheBooks(t *testing.T) {
 func TestRunpodBoundaryEqualsTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(22*time.Hour + 13*time.Minute)
-		cloud, p := simulatedPod(t, sim.Config{})
+		cloud, p := simulated(t, "runpod", sim.Config{})
 		time.Sleep(time.Minute)
 		a, err := p.Sample(t.Context(), time.Now())
 		if err != nil {
@@ -183,7 +151,7 @@ func TestRunpodBoundaryEqualsTheBooks(t *testing.T) {
 func TestRunpodSimulatedOddities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Second) // on the hour, that hour's bucket is not yet told
-		cloud, p := simulatedPod(t, sim.Config{})
+		cloud, p := simulated(t, "runpod", sim.Config{})
 		read := func() ledger.Sample {
 			t.Helper()
 			s, err := p.Sample(t.Context(), time.Now())
@@ -218,7 +186,7 @@ func TestRunpodSimulatedOddities(t *testing.T) {
 func TestRunpodRateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Second)
-		_, p := simulatedPod(t, sim.Config{})
+		_, p := simulated(t, "runpod", sim.Config{})
 		st := &memory{}
 		run(t, billing.SamplerConfig{Provider: p, Store: st, Every: p.MinInterval()}, 5*time.Minute)
 		if len(st.failures) != 0 || len(st.samples) < 60 {

@@ -3,7 +3,6 @@ package billing
 import (
 	"context"
 	"net/url"
-	"strings"
 	"time"
 
 	"spotinference/ledger"
@@ -11,28 +10,25 @@ import (
 
 // BillOver implements Windowed. Start and end are snapped to the hour.
 func (r *runpod) BillOver(ctx context.Context, resource string, start, end, now time.Time) (ledger.Nanos, error) {
-	for _, kind := range []runpodKind{runpodPodBill, runpodVolumeBill} {
-		id, ok := strings.CutPrefix(resource, kind.name+"-")
-		if !ok {
-			continue
-		}
-		w := runpodWindow{start.UTC().Truncate(runpodBucket), runpodEnd(now.UTC())}
-		if !end.IsZero() {
-			w.to = runpodEnd(end.UTC())
-		}
-		query := runpodQuery(start, end)
-		query.Set(kind.filter, id)
-		body, f := r.api.get(ctx, startClock(now), kind.call, kind.path, query)
-		if f != nil {
-			return 0, f
-		}
-		bill, f := decodeRunpodBill(kind, id, w, body)
-		if f != nil {
-			return 0, f.at(kind.call)
-		}
-		return bill, nil
+	kind, id, ok := runpodOf(resource)
+	if !ok {
+		return 0, fail(Internal, "%q is no resource of Runpod's", resource)
 	}
-	return 0, fail(Internal, "%q is no resource of Runpod's", resource)
+	w := runpodWindow{start.UTC().Truncate(runpodBucket), runpodEnd(now.UTC())}
+	if !end.IsZero() {
+		w.to = runpodEnd(end.UTC())
+	}
+	query := runpodQuery(start, end)
+	query.Set(kind.filter, id)
+	body, f := r.api.get(ctx, startClock(now), kind.call, kind.path, query)
+	if f != nil {
+		return 0, f
+	}
+	bill, f := decodeRunpodBill(kind, id, w, body)
+	if f != nil {
+		return 0, f.at(kind.call)
+	}
+	return bill, nil
 }
 
 // AccountOver implements Windowed: the total of the account's own listing, which also

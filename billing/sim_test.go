@@ -34,21 +34,37 @@ func spent(t *testing.T, a, b ledger.Sample) ledger.Nanos {
 	return total
 }
 
-func simulated(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
+// simulated is a cloud and an adapter of one of the cumulative providers on it.
+func simulated(t *testing.T, provider string, cfg sim.Config) (*sim.Sim, billing.Provider) {
 	t.Helper()
 	cfg.Key = testKey
 	cloud, err := sim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := billing.New("hyperstack", billing.Options{
-		URL: "https://sim.test/v1", Instance: "701234", Transport: direct{cloud.Handler()},
-		Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY": testKey}),
-	})
+	return cloud, over(t, provider, cloud.Handler(), nil)
+}
+
+// listening is a cloud on a socket, until the test ends.
+func listening(t *testing.T, cfg sim.Config) *sim.Sim {
+	t.Helper()
+	cloud, err := sim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cloud, p
+	if err := cloud.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- cloud.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return cloud
 }
 
 // Two hours of everything that can happen to the bill: what the samples say was
@@ -56,7 +72,7 @@ func simulated(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
 func TestSamplesEqualTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10*time.Hour + 123*time.Millisecond)
-		cloud, p := simulated(t, sim.Config{
+		cloud, p := simulated(t, "hyperstack", sim.Config{
 			Volumes: []sim.Volume{
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(-1, 0, 0)},
@@ -141,7 +157,7 @@ func TestSamplesEqualTheBooks(t *testing.T) {
 
 func TestSimulatedOddities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cloud, p := simulated(t, sim.Config{VM: sim.VM{Born: time.Now().Add(-time.Hour)}})
+		cloud, p := simulated(t, "hyperstack", sim.Config{VM: sim.VM{Born: time.Now().Add(-time.Hour)}})
 		read := func(fault sim.Fault) ledger.Sample {
 			t.Helper()
 			if err := cloud.SetFault(fault); err != nil {
@@ -174,7 +190,7 @@ func TestSimulatedOddities(t *testing.T) {
 // A contract machine is refused, with a hint.
 func TestSimulatedContract(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, p := simulated(t, sim.Config{VM: sim.VM{Contract: 9}})
+		_, p := simulated(t, "hyperstack", sim.Config{VM: sim.VM{Contract: 9}})
 		time.Sleep(time.Minute)
 		_, err := p.Sample(t.Context(), time.Now())
 		var f *billing.Failure
@@ -187,22 +203,7 @@ func TestSimulatedContract(t *testing.T) {
 // Over sockets, with the simulator found by its address, as the demo runs it.
 func TestSimulatorOverHTTP(t *testing.T) {
 	born := time.Now().Add(-90 * time.Minute)
-	cloud, err := sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: born}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cloud.Listen("127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- cloud.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	cloud := listening(t, sim.Config{Key: testKey, VM: sim.VM{Born: born}})
 	p, err := billing.New("hyperstack", billing.Options{
 		URL: cloud.URL(), Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY": testKey}),
 		Hostname: func() (string, error) { return "demo-h100", nil },

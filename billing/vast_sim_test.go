@@ -14,23 +14,6 @@ import (
 	"spotinference/ledger"
 )
 
-func simulatedVast(t *testing.T, cfg sim.Config) (*sim.Sim, billing.Provider) {
-	t.Helper()
-	cfg.Key = testKey
-	cloud, err := sim.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := billing.New("vast", billing.Options{
-		URL: "https://sim.test", Instance: "701234", Transport: direct{cloud.Handler()},
-		Getenv: getenv(map[string]string{"VAST_API_KEY": testKey}),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cloud, p
-}
-
 // thousandths is nanos as the API gives it: rounded to 0.001, half away from zero.
 func thousandths(nanos int64) ledger.Nanos {
 	half := int64(500_000)
@@ -47,7 +30,7 @@ func TestVastSamplesEqualTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(22*time.Hour + 10*time.Minute + 123*time.Millisecond)
 		born := time.Now()
-		cloud, p := simulatedVast(t, sim.Config{
+		cloud, p := simulated(t, "vast", sim.Config{
 			Volumes: []sim.Volume{
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600_000, Born: born.AddDate(0, 0, -3)},
@@ -139,22 +122,7 @@ func TestVastSamplesEqualTheBooks(t *testing.T) {
 
 // Over sockets, as a person would run it.
 func TestVastSimulatorOverHTTP(t *testing.T) {
-	cloud, err := sim.New(sim.Config{Key: testKey, VM: sim.VM{Born: time.Now().Add(-90 * time.Minute)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cloud.Listen("127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- cloud.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	cloud := listening(t, sim.Config{Key: testKey, VM: sim.VM{Born: time.Now().Add(-90 * time.Minute)}})
 	root := strings.TrimSuffix(cloud.URL(), "/v1")
 	p, err := billing.New("vast", billing.Options{URL: root,
 		Getenv: getenv(map[string]string{"VAST_API_KEY": testKey, "VAST_CONTAINERLABEL": "C.701234"})})
