@@ -152,6 +152,10 @@ func newControl(name, short, long string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			output := s.text("output")
+			if output != "text" && output != "json" { // before anything is done
+				return usagef("use text or json", "%s: output %q: not known", name, output)
+			}
 			var got status
 			if err := control.Call(cmd.Context(), control.Path(path), name, nil, &got); err != nil {
 				if errors.Is(err, control.ErrNobody) {
@@ -159,17 +163,13 @@ func newControl(name, short, long string) *cobra.Command {
 				}
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			switch output := s.text("output"); output {
-			case "json":
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(got)
-			case "text":
+			if output == "text" {
 				got.write(cmd.OutOrStdout(), time.Now())
 				return nil
-			default:
-				return usagef("use text or json", "%s: output %q: not known", name, output)
 			}
+			enc := json.NewEncoder(cmd.OutOrStdout())
+			enc.SetIndent("", "  ")
+			return enc.Encode(got)
 		},
 	}
 	c.Flags().String("output", "text", "text or json")
