@@ -147,6 +147,7 @@ type basis struct {
 	even     time.Duration // see shape
 	proof    proof
 	residual []ledger.Residual // of the snapped window
+	drifts   []MeterDrift      // from the snapped window's start to the asked end
 }
 
 // window is the snapped window.
@@ -282,6 +283,9 @@ func gather(r *ledger.Reader, q CostQuery) (basis, error) {
 		if b.residual, err = r.Residuals(b.spend.From.At, b.spend.To.At); err != nil {
 			return b, err
 		}
+		if b.drifts, err = drifts(r, ledger.Window{From: b.spend.From.At, To: q.Window.To}); err != nil {
+			return b, err
+		}
 	}
 	if b.bucket, err = bucketLength(q, b.step); err != nil {
 		return b, err
@@ -372,6 +376,7 @@ func (b basis) flags(r *ledger.Reader, reason string) ([]string, error) {
 	}
 	add(FlagFrozen, frozen)
 	add(FlagResidual, len(b.residual) > 0)
+	add(FlagDrift, len(b.drifts) > 0)
 	add(FlagLowerBound, b.priced.LowerBound > 0)
 	if reason != ReasonNoProvider && reason != ReasonDark {
 		add(FlagStale, b.sampled && b.dark())

@@ -144,6 +144,29 @@ func TestCostResidual(t *testing.T) {
 		"$ 1.00 at the most: something else on it costs money. Counted:")
 }
 
+// Counts that the engine's own counters contradict are a flag on each price that was
+// made of them, and on no other.
+func TestCostDrift(t *testing.T) {
+	b := open(t)
+	b.bills(0, 60)
+	b.served(30, 1_000_000)
+	if err := b.AddEvent(ledger.Event{At: at(20), Kind: "meter", Subject: "drift", Detail: `{}`}); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []struct {
+		from, to float64
+		want     bool
+	}{{0, 60, true}, {10, 20, true}, {0, 19, false}, {20, 60, false}} {
+		c := b.cost(until(w.from, w.to))
+		if got := slices.Contains(c.Flags, report.FlagDrift); got != w.want {
+			t.Errorf("%v to %v: flags %v", w.from, w.to, c.Flags)
+		}
+		if told := strings.Contains(written(t, c, report.Text), "own counters"); told != w.want {
+			t.Errorf("%v to %v: %s", w.from, w.to, written(t, c, report.Text))
+		}
+	}
+}
+
 // Names of fields are an interface: they are the same where all is known and
 // where nothing is.
 func TestCostFields(t *testing.T) {

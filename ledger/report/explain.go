@@ -199,6 +199,8 @@ func (b basis) explainFlag(flag string) string {
 		return "serve now runs with --provider none: the bill is not read any more."
 	case FlagFrozen:
 		return "the machine runs and its bill stands still, so the provider's figures are dead and the spend is too low."
+	case FlagDrift:
+		return fmt.Sprintf("the engine's own counters and the ledger disagree about the tokens, seen first at %s: the price may be off. `spotinference report meter` shows by how much.", clock(b.drifts[0].At))
 	case FlagLowerBound:
 		return lowerBoundText(b.priced.LowerBound)
 	case FlagResidual:

@@ -10,7 +10,7 @@ import (
 	"spotinference/ledger"
 )
 
-// FlagDrift is set on a meter report where the ledger and the engine's own
+// FlagDrift is set on a report of tokens where the ledger and the engine's own
 // counters disagreed and nothing explained it.
 const FlagDrift = "drift"
 
@@ -61,7 +61,7 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 	if err != nil {
 		return wrap(err)
 	}
-	rep := MeterReport{Window: Span(w), Engines: []EngineMeter{}, Drifts: []MeterDrift{}, Flags: []string{}, Demo: demo}
+	rep := MeterReport{Window: Span(w), Engines: []EngineMeter{}, Flags: []string{}, Demo: demo}
 	runs, err := r.EngineRuns(w.From, w.To)
 	if err != nil {
 		return wrap(err)
@@ -86,17 +86,23 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 			Prompt: meterCounter(c.Prompt), Completion: meterCounter(c.Completion), Unchecked: rest.Requests(),
 		})
 	}
-	events, err := r.Events("meter", w.From, w.To)
-	if err != nil {
+	if rep.Drifts, err = drifts(r, w); err != nil {
 		return wrap(err)
-	}
-	for _, e := range events {
-		rep.Drifts = append(rep.Drifts, MeterDrift{e.At, e.Detail})
 	}
 	if drift || len(rep.Drifts) > 0 {
 		rep.Flags = append(rep.Flags, FlagDrift)
 	}
 	return rep, nil
+}
+
+// drifts are those that serve saw in w, never nil.
+func drifts(r *ledger.Reader, w ledger.Window) ([]MeterDrift, error) {
+	out := []MeterDrift{}
+	events, err := r.Events("meter", w.From, w.To)
+	for _, e := range events {
+		out = append(out, MeterDrift{e.At, e.Detail})
+	}
+	return out, err
 }
 
 func meterCounter(d ledger.EngineDiff) MeterCounter {
