@@ -26,7 +26,7 @@ type Request struct {
 	ID       string // ours, never the client's; unique
 	Endpoint string // "chat", "completions", "responses", "messages", "embeddings", "rerank", "transcriptions", "translations", "speech"
 	Model    string // as the engine answered, else as the client asked; "" where neither said
-	Key      string // name of the API key; "" where none is asked for
+	Key      string // id of the API key (see Key); "" where none is asked for, and for the one that serve was started with
 	Stream   bool
 	Status   Status
 	HTTP     int       // status code sent to the client
@@ -128,7 +128,7 @@ type SampleFailure struct {
 // Event is something that happened and that a person may ask about later.
 type Event struct {
 	At      time.Time
-	Kind    string // "engine", "gate", "gateway", "meter", "billing"
+	Kind    string // "engine", "gate", "gateway", "meter", "billing", "key"
 	Subject string // what changed into what: "starting→ready"
 	Detail  string // cause and phases, JSON object; "" where there is none
 }

@@ -291,10 +291,12 @@ func (w *batch) committed() {
 
 // AddEvent writes an event.
 func (l *Ledger) AddEvent(e Event) error {
-	return l.submit(context.Background(), func(w *batch) error {
-		_, err := w.exec("INSERT INTO event (at, kind, subject, detail) VALUES (?, ?, ?, ?)", micros(e.At), e.Kind, e.Subject, e.Detail)
-		return err
-	})
+	return l.submit(context.Background(), func(w *batch) error { return w.addEvent(e) })
+}
+
+func (w *batch) addEvent(e Event) error {
+	_, err := w.exec("INSERT INTO event (at, kind, subject, detail) VALUES (?, ?, ?, ?)", micros(e.At), e.Kind, e.Subject, e.Detail)
+	return err
 }
 
 // SetProvider notes whose bill this ledger follows from now on; "none" where
