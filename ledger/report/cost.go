@@ -237,12 +237,13 @@ func (c *CostReport) detail(r *ledger.Reader, b *basis) error {
 		k := &c.Buckets[i]
 		k.Utilisation = utilisation(shape.bucket[i], k.To.Sub(k.From))
 	}
-	var served *ledger.Nanos
-	if c.Split, served, err = shape.split(r, b.spend.Net); err != nil {
+	net, gross, err := shape.split(r, b.spend)
+	if err != nil {
 		return err
 	}
+	c.Split = net.split()
 	if b.query.By != ByNothing {
-		if c.Groups, err = b.groups(r, served); err != nil {
+		if c.Groups, err = b.groups(r, net, gross); err != nil {
 			return err
 		}
 	}
@@ -458,8 +459,11 @@ func (k Bucket) cells(c CostReport) []cell {
 }
 
 func (g Group) cells(c CostReport) []cell {
-	return []cell{
-		{string(c.By), g.Name},
+	row := []cell{{string(c.By), g.Name}}
+	if c.By == ByKey {
+		row = append(row, cell{"id", g.ID})
+	}
+	return append(row, []cell{
 		{"requests", integer(g.Requests)},
 		{"prompt_tokens", integer(g.PromptTokens)},
 		{"cached_tokens", integer(g.CachedTokens)},
@@ -467,8 +471,9 @@ func (g Group) cells(c CostReport) []cell {
 		{"share", decimalOrEmpty(g.Share)},
 		{"currency", c.Currency},
 		{"spend", decimalOrEmpty(g.Spend)},
+		{"gross", decimalOrEmpty(g.Gross)},
 		{"demo", strconv.FormatBool(c.Demo)},
-	}
+	}...)
 }
 
 // cells flattens the report, less its tables. Gaps are from/to pairs and flags are words, both

@@ -152,15 +152,18 @@ func (b basis) shape(r *ledger.Reader, buckets []time.Time) (s shape, err error)
 	return s, nil
 }
 
+// divided is a spend by what the engine did meanwhile.
+type divided [parts]ledger.Nanos
+
 // split divides the spend of each piece in proportion to the time of each part
 // in it. What the pieces' spends do not tell (a resource that came without its
 // bill for a while) is divided by the whole window's time, so that the parts
-// always add up to net.
-func (s shape) split(r *ledger.Reader, net ledger.Nanos) (out Split, serve *ledger.Nanos, err error) {
+// always add up to the spend. Both are nil where the engine's state is not known.
+func (s shape) split(r *ledger.Reader, of ledger.Spend) (net, gross *divided, err error) {
 	edges, merged, all := []time.Time{s.from}, []piece{}, make([]int64, parts)
 	for _, p := range s.pieces {
 		if p.unknown {
-			return Split{}, nil, nil
+			return nil, nil, nil
 		}
 		for part, us := range p.micros {
 			all[part] += us
@@ -174,34 +177,46 @@ func (s shape) split(r *ledger.Reader, net ledger.Nanos) (out Split, serve *ledg
 	}
 	sums, err := spends(r, edges)
 	if err != nil {
-		return Split{}, nil, err
+		return nil, nil, err
 	}
-	var sum [parts]ledger.Nanos
-	left := net
-	give := func(n ledger.Nanos, weights []int64) error {
-		for part, d := range allot(n, weights) {
-			var err error
-			if sum[part], err = sum[part].Add(d); err != nil {
-				return fmt.Errorf("split of the spend: %w", err)
+	divide := func(figure func(ledger.Spend) ledger.Nanos) (*divided, error) {
+		var sum divided
+		left := figure(of)
+		give := func(n ledger.Nanos, weights []int64) error {
+			for part, d := range allot(n, weights) {
+				var err error
+				if sum[part], err = sum[part].Add(d); err != nil {
+					return fmt.Errorf("split of the spend: %w", err)
+				}
+				if left, err = left.Sub(d); err != nil {
+					return fmt.Errorf("split of the spend: %w", err)
+				}
 			}
-			if left, err = left.Sub(d); err != nil {
-				return fmt.Errorf("split of the spend: %w", err)
+			return nil
+		}
+		for i, sp := range sums {
+			if err := give(figure(sp), merged[i].micros[:]); err != nil {
+				return nil, err
 			}
 		}
-		return nil
+		return &sum, give(left, all)
 	}
-	for i, sp := range sums {
-		if err := give(sp.Net, merged[i].micros[:]); err != nil {
-			return Split{}, nil, err
-		}
+	if net, err = divide(func(sp ledger.Spend) ledger.Nanos { return sp.Net }); err != nil {
+		return nil, nil, err
 	}
-	if err := give(left, all); err != nil {
-		return Split{}, nil, err
+	gross, err = divide(func(sp ledger.Spend) ledger.Nanos { return sp.Gross })
+	return net, gross, err
+}
+
+// split is d as it is published.
+func (d *divided) split() (out Split) {
+	if d == nil {
+		return out
 	}
 	for part, field := range out.fields() {
-		*field = nanosDecimal(sum[part])
+		*field = nanosDecimal(d[part])
 	}
-	return out, &sum[serving], nil
+	return out
 }
 
 // utilisation is how much of a span the engine was busy.

@@ -173,10 +173,10 @@ note: the share is by output tokens, and so is the spend while the engine
 	}
 	c = asked(b, until(-10, 250), func(q *report.CostQuery) { q.By = report.ByKey })
 	same(t, "csv", written(t, c, report.CSV), `
-key,requests,prompt_tokens,cached_tokens,completion_tokens,share,currency,spend,demo
-bob,1,100,25,2000000,0.5713,USD,2.170808341,false
-ann,2,200,50,1500000,0.4284,USD,1.628106255,false
-,1,100,25,1000,0.0003,USD,0.001085404,false
+key,id,requests,prompt_tokens,cached_tokens,completion_tokens,share,currency,spend,gross,demo
+bob,bob,1,100,25,2000000,0.5713,USD,2.170808341,2.170808341,false
+ann,ann,2,200,50,1500000,0.4284,USD,1.628106255,1.628106255,false
+,,1,100,25,1000,0.0003,USD,0.001085404,0.001085404,false
 `) // adds up to 3.8
 	// Without the engine's states, the share is all that is known.
 	b = open(t)
