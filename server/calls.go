@@ -17,6 +17,7 @@ type call struct {
 	dialect meter.Dialect
 	ask     meter.Ask
 	started time.Time
+	key     *key     // nil where none was asked for
 	client  net.Conn // to see whether the client is still there
 	// uncounted calls make no tokens: they are cut like others and have no row.
 	uncounted bool
@@ -175,7 +176,7 @@ func (cs *calls) open() []ledger.OpenRequest {
 			continue
 		}
 		o := ledger.OpenRequest{
-			ID: c.id, Endpoint: c.dialect.String(), Model: c.ask.Model, Stream: c.ask.Stream, Started: c.started,
+			ID: c.id, Endpoint: c.dialect.String(), Model: c.ask.Model, Key: c.key.id(), Stream: c.ask.Stream, Started: c.started,
 			Usage: ledger.Usage{PromptTokens: c.prompt.Load(), CachedTokens: c.cached.Load(), CompletionTokens: c.completion.Load()},
 		}
 		if m := c.model.Load(); m != nil {

@@ -69,7 +69,7 @@ func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt route, id string) bool {
 	case preflight && len(s.origins.listed) > 0:
 		s.refuse(ctx, rt, id, errOrigin)
 		return false
-	case !s.key.asked && !rt.public:
+	case !s.keys.asked() && !rt.public:
 		// Without a key, any page that the machine's user opens could spend: a
 		// browser sends it, and only keeps the answer from the page.
 		s.refuse(ctx, rt, id, errOrigin)
@@ -94,5 +94,7 @@ func (s *Server) shareAnswer(ctx *fasthttp.RequestCtx) {
 		allowed = string(origin)
 	}
 	r.Set(fasthttp.HeaderAccessControlAllowOrigin, allowed)
-	r.Set(fasthttp.HeaderAccessControlExposeHeaders, "X-Request-Id, Request-Id, Openai-Processing-Ms, Retry-After, X-Should-Retry")
+	r.Set(fasthttp.HeaderAccessControlExposeHeaders, "X-Request-Id, Request-Id, Openai-Processing-Ms, Retry-After, X-Should-Retry, "+
+		"X-Ratelimit-Limit-Requests, X-Ratelimit-Remaining-Requests, X-Ratelimit-Reset-Requests, "+
+		"X-Ratelimit-Limit-Tokens, X-Ratelimit-Remaining-Tokens, X-Ratelimit-Reset-Tokens")
 }

@@ -28,16 +28,18 @@ type apiError struct {
 }
 
 var (
-	errKey      = &apiError{status: 401, typ: "invalid_request_error", code: "invalid_api_key", message: "Incorrect API key provided. Send it as Authorization: Bearer, or as x-api-key.", hopeless: true}
-	errPath     = &apiError{status: 404, typ: "invalid_request_error", message: "Unknown path. This gateway serves /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank, /v1/audio/transcriptions, /v1/audio/translations, /v1/audio/speech and /v1/models.", hopeless: true}
-	errNotReady = &apiError{status: 503, typ: "server_error", code: "engine_not_ready", message: "The engine is not ready yet. Try again in a moment.", retryAfter: 5 * time.Second}
-	errEngine   = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete.", retryAfter: 5 * time.Second}
-	errLedger   = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent.", hopeless: true}
-	errShutdown = &apiError{status: 503, typ: "server_error", code: "shutting_down", message: "The gateway is shutting down.", retryAfter: 10 * time.Second}
-	errVersion  = &apiError{status: 505, typ: "invalid_request_error", message: "A stream, and an answer whose length is not known, need HTTP/1.1.", hopeless: true}
-	errInternal = &apiError{status: 500, typ: "server_error", message: "Internal error.", hopeless: true}
-	errOrigin   = &apiError{status: 403, typ: "invalid_request_error", code: "origin_not_allowed", message: "Web pages of this origin may not use this gateway. Its operator can allow them with --cors-origin.", hopeless: true}
-	errBusy     = &apiError{status: 503, typ: "server_error", code: "too_many_connections", message: "Too many connections are open.", retryAfter: time.Second}
+	errKey        = &apiError{status: 401, typ: "invalid_request_error", code: "invalid_api_key", message: "Incorrect API key provided. Send it as Authorization: Bearer, or as x-api-key.", hopeless: true}
+	errKeyRevoked = &apiError{status: 401, typ: "invalid_request_error", code: "invalid_api_key", message: "This API key has been revoked. Ask the operator of this gateway for another one.", hopeless: true}
+	errKeyExpired = &apiError{status: 401, typ: "invalid_request_error", code: "invalid_api_key", message: "This API key has expired. Ask the operator of this gateway for another one.", hopeless: true}
+	errPath       = &apiError{status: 404, typ: "invalid_request_error", message: "Unknown path. This gateway serves /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank, /v1/audio/transcriptions, /v1/audio/translations, /v1/audio/speech and /v1/models.", hopeless: true}
+	errNotReady   = &apiError{status: 503, typ: "server_error", code: "engine_not_ready", message: "The engine is not ready yet. Try again in a moment.", retryAfter: 5 * time.Second}
+	errEngine     = &apiError{status: 502, typ: "server_error", code: "engine_failed", message: "The engine failed before its answer was complete.", retryAfter: 5 * time.Second}
+	errLedger     = &apiError{status: 500, typ: "server_error", code: "ledger_unwritable", message: "The answer could not be recorded, so it is not sent.", hopeless: true}
+	errShutdown   = &apiError{status: 503, typ: "server_error", code: "shutting_down", message: "The gateway is shutting down.", retryAfter: 10 * time.Second}
+	errVersion    = &apiError{status: 505, typ: "invalid_request_error", message: "A stream, and an answer whose length is not known, need HTTP/1.1.", hopeless: true}
+	errInternal   = &apiError{status: 500, typ: "server_error", message: "Internal error.", hopeless: true}
+	errOrigin     = &apiError{status: 403, typ: "invalid_request_error", code: "origin_not_allowed", message: "Web pages of this origin may not use this gateway. Its operator can allow them with --cors-origin.", hopeless: true}
+	errBusy       = &apiError{status: 503, typ: "server_error", code: "too_many_connections", message: "Too many connections are open.", retryAfter: time.Second}
 
 	// Refused before or while the request is read.
 	errProtocol = &apiError{status: 505, typ: "invalid_request_error", message: "Only HTTP/1.1 and HTTP/1.0 are spoken here.", hopeless: true}
@@ -65,6 +67,31 @@ func errHeadLarge(message string) *apiError {
 
 func errTooLarge(limit int) *apiError {
 	return &apiError{status: 413, typ: "invalid_request_error", message: "The request body is over " + strconv.Itoa(limit>>20) + " MiB."}
+}
+
+var errModelUnnamed = &apiError{status: 400, typ: "invalid_request_error", param: "model", message: "This API key may use some models only: name one of them as model. GET /v1/models lists them."}
+
+// errModel is for a model that a key may not use: to it there is none.
+func errModel(model string) *apiError {
+	return &apiError{status: 404, typ: "invalid_request_error", code: "model_not_found", param: "model", hopeless: true,
+		message: "The model " + strconv.Quote(model) + " does not exist, or this API key may not use it. GET /v1/models lists those that it may."}
+}
+
+// errRate is for a key that has had its minute's worth.
+func errRate(of string, limit int64, wait time.Duration) *apiError {
+	return &apiError{status: 429, typ: of, code: "rate_limit_exceeded", retryAfter: wait,
+		message: "Rate limit reached for this API key: " + strconv.FormatInt(limit, 10) + " " + of + " a minute."}
+}
+
+// What a key's own budget refuses with.
+var (
+	errKeySpendStale   = &apiError{status: 503, typ: "server_error", code: "billing_unobservable", message: "What this API key has used of its budget is being computed.", retryAfter: time.Second}
+	errKeySpendUnknown = &apiError{status: 503, typ: "server_error", code: "billing_unobservable", message: "What this API key has used of its budget cannot be told from the provider's bill, so it is not served.", retryAfter: time.Minute, hopeless: true}
+)
+
+func errKeyBudget(wait time.Duration) *apiError {
+	return &apiError{status: 429, typ: "insufficient_quota", code: "insufficient_quota", retryAfter: wait, hopeless: true,
+		message: "Today's budget of this API key is spent. It is served again at the next midnight of the budget's time zone."}
 }
 
 // fromGate says in a client's words why the gate is closed.

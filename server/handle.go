@@ -91,9 +91,17 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	case string(ctx.Method()) != rt.method && !(rt.method == fasthttp.MethodGet && ctx.IsHead()):
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, rt.method)
 		s.refuse(ctx, rt, id, errMethod(rt.method))
-	case !rt.public && !(path == "/metrics" && s.loopback) && !s.key.ok(&ctx.Request.Header):
-		s.refuse(ctx, rt, id, errKey)
+	case rt.public || path == "/metrics" && s.loopback:
+		rt.serve(s, ctx, rt, id)
 	default:
+		k, e := s.keys.find(&ctx.Request.Header, started)
+		if e != nil {
+			s.refuse(ctx, rt, id, e)
+			return
+		}
+		if k != nil {
+			ctx.SetUserValue(keySlot, k)
+		}
 		rt.serve(s, ctx, rt, id)
 	}
 }
@@ -157,6 +165,24 @@ func (s *Server) admit() *apiError {
 	return nil
 }
 
+// admitKey says whether a request's key lets it have the model, and takes the request
+// from what the key may have in a minute. It is asked last: what is refused for another
+// reason costs a key nothing.
+func (s *Server) admitKey(ctx *fasthttp.RequestCtx, model string) *apiError {
+	k := keyOf(ctx)
+	if k == nil {
+		return nil
+	}
+	if e := k.mayUse(model); e != nil {
+		return e
+	}
+	now := s.cfg.Now()
+	if e := s.keys.budget(k, now); e != nil {
+		return e
+	}
+	return k.limits.take(now)
+}
+
 // pass forwards a request that makes no tokens. The list of models does not wake a
 // sleeping engine, nor keep one awake: it is answered from memory then.
 func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
@@ -176,11 +202,13 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 	c.glance = rt.method == fasthttp.MethodGet
 	if !c.glance || !s.tryEnter(c) {
 		if m := s.models.Load(); c.glance && m != nil && s.cfg.Engine.Status().Admits {
-			ctx.Response.Header.SetContentType(m.kind)
-			ctx.Response.SetBody(m.body)
+			s.show(ctx, m)
 			return
 		}
 		e := s.admit()
+		if e == nil && !c.glance {
+			e = s.admitKey(ctx, modelOf(rt, c.key, body))
+		}
 		if e == nil {
 			e = s.enter(c)
 		}
@@ -208,16 +236,16 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 	case status != fasthttp.StatusOK:
 		s.refuse(ctx, rt, id, fromEngine(status, meter.OpenAIError(status, answer)))
 	default:
+		m := &models{kind, answer}
 		if c.glance {
-			s.models.Store(&models{kind, answer})
+			s.models.Store(m)
 		}
-		ctx.Response.Header.SetContentType(kind)
-		ctx.Response.SetBody(answer)
+		s.show(ctx, m)
 	}
 }
 
 func (s *Server) newCall(ctx *fasthttp.RequestCtx, rt route, id string, ask meter.Ask) *call {
-	return &call{id: id, dialect: rt.dialect, ask: ask, started: s.cfg.Now(), client: ctx.Conn()}
+	return &call{id: id, dialect: rt.dialect, ask: ask, started: s.cfg.Now(), key: keyOf(ctx), client: ctx.Conn()}
 }
 
 // fault is what a client is told when the engine could not be talked to.
@@ -255,6 +283,10 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 	}
 	if ask.Stream && !ctx.Request.Header.IsHTTP11() {
 		s.refuse(ctx, rt, id, errVersion)
+		return
+	}
+	if e := s.admitKey(ctx, ask.Model); e != nil {
+		s.refuse(ctx, rt, id, e)
 		return
 	}
 	c := s.newCall(ctx, rt, id, ask)
@@ -320,7 +352,7 @@ func (s *Server) record(c *call, m *meter.Meter, status ledger.Status, http int,
 	defer s.forget(c)
 	c.recorded = true
 	r := ledger.Request{
-		ID: c.id, Endpoint: c.dialect.String(), Model: m.Model(), Stream: c.ask.Stream,
+		ID: c.id, Endpoint: c.dialect.String(), Model: m.Model(), Key: c.key.id(), Stream: c.ask.Stream,
 		Status: status, HTTP: http, Started: c.started, First: first, Finished: s.cfg.Now(),
 		Usage: m.Usage(),
 		// A request that the engine refused made nothing: that is exact.
@@ -328,6 +360,9 @@ func (s *Server) record(c *call, m *meter.Meter, status ledger.Status, http int,
 	}
 	if r.Model == "" {
 		r.Model = c.ask.Model
+	}
+	if c.key != nil {
+		c.key.limits.charge(r.Finished, r.Usage)
 	}
 	err := s.cfg.Ledger.AddRequest(r)
 	if err != nil {

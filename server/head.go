@@ -77,7 +77,11 @@ func checkHead(h *fasthttp.RequestHeader) *apiError {
 // that is refused whatever follows, and a body is worth nothing without the key.
 func (s *Server) limits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	n := h.ContentLength() // -1 is chunked, below that is none
-	keyless := (n > 0 || n == -1) && !s.key.ok(h)
+	keyless := false
+	if n > 0 || n == -1 {
+		_, e := s.keys.find(h, s.cfg.Now())
+		keyless = e != nil
+	}
 	if keyless || n > s.cfg.MaxBody || checkHead(h) != nil {
 		// fasthttp lets a head be refused only by its body's length. So it gets
 		// one that is too long; refuseConn says what it was refused for. Without
@@ -123,8 +127,8 @@ func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *ap
 		if e := checkHead(h); e != nil {
 			return e
 		}
-		if !s.key.ok(h) {
-			return errKey
+		if _, e := s.keys.find(h, s.cfg.Now()); e != nil {
+			return e
 		}
 		return errTooLarge(s.cfg.MaxBody)
 	case errors.Is(err, fasthttp.ErrBodyTooLarge), errors.Is(err, errTooMuch):

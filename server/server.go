@@ -56,8 +56,12 @@ type Config struct {
 	Ledger Ledger
 	Gate   Gate
 
-	// Key is the one API key; "" asks for none, which only a loopback listener may.
+	// Key is an API key that may do everything, beside those of Keys. Where there is
+	// neither, none is asked for, which only a loopback listener may.
 	Key string
+
+	// Keys are those that the ledger has, revoked ones among them. See PutKey.
+	Keys []ledger.Key
 
 	// Drain is how long running answers may go on after the server was asked
 	// to stop; then they are cut, with an error that says so.
@@ -116,7 +120,7 @@ type Server struct {
 	upstream *upstream
 	calls    *calls
 	buffers  sync.Pool // of *buffers
-	key      keyCheck
+	keys     *keyring
 	origins  origins
 	loopback bool                   // set by Run before it serves
 	models   atomic.Pointer[models] // the newest list, for while the engine sleeps
@@ -156,7 +160,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:      cfg,
 		upstream: newUpstream(cfg.Engine),
 		calls:    newCalls(),
-		key:      newKeyCheck(cfg.Key),
+		keys:     newKeyring(cfg.Key, cfg.Keys, cfg.Now()),
 		origins:  newOrigins(cfg.Origins),
 		stopping: make(chan struct{}),
 	}

@@ -13,8 +13,8 @@ import (
 // thing that happens to one before its head leaves. started is zero where
 // the request was not read.
 //
-// There is no x-ratelimit-*: nothing is limited by rate, so all it could say
-// would be made up.
+// x-ratelimit-* is there for a key that has such a limit only: for others, all it
+// could say would be made up.
 func (s *Server) sign(ctx *fasthttp.RequestCtx, rt route, id string, started time.Time) {
 	h := &ctx.Response.Header
 	h.Set("X-Request-Id", id)
@@ -24,6 +24,9 @@ func (s *Server) sign(ctx *fasthttp.RequestCtx, rt route, id string, started tim
 		h.Set("Request-Id", id) // the name that Anthropic's SDKs look for
 	case !started.IsZero() && !rt.public:
 		h.Set("Openai-Processing-Ms", strconv.FormatInt(now.Sub(started).Milliseconds(), 10))
+	}
+	if k := keyOf(ctx); k != nil {
+		k.limits.tell(h, now)
 	}
 	s.shareAnswer(ctx)
 	// A write deadline of the handler's own makes fasthttp send this answer

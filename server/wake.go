@@ -52,9 +52,13 @@ func (s *Server) enter(c *call) *apiError {
 	err := s.cfg.Engine.Enter(ctx)
 	switch {
 	case err == nil:
+		e := s.keys.still(c.key, s.cfg.Now())
 		if err := s.cfg.Gate.Allow(); err != nil { // much may have been spent meanwhile
+			e = fromGate(err)
+		}
+		if e != nil {
 			s.cfg.Engine.Leave(false)
-			return fromGate(err)
+			return e
 		}
 		c.started = s.cfg.Now() // before, it cost the engine nothing
 		c.inside.Store(true)
@@ -229,10 +233,4 @@ func (h *held) Close() error {
 		h.s.forget(h.c)
 	}
 	return nil
-}
-
-// models is an engine's answer to GET /v1/models.
-type models struct {
-	kind string
-	body []byte
 }
