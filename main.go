@@ -124,6 +124,10 @@ func hintFor(err error) string {
 		return "give --ledger a path of its own"
 	case errors.Is(err, ledger.ErrDemo):
 		return "--demo reads and writes the demo's ledger only, and no other command does"
+	case errors.Is(err, ledger.ErrKeyName):
+		return "choose another name, or end the old key first: spotinference key revoke NAME"
+	case errors.Is(err, ledger.ErrNoKey):
+		return "spotinference key list shows names and ids"
 	case errors.Is(err, ledger.ErrLocks):
 		return "put the ledger on a volume whose file system keeps locks"
 	}
@@ -153,6 +157,7 @@ func newRoot() *cobra.Command {
 		newServe(),
 		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter()),
 		parent("billing", "Look at the provider's bill", newBillingCheck(), newBillingProbe()),
+		parent("key", "API keys: who may use this gateway, and how much", newKeyCreate(), newKeyList(), newKeyRevoke()),
 		newControl("status", "What the running serve is doing", "Asks the serve that runs with this ledger for its engine's state, the gate and the bill."),
 		newControl("suspend", "Suspend the engine now", `Suspends the engine of the serve that runs with this ledger, as it would be by
 itself after --idle without a request. The next request wakes it. While requests

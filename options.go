@@ -149,14 +149,28 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	if o.origins, err = s.flags.GetStringSlice("cors-origin"); err != nil {
 		return o, err
 	}
-	if err := checkOrigins(o.origins, o.key != ""); err != nil {
-		return o, err
+	for _, origin := range o.origins {
+		if err := server.CheckOrigin(origin); err != nil {
+			return o, usagef("write it as browsers do: https://app.example, http://localhost:3000", "serve: --cors-origin: %w", err)
+		}
 	}
 	if o.ledger, err = ledgerPath(s); err != nil {
 		return o, err
 	}
 	o.ownLedger = s.text("ledger") != ""
-	return o, checkListen(o.listen, o.key != "")
+	// A ledger may hold keys, unless it is not there yet or about to be made afresh;
+	// runServe asks again when it has seen.
+	_, noLedger := os.Stat(o.ledger)
+	return o, o.checkWayIn(noLedger == nil && !o.demo)
+}
+
+// checkWayIn refuses what anybody could use without a key. keyed: the ledger has keys.
+func (o options) checkWayIn(keyed bool) error {
+	keyed = keyed || o.key != ""
+	if err := checkOrigins(o.origins, keyed); err != nil {
+		return err
+	}
+	return checkListen(o.listen, keyed)
 }
 
 // findMissing says all that is missing at once, and finds the provider where
@@ -226,17 +240,11 @@ func readKey(path string) (string, error) {
 	return key, nil
 }
 
-// checkOrigins refuses what no browser would send, and a gateway that every
-// page could spend on.
+// checkOrigins refuses a gateway that every page could spend on.
 func checkOrigins(origins []string, keyed bool) error {
-	for _, origin := range origins {
-		if err := server.CheckOrigin(origin); err != nil {
-			return usagef("write it as browsers do: https://app.example, http://localhost:3000", "serve: --cors-origin: %w", err)
-		}
-		if origin == server.AnyOrigin && !keyed {
-			return usagef("set SPOTINFERENCE_API_KEY or --api-key-file, or name the origins",
-				"serve: --cors-origin *: any page that is open on this machine could spend your money without a key")
-		}
+	if slices.Contains(origins, server.AnyOrigin) && !keyed {
+		return usagef("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or name the origins",
+			"serve: --cors-origin *: any page that is open on this machine could spend your money without a key")
 	}
 	return nil
 }
@@ -249,7 +257,7 @@ func checkListen(addr string, keyed bool) error {
 	}
 	ip := net.ParseIP(host)
 	if loopback := host == "localhost" || ip != nil && ip.IsLoopback(); !loopback && !keyed {
-		return usagef("set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
+		return usagef("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
 			"serve: listen on %q: anybody who reaches it could spend your money without a key", addr)
 	}
 	return nil

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,7 +39,8 @@ and serves the OpenAI API in front of it. Every flag is also an environment
 variable, SPOTINFERENCE_ and its name (--sample-every: SPOTINFERENCE_SAMPLE_EVERY),
 and a key of the settings file, where command = [...] stands for COMMAND.
 
-The API key is read from SPOTINFERENCE_API_KEY or --api-key-file.`,
+API keys are made with spotinference key create; one more, without limits, is read
+from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 		Example: `  spotinference serve --demo
   spotinference serve --provider hyperstack --budget 40 -- llama-server -m model.gguf -ngl 99
   spotinference serve --provider none -- vllm serve Qwen/Qwen3-32B-AWQ`,
@@ -180,6 +183,13 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if err := led.SetProvider(o.provider); err != nil {
 		return err
 	}
+	keys, err := led.Keys()
+	if err != nil {
+		return err
+	}
+	if err := o.checkWayIn(len(keys) > 0); err != nil {
+		return err
+	}
 	event = func(kind, subject, detail string) {
 		err := led.AddEvent(ledger.Event{At: time.Now(), Kind: kind, Subject: subject, Detail: detail})
 		if err != nil && !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
@@ -199,11 +209,18 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		return s.At, ok && err == nil
 	})
 	srv, err = server.New(server.Config{
-		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
+		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
 		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins,
 	})
 	if err != nil {
 		return err
+	}
+	budgets := newKeyBudgets(led, o.location, provider == nil, srv.SetKeySpend, log)
+	if slices.ContainsFunc(keys, func(k ledger.Key) bool { return k.PerDay != nil && k.Live(time.Now()) }) {
+		budgets.Want()
+		if provider == nil {
+			log.Warn("without a bill no key with a budget is served", "hint", "make keys without --budget")
+		}
 	}
 	var sampler *billing.Sampler
 	if provider != nil {
@@ -216,7 +233,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			return err
 		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
-			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: gate.Nudge,
+			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: func() { gate.Nudge(); budgets.Nudge() },
 			Watch: watch, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.location) },
 		})
 		if err != nil {
@@ -248,7 +265,10 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if cards != nil {
 		g.Go(func() error { return cards.Run(backCtx) })
 	}
-	g.Go(func() error { return serveControl(backCtx, o.ledger, calls(eng, gate, led), log) })
+	g.Go(func() error { return budgets.Run(backCtx) })
+	asked := calls(eng, gate, led)
+	maps.Copy(asked, keyCalls(led, srv, budgets, provider == nil))
+	g.Go(func() error { return serveControl(backCtx, o.ledger, asked, log) })
 	if sampler != nil {
 		g.Go(func() error { return sampler.Run(backCtx) })
 	}

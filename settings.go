@@ -29,6 +29,19 @@ func (s settings) text(flag string) string {
 
 func (s settings) on(flag string) bool { return s.text(flag) == "true" }
 
+// typed marks a flag that stands on the command line and nowhere else: it is of one thing
+// that is made, and a setting would be of all.
+func typed(f *pflag.FlagSet, name string) {
+	f.Lookup(name).Annotations = map[string][]string{typedMark: nil}
+}
+
+const typedMark = "typed"
+
+func isTyped(f *pflag.Flag) bool {
+	_, is := f.Annotations[typedMark]
+	return is
+}
+
 // envName is the variable of a flag.
 func envName(flag string) string {
 	return "SPOTINFERENCE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -53,7 +66,7 @@ func loadSettings(cmd *cobra.Command) (settings, error) {
 		return s, err
 	}
 	s.flags.VisitAll(func(f *pflag.Flag) {
-		if value, ok := os.LookupEnv(envName(f.Name)); ok && !given[f.Name] && f.Name != "help" {
+		if value, ok := os.LookupEnv(envName(f.Name)); ok && !given[f.Name] && f.Name != "help" && !isTyped(f) {
 			set(f, value, envName(f.Name))
 		}
 	})
@@ -83,7 +96,7 @@ func loadSettings(cmd *cobra.Command) (settings, error) {
 			return s, usagef("its keys are the flags of serve and report, and command", "%s: no such setting", from)
 		}
 		f := s.flags.Lookup(key)
-		if f == nil || given[key] {
+		if f == nil || given[key] || isTyped(f) {
 			continue
 		}
 		switch value.(type) {
@@ -124,8 +137,8 @@ const apiKeyEnv = "SPOTINFERENCE_API_KEY"
 // budget must not be no budget.
 func refuseUnknownEnv(root *cobra.Command) error {
 	known := map[string]bool{apiKeyEnv: true}
-	for flag := range allFlags(root) {
-		known[envName(flag)] = true
+	for flag, setting := range allFlags(root) {
+		known[envName(flag)] = setting
 	}
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
@@ -145,7 +158,11 @@ func (s settings) refuseEmpty() (err error) {
 			empty = len(list.GetSlice()) == 0
 		}
 		if f.Changed && empty && err == nil {
-			err = usagef("leave it out, or give it a value (also "+envName(f.Name)+")", "--%s is empty", f.Name)
+			hint := "leave it out, or give it a value"
+			if !isTyped(f) {
+				hint += " (also " + envName(f.Name) + ")"
+			}
+			err = usagef(hint, "--%s is empty", f.Name)
 		}
 	})
 	return err
@@ -177,13 +194,14 @@ func readFile(named string) (path string, values map[string]any, err error) {
 	return "", nil, nil
 }
 
-// allFlags are the names of the flags of every command a person may call.
+// allFlags are the names of the flags of every command a person may call, true for those
+// that are settings, too.
 func allFlags(root *cobra.Command) map[string]bool {
 	names := map[string]bool{}
 	var walk func(*cobra.Command)
 	walk = func(c *cobra.Command) {
 		for _, set := range []*pflag.FlagSet{c.LocalFlags(), c.PersistentFlags()} {
-			set.VisitAll(func(f *pflag.Flag) { names[f.Name] = true })
+			set.VisitAll(func(f *pflag.Flag) { names[f.Name] = names[f.Name] || !isTyped(f) })
 		}
 		for _, child := range c.Commands() {
 			walk(child)

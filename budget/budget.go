@@ -276,33 +276,40 @@ func hasBill(s ledger.Sample) bool {
 // it, before the clock is not believed: what NTP corrects in passing.
 const clockSlack = 5 * time.Second
 
-// spentSince is the gross spend of the day that began at midnight. Where no
-// sample lies within an hour before midnight, the day starts at its first one:
-// what was spent asleep is not today's.
+// spentSince is the gross spend of the day that began at midnight.
 func (g *Gate) spentSince(midnight, now time.Time) (ledger.Nanos, error) {
-	from := midnight
-	before, ok, err := g.cfg.Ledger.SampleBefore(midnight)
-	if err != nil {
-		return 0, err
-	}
-	if !ok || midnight.Sub(before) > time.Hour {
-		first, ok, err := g.cfg.Ledger.SampleAfter(midnight)
-		if err != nil {
-			return 0, err
-		}
-		if !ok {
-			return 0, nil // no sample today yet: nothing is known to be spent
-		}
-		from = first
+	from, ok, err := CountFrom(g.cfg.Ledger, midnight)
+	if err != nil || !ok {
+		return 0, err // no sample today yet: nothing is known to be spent
 	}
 	sp, err := g.cfg.Ledger.Spent(from, now.Add(clockSlack))
 	return sp.Gross, err
+}
+
+// CountFrom is where the spend of the day that began at midnight is counted from; false
+// where it has no sample yet. Where none lies within an hour before midnight, the day
+// starts at its first one: what was spent asleep is not today's.
+func CountFrom(led interface {
+	SampleBefore(t time.Time) (time.Time, bool, error)
+	SampleAfter(t time.Time) (time.Time, bool, error)
+}, midnight time.Time) (from time.Time, ok bool, err error) {
+	before, ok, err := led.SampleBefore(midnight)
+	if err != nil || ok && midnight.Sub(before) <= time.Hour {
+		return midnight, ok, err
+	}
+	return led.SampleAfter(midnight)
 }
 
 // DayStart is the start of t's day in loc: where that day's budget begins.
 func DayStart(t time.Time, loc *time.Location) time.Time {
 	midnight, _ := day(t, loc)
 	return midnight
+}
+
+// NextDay is the start of the day after t's in loc.
+func NextDay(t time.Time, loc *time.Location) time.Time {
+	_, next := day(t, loc)
+	return next
 }
 
 // day returns the starts of now's day in loc and of the next. A day has 23 or 25
