@@ -185,6 +185,7 @@ func (g *fakeGate) Trip(error) {
 // world is a server over fakes, on a real socket.
 type world struct {
 	t      *testing.T
+	server *server.Server
 	engine *fakeEngine
 	ledger *fakeLedger
 	gate   *fakeGate
@@ -208,6 +209,7 @@ func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*s
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.server = s
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
