@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -148,6 +149,7 @@ func changeKeys(cmd *cobra.Command, s settings, call string, in, out any, alone 
 
 // keyCalls are what the key commands ask of serve.
 func keyCalls(led *ledger.Ledger, srv *server.Server, budgets *keyBudgets, blind bool) control.Calls {
+	var one sync.Mutex // what the server is told last is what the ledger was told last
 	return control.Calls{
 		"key-create": func(_ context.Context, in json.RawMessage) (any, error) {
 			var k ledger.Key
@@ -157,6 +159,8 @@ func keyCalls(led *ledger.Ledger, srv *server.Server, budgets *keyBudgets, blind
 			if k.PerDay != nil && blind {
 				return nil, &hintedError{errors.New("no budget holds with --provider none, as serve runs"), "leave out --budget"}
 			}
+			one.Lock()
+			defer one.Unlock()
 			if err := led.AddKey(k); err != nil {
 				return nil, &hintedError{err, hintFor(err)}
 			}
@@ -171,6 +175,8 @@ func keyCalls(led *ledger.Ledger, srv *server.Server, budgets *keyBudgets, blind
 			if err := json.Unmarshal(in, &word); err != nil {
 				return nil, fmt.Errorf("read the key's name: %w", err)
 			}
+			one.Lock()
+			defer one.Unlock()
 			k, err := led.RevokeKey(word, time.Now())
 			if err != nil {
 				return nil, &hintedError{err, hintFor(err)}
