@@ -286,20 +286,6 @@ func (g *Gate) spentSince(midnight, now time.Time) (ledger.Nanos, error) {
 	return sp.Gross, err
 }
 
-// CountFrom is where the spend of the day that began at midnight is counted from; false
-// where it has no sample yet. Where none lies within an hour before midnight, the day
-// starts at its first one: what was spent asleep is not today's.
-func CountFrom(led interface {
-	SampleBefore(t time.Time) (time.Time, bool, error)
-	SampleAfter(t time.Time) (time.Time, bool, error)
-}, midnight time.Time) (from time.Time, ok bool, err error) {
-	before, ok, err := led.SampleBefore(midnight)
-	if err != nil || ok && midnight.Sub(before) <= time.Hour {
-		return midnight, ok, err
-	}
-	return led.SampleAfter(midnight)
-}
-
 // DayStart is the start of t's day in loc: where that day's budget begins.
 func DayStart(t time.Time, loc *time.Location) time.Time {
 	midnight, _ := day(t, loc)
