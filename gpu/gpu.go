@@ -39,6 +39,8 @@ type Snapshot struct {
 	Driver string    // version, as the driver spells it; "" where not known
 	Cards  []Reading // in the driver's order
 	XIDs   map[XID]int64
+
+	replaced chan struct{} // closed when there is a newer one
 }
 
 // Fresh tells whether the readings are of now: not of a source that has ended, or

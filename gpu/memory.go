@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// way is a way to start a program that we carry.
-type way func(image []byte, name string) (*child, error)
+// way is a way to start a program that we carry. argv begins with its name.
+type way func(image []byte, argv []string) (*child, error)
 
 // startImage takes the first way that works: from memory, and where that is
 // forbidden from a file in the run directory, which is gone as soon as it runs.
-func startImage(image []byte, name string, ways ...way) (*child, error) {
+func startImage(image []byte, argv []string, ways ...way) (*child, error) {
 	var errs []error
 	for _, start := range ways {
-		c, err := start(image, name)
+		c, err := start(image, argv)
 		if err == nil {
 			return c, nil
 		}
@@ -29,7 +29,8 @@ func startImage(image []byte, name string, ways ...way) (*child, error) {
 	return nil, errors.Join(errs...)
 }
 
-func startFromMemory(image []byte, name string) (*child, error) {
+func startFromMemory(image []byte, argv []string) (*child, error) {
+	name := argv[0]
 	fd, err := memfd(name)
 	if err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func startFromMemory(image []byte, name string) (*child, error) {
 		return nil, fmt.Errorf("seal memory file: %w", err)
 	}
 	// The kernel opens the path before it closes the descriptor on exec.
-	c, err := startChild(&exec.Cmd{Path: fmt.Sprintf("/proc/self/fd/%d", fd), Args: []string{name}})
+	c, err := startChild(&exec.Cmd{Path: fmt.Sprintf("/proc/self/fd/%d", fd), Args: argv})
 	runtime.KeepAlive(f)
 	if err != nil {
 		return nil, fmt.Errorf("start from memory: %w", err)
@@ -67,7 +68,8 @@ func memfd(name string) (int, error) {
 	return fd, nil
 }
 
-func startFromFile(image []byte, name string) (*child, error) {
+func startFromFile(image []byte, argv []string) (*child, error) {
+	name := argv[0]
 	base := os.Getenv("XDG_RUNTIME_DIR")
 	if st, err := os.Stat(base); !filepath.IsAbs(base) || err != nil || !st.IsDir() {
 		base = os.TempDir()
@@ -86,7 +88,7 @@ func startFromFile(image []byte, name string) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := startChild(&exec.Cmd{Path: path, Args: []string{name}})
+	c, err := startChild(&exec.Cmd{Path: path, Args: argv})
 	if err != nil {
 		return nil, fmt.Errorf("start from a file: %w", err)
 	}

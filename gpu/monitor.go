@@ -67,7 +67,7 @@ func newMonitor(cfg Config, sources []source) *Monitor {
 		cfg.Log = slog.Default()
 	}
 	m := &Monitor{cfg: cfg, sources: sources, notes: make(chan func(), notesMax), told: map[XID]time.Time{}}
-	m.newest.Store(&Snapshot{State: State{Source: None, Reason: "no reading yet"}})
+	m.newest.Store(&Snapshot{State: State{Source: None, Reason: "no reading yet"}, replaced: make(chan struct{})})
 	return m
 }
 
@@ -243,10 +243,18 @@ func (m *Monitor) publish(state State, msg Message) {
 			m.minute(*d)
 		}
 	}
-	m.newest.Store(&next)
+	m.replace(next)
 	if changed {
 		m.tellState(state)
 	}
+}
+
+// replace makes next the newest, and tells those who wait for one. Called by Run alone.
+func (m *Monitor) replace(next Snapshot) {
+	last := next.replaced
+	next.replaced = make(chan struct{})
+	m.newest.Store(&next)
+	close(last)
 }
 
 func (m *Monitor) setState(state State) {
@@ -255,7 +263,7 @@ func (m *Monitor) setState(state State) {
 		return
 	}
 	next.State = state
-	m.newest.Store(&next)
+	m.replace(next)
 	m.tellState(state)
 }
 
@@ -279,7 +287,7 @@ func (m *Monitor) xid(x XID) {
 		next.XIDs = map[XID]int64{}
 	}
 	next.XIDs[x]++
-	m.newest.Store(&next)
+	m.replace(next)
 	if last, ok := m.told[x]; ok && now.Sub(last) < xidPause {
 		return
 	}

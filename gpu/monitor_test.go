@@ -35,6 +35,7 @@ func newFakeProcess() *fakeProcess {
 
 func (p *fakeProcess) lines() <-chan []byte  { return p.out }
 func (p *fakeProcess) gone() <-chan struct{} { return p.exited }
+func (p *fakeProcess) send([]byte) error     { return nil }
 func (p *fakeProcess) exit()                 { p.exitOnce.Do(func() { close(p.exited) }) }
 
 func (p *fakeProcess) end() error {

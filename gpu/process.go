@@ -26,6 +26,7 @@ type source struct {
 // process is a source that runs.
 type process interface {
 	lines() <-chan []byte // closed at the end of its output
+	send([]byte) error    // a line to its stdin; it waits for nobody who does not read
 	end() error           // kill it, wait for a bounded time, and say how it ended
 	gone() <-chan struct{}
 }
@@ -133,6 +134,15 @@ func (c *child) read() {
 
 func (c *child) lines() <-chan []byte  { return c.out }
 func (c *child) gone() <-chan struct{} { return c.exited }
+
+func (c *child) send(line []byte) error {
+	// A pipe holds far more than a line; it is full of what was never read.
+	if err := c.stdin.SetWriteDeadline(time.Now().Add(killBound)); err != nil {
+		return err
+	}
+	_, err := c.stdin.Write(append(line, '\n'))
+	return err
+}
 
 // end may be called once.
 func (c *child) end() error {

@@ -45,8 +45,19 @@ func TestMain(m *testing.M) {
 		fmt.Printf("%s\n", <-c.lines())
 		time.Sleep(time.Hour)
 	}
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "spotinference-gpu-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	buildDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
 }
+
+// buildDir is where programs are built; it is removed after the tests.
+var buildDir string
 
 func self(role string) *exec.Cmd { return exec.Command("/proc/self/exe", role) }
 
@@ -68,7 +79,7 @@ func TestStartImage(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", dir)
 	t.Setenv("SPOTINFERENCE_API_KEY", "secret")
 	t.Setenv("LD_LIBRARY_PATH", "/opt/driver")
-	forbidden := func([]byte, string) (*child, error) { return nil, errors.New("forbidden") }
+	forbidden := func([]byte, []string) (*child, error) { return nil, errors.New("forbidden") }
 	for _, c := range []struct {
 		name string
 		ways []way
@@ -78,7 +89,7 @@ func TestStartImage(t *testing.T) {
 		{"from a file", []way{forbidden, startFromFile}, dir},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := startImage(image, helperName, c.ways...)
+			p, err := startImage(image, []string{helperName}, c.ways...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,10 +109,10 @@ func TestStartImage(t *testing.T) {
 			}
 		})
 	}
-	if _, err := startImage(image, helperName, forbidden, forbidden); err == nil {
+	if _, err := startImage(image, []string{helperName}, forbidden, forbidden); err == nil {
 		t.Error("started though every way is forbidden")
 	}
-	if _, err := startImage([]byte("no program"), helperName, startFromMemory, startFromFile); err == nil {
+	if _, err := startImage([]byte("no program"), []string{helperName}, startFromMemory, startFromFile); err == nil {
 		t.Error("started what is no program")
 	}
 }

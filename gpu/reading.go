@@ -1,11 +1,7 @@
 package gpu
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 )
 
@@ -61,13 +57,8 @@ type Message struct {
 // figure from it would be a guess.
 func ParseMessage(line []byte) (Message, error) {
 	var m Message
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields() // the helper is of the same build, or it is not ours
-	if err := d.Decode(&m); err != nil {
-		return Message{}, fmt.Errorf("line %s: %w", excerpt(line), err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return Message{}, fmt.Errorf("line %s: something follows the message", excerpt(line))
+	if err := parseLine(line, &m); err != nil {
+		return Message{}, err
 	}
 	parts := 0
 	for _, has := range []bool{len(m.Cards) > 0, m.XID != nil, m.Error != ""} {

@@ -11,16 +11,17 @@ const helperName = "spotinference-gpu"
 // sources are what this build has, the best first.
 func sources() []source {
 	return []source{
-		{name: Helper, start: startHelper, decoder: helperDecoder},
+		{name: Helper, start: func() (process, error) { return startHelper() }, decoder: helperDecoder},
 		newSMI(),
 	}
 }
 
-func startHelper() (process, error) {
+// startHelper starts the helper that we carry.
+func startHelper(args ...string) (process, error) {
 	if len(helperImage) == 0 {
 		return nil, errors.New("this build carries none")
 	}
-	c, err := startImage(helperImage, helperName, startFromMemory, startFromFile)
+	c, err := startImage(helperImage, append([]string{helperName}, args...), startFromMemory, startFromFile)
 	if err != nil {
 		return nil, err
 	}
