@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 	"spotinference/server"
+	"spotinference/server/engine"
 )
 
 // newCards reads the cards into metrics, ledger and log.
@@ -48,6 +50,94 @@ func newCards(led *ledger.Ledger, metrics *server.Metrics, log *slog.Logger, eve
 	})
 	metrics.Add(func(w io.Writer) { gpu.WriteMetrics(w, cards.Latest(), time.Now()) })
 	return cards
+}
+
+// newCheckpointer is the driver's way to suspend, nil where nobody wants it. One that
+// was asked for is tried now, so that a refusal comes before anything runs; auto has
+// time until the engine is idle, and a driver that hangs must not hold up the start.
+func newCheckpointer(ctx context.Context, method engine.Method, latest func() gpu.Snapshot) *gpu.Checkpointer {
+	switch method {
+	case engine.Checkpoint:
+		c := gpu.NewCheckpointer(gpu.CheckpointerConfig{Latest: latest})
+		_ = c.Probe(ctx) // it says itself why it is not available
+		return c
+	case engine.Auto:
+		return gpu.NewCheckpointer(gpu.CheckpointerConfig{Latest: latest})
+	}
+	return nil
+}
+
+// keepCheckpointer asks the driver, where nobody has, and ends the helper in the end.
+func keepCheckpointer(ctx context.Context, c *gpu.Checkpointer, log *slog.Logger) error {
+	defer c.Close()
+	if c.Available() != nil {
+		if err := c.Probe(ctx); err != nil && ctx.Err() == nil {
+			log.Info("the engine cannot be suspended by checkpoint", "why", err)
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// gpuStatus is what is known of the cards.
+type gpuStatus struct {
+	Source gpu.Source   `json:"source"`
+	Reason string       `json:"reason,omitempty"` // why there is no better source
+	ReadAt *time.Time   `json:"read_at"`          // null before the first reading
+	Driver string       `json:"driver,omitempty"`
+	Cards  []cardStatus `json:"cards"` // empty where the readings are stale
+}
+
+type cardStatus struct {
+	UUID        string `json:"uuid"`
+	Name        string `json:"name"`
+	MemoryUsed  *int64 `json:"memory_used_bytes"` // these are null where not known
+	MemoryTotal *int64 `json:"memory_total_bytes"`
+	Utilisation *int64 `json:"utilisation_percent"`
+}
+
+func gpuStatusOf(s gpu.Snapshot, now time.Time) *gpuStatus {
+	out := &gpuStatus{Source: s.Source, Reason: s.Reason, Driver: s.Driver, Cards: []cardStatus{}}
+	if !s.At.IsZero() {
+		at := s.At.UTC()
+		out.ReadAt = &at
+	}
+	if s.Fresh(now) {
+		for _, c := range s.Cards {
+			out.Cards = append(out.Cards, cardStatus{c.UUID, c.Name, c.MemoryUsed, c.MemoryTotal, c.Utilisation})
+		}
+	}
+	return out
+}
+
+// write prints s for people.
+func (s *gpuStatus) write(w io.Writer, now time.Time) {
+	if s == nil {
+		fmt.Fprintln(w, "gpu      none: the demo has no card")
+		return
+	}
+	fmt.Fprintf(w, "gpu      %s", s.Source)
+	if s.Reason != "" {
+		fmt.Fprintf(w, ": %s", s.Reason)
+	}
+	if s.ReadAt != nil {
+		fmt.Fprintf(w, "; read %s ago", max(0, now.Sub(*s.ReadAt)).Round(time.Second))
+	}
+	fmt.Fprintln(w)
+	gib := func(n *int64) string {
+		if n == nil {
+			return "?"
+		}
+		return fmt.Sprintf("%.1f", float64(*n)/(1<<30))
+	}
+	for _, c := range s.Cards {
+		fmt.Fprintf(w, "card     %s %s, %s of %s GiB used, ", c.Name, c.UUID, gib(c.MemoryUsed), gib(c.MemoryTotal))
+		if c.Utilisation == nil {
+			fmt.Fprintln(w, "utilisation not known")
+		} else {
+			fmt.Fprintf(w, "utilisation %d%%\n", *c.Utilisation)
+		}
+	}
 }
 
 // ledgerMinute is m as the ledger keeps it.

@@ -13,6 +13,7 @@ import (
 
 	"spotinference/budget"
 	"spotinference/control"
+	"spotinference/gpu"
 	"spotinference/ledger"
 	"spotinference/server/engine"
 )
@@ -22,6 +23,7 @@ type status struct {
 	Engine engineStatus `json:"engine"`
 	Gate   gateStatus   `json:"gate"`
 	Bill   *billStatus  `json:"bill"` // null where none was seen
+	GPU    *gpuStatus   `json:"gpu"`  // null in the demo
 }
 
 type engineStatus struct {
@@ -48,14 +50,14 @@ type billStatus struct {
 }
 
 // calls are what other commands may ask of serve.
-func calls(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger) control.Calls {
+func calls(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger, cards *gpu.Monitor) control.Calls {
 	return control.Calls{
-		"status": func(context.Context, json.RawMessage) (any, error) { return statusOf(eng, gate, led) },
+		"status": func(context.Context, json.RawMessage) (any, error) { return statusOf(eng, gate, led, cards) },
 		"suspend": func(ctx context.Context, _ json.RawMessage) (any, error) {
 			if err := eng.Suspend(ctx); err != nil {
 				return nil, suspendError(err)
 			}
-			return statusOf(eng, gate, led)
+			return statusOf(eng, gate, led, cards)
 		},
 		"wake": func(ctx context.Context, _ json.RawMessage) (any, error) {
 			// What may not be served may not cost a wake either.
@@ -65,7 +67,7 @@ func calls(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger) control.Ca
 			if err := eng.Wake(ctx); err != nil {
 				return nil, err
 			}
-			return statusOf(eng, gate, led)
+			return statusOf(eng, gate, led, cards)
 		},
 	}
 }
@@ -78,7 +80,7 @@ func suspendError(err error) error {
 	return &hintedError{err, hintFor(err)}
 }
 
-func statusOf(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger) (s status, err error) {
+func statusOf(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger, cards *gpu.Monitor) (s status, err error) {
 	e := eng.Status()
 	s.Engine = engineStatus{
 		Kind: eng.Kind(), State: e.State, Since: e.Since.UTC(), PID: e.PID, Restarts: e.Restarts, LastExit: e.LastExit, Suspended: e.Suspended,
@@ -92,6 +94,9 @@ func statusOf(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger) (s stat
 		s.Gate.Reason = err.Error()
 	} else {
 		s.Gate.Open = true
+	}
+	if cards != nil {
+		s.GPU = gpuStatusOf(cards.Latest(), time.Now())
 	}
 	newest, ok, err := led.Newest()
 	if err != nil {
@@ -134,6 +139,7 @@ func (s status) write(w io.Writer, now time.Time) {
 	default:
 		fmt.Fprintln(w, "bill     never seen")
 	}
+	s.GPU.write(w, now)
 	if s.Engine.State == engine.Suspended {
 		fmt.Fprintln(w, "note     a suspended engine frees the GPU's memory, not your bill: the machine costs the same until it is stopped")
 	}

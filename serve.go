@@ -141,7 +141,8 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	// before the ledger is touched.
 	var event func(kind, subject, detail string) // set before anything runs
 	var srv *server.Server                       // and so is this
-	eng, err := engine.New(engine.Config{
+	var cards *gpu.Monitor                       // and this; the demo has none, whose figures are all simulated
+	engineConfig := engine.Config{
 		Command: o.command, Kind: o.kind, TCP: o.tcp, StartTimeout: o.startWait, Log: log, Stderr: stderr,
 		Suspend: o.suspend, SleepLevel: o.sleepLevel, Idle: o.idle, WakeTimeout: o.wakeTimeout, WakeQueue: o.wakeQueue,
 		OnTransition: func(t engine.Transition) {
@@ -150,7 +151,15 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 				lastCounters(srv)
 			}
 		},
-	})
+	}
+	var checkpointer *gpu.Checkpointer
+	if !o.demo {
+		engineConfig.GPUMemory = func(ctx context.Context, pids []int) (int64, error) { return cards.Held(ctx, pids) }
+		if checkpointer = newCheckpointer(soft, o.suspend, func() gpu.Snapshot { return cards.Latest() }); checkpointer != nil {
+			engineConfig.Checkpointer = checkpointer
+		}
+	}
+	eng, err := engine.New(engineConfig)
 	if err != nil {
 		return usagef(hintFor(err), "serve: %w", err)
 	}
@@ -241,8 +250,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		}
 	}
 
-	var cards *gpu.Monitor
-	if !o.demo { // whose figures are simulated, all of them
+	if !o.demo {
 		cards = newCards(led, metrics, log, event)
 	}
 
@@ -265,8 +273,11 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if cards != nil {
 		g.Go(func() error { return cards.Run(backCtx) })
 	}
+	if checkpointer != nil {
+		g.Go(func() error { return keepCheckpointer(backCtx, checkpointer, log) })
+	}
 	g.Go(func() error { return budgets.Run(backCtx) })
-	asked := calls(eng, gate, led)
+	asked := calls(eng, gate, led, cards)
 	maps.Copy(asked, keyCalls(led, srv, budgets, provider == nil))
 	g.Go(func() error { return serveControl(backCtx, o.ledger, asked, log) })
 	if sampler != nil {

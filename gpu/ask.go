@@ -41,8 +41,8 @@ func (c *Checkpointer) ask(ctx context.Context, r Request, limit time.Duration) 
 }
 
 func (r Request) String() string {
-	if r.PID == 0 {
-		return string(r.Call)
+	if r.Call == CallOpen {
+		return "open the driver"
 	}
 	return fmt.Sprintf("%s process %d", r.Call, r.PID)
 }
@@ -61,8 +61,7 @@ func (c *Checkpointer) ready() error {
 	if c.p != nil {
 		select {
 		case <-c.p.gone(): // it died while nobody asked it for anything
-			_ = c.p.end()
-			c.p = nil
+			c.stop()
 		default:
 			return nil
 		}
@@ -95,8 +94,16 @@ func (c *Checkpointer) end(r Request, cause error) error {
 func (c *Checkpointer) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.p != nil {
-		_ = c.p.end()
-		c.p = nil
+	c.stop()
+}
+
+// stop ends a helper that nobody waits for.
+func (c *Checkpointer) stop() {
+	if c.p == nil {
+		return
 	}
+	if errors.Is(c.p.end(), errStuck) {
+		c.stuck = c.p.gone()
+	}
+	c.p = nil
 }

@@ -75,6 +75,9 @@ func (c *Checkpointer) Probe(ctx context.Context) error {
 	defer c.mu.Unlock()
 	err := c.open(ctx)
 	c.able.Store(&err)
+	if err != nil {
+		c.stop()
+	}
 	return err
 }
 

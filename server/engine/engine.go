@@ -56,9 +56,10 @@ type Config struct {
 	WakeQueue      int           // how many may; 256 by default
 
 	Checkpointer Checkpointer // nil where there is none
-	// GPUMemory tells how much of the GPU's memory processes hold, in bytes, where it
-	// can be seen. Nil where it never can.
-	GPUMemory func(pids []int) (bytes uint64, known bool)
+	// GPUMemory tells how many bytes of the GPU's memory processes are seen to hold, by
+	// a reading that is newer than the call; an error where that is not known. It
+	// returns soon after ctx ends. Nil where there is nothing to read.
+	GPUMemory func(ctx context.Context, pids []int) (int64, error)
 
 	// OnTransition is called by Run for every change of state, in order. It must not
 	// block for long: nobody watches the engine meanwhile.

@@ -32,6 +32,8 @@ type rung interface {
 // Checkpointer moves what processes hold of the GPU into the host's memory and
 // back. Package gpu has one.
 type Checkpointer interface {
+	// Available says, at once, why it cannot work now; nil where it can.
+	Available() error
 	// Checkpoint takes those of pids that use the GPU off it. Where it fails, the
 	// processes are not to be used any more.
 	Checkpoint(ctx context.Context, pids []int, lap func(string)) error
@@ -116,12 +118,18 @@ func (e *Engine) rungs() []rung {
 // brokenMax is how often a way to suspend may fail before it is not tried again.
 const brokenMax = 2
 
+// available tells whether a way to suspend can be gone at this moment.
+func available(r rung) bool {
+	c, ok := r.(*checkpointRung)
+	return !ok || c.gpu.Available() == nil
+}
+
 // choose picks how to suspend, nil for stopping: what the user named, else the first
 // that works and is not known to wake more slowly than a start takes.
 func (e *Engine) choose() rung {
 	for _, r := range e.ladder {
 		m := r.method()
-		if e.broken[m] >= brokenMax || e.cfg.Suspend != Auto && e.cfg.Suspend != m {
+		if !available(r) || e.broken[m] >= brokenMax || e.cfg.Suspend != Auto && e.cfg.Suspend != m {
 			continue
 		}
 		start, wake := e.took[Stop], e.took[m]
@@ -150,6 +158,9 @@ func (e *Engine) checkSuspend() error {
 	case Checkpoint:
 		if e.cfg.Checkpointer == nil {
 			return &Error{"cannot suspend by checkpoint: no driver here that can", "use --suspend auto"}
+		}
+		if err := e.cfg.Checkpointer.Available(); err != nil {
+			return &Error{fmt.Sprintf("cannot suspend by checkpoint: %v", err), "use --suspend auto"}
 		}
 		return nil
 	default:

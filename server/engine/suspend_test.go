@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,20 +127,138 @@ func TestSuspendByOrder(t *testing.T) {
 	}
 }
 
-// TestSuspendEscalates: what still holds the GPU after it was put to sleep is stopped.
-func TestSuspendEscalates(t *testing.T) {
-	command, env := sleeper(t)
-	r := start(t, engine.Config{
-		Command: command, Env: env, Idle: soon, SuspendTimeout: 200 * time.Millisecond,
-		GPUMemory: func(pids []int) (uint64, bool) { return 70 << 30, len(pids) > 1 },
-	})
-	r.waitState(engine.Suspended)
-	tr := r.last(engine.Suspended)
-	if tr.Method != engine.Stop || !strings.HasPrefix(tr.Cause, "escalated: ") || !strings.Contains(tr.Cause, "MiB") {
-		t.Errorf("suspended = %+v, want stopped because of the memory", tr)
+// gpuDouble stands in for the driver and the card: it says of whom it was asked, and
+// what it is told to.
+type gpuDouble struct {
+	mu     sync.Mutex
+	held   []int64 // what is seen to be held, look by look; the last one for good
+	blind  error   // or why nothing is seen, from the second look on
+	cannot error
+	fails  error // at the checkpoint
+	lost   error // at the restore
+	asked  [][]int
+}
+
+func (g *gpuDouble) Available() error { return g.cannot }
+
+func (g *gpuDouble) Checkpoint(_ context.Context, pids []int, lap func(string)) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked = append(g.asked, pids)
+	lap("state")
+	lap("lock")
+	if g.fails != nil {
+		return g.fails
+	}
+	lap("checkpoint")
+	return nil
+}
+
+func (g *gpuDouble) Restore(_ context.Context, pids []int, lap func(string)) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked = append(g.asked, pids)
+	lap("restore")
+	lap("unlock")
+	return g.lost
+}
+
+func (g *gpuDouble) memory(context.Context, []int) (int64, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.held[0]
+	if len(g.held) > 1 {
+		g.held = g.held[1:]
+	} else if g.blind != nil {
+		return 0, g.blind
+	}
+	return now, nil
+}
+
+// TestCheckpoint: the driver takes the whole tree off the GPU, which is seen, and puts
+// it back; the record says what each step took.
+func TestCheckpoint(t *testing.T) {
+	g := &gpuDouble{held: []int64{20 << 30, 20 << 30, 4 << 30, 0}}
+	r := start(t, engine.Config{Command: vllmCommand(t), Idle: soon, Suspend: engine.Checkpoint, Checkpointer: g, GPUMemory: g.memory})
+	s := r.waitState(engine.Suspended)
+	if s.Suspended != engine.Checkpoint || s.PID == 0 {
+		t.Errorf("suspended: %+v", s)
+	}
+	if got, want := phases(r.last(engine.Suspended)), "look state lock checkpoint release"; got != want {
+		t.Errorf("suspended with phases %s, want %s", got, want)
 	}
 	r.enter()
-	r.Leave(true)
+	defer r.Leave(true)
+	if got, want := phases(r.last(engine.Ready)), "queue restore unlock canary"; got != want {
+		t.Errorf("woken with phases %s, want %s", got, want)
+	}
+	if len(g.asked) != 2 || len(g.asked[0]) < 2 || g.asked[0][0] != s.PID || !slices.Equal(g.asked[0], g.asked[1]) {
+		t.Errorf("asked of %v, want twice of the tree of %d", g.asked, s.PID)
+	}
+}
+
+// TestMemoryThatIsNeverSeen, as in a container, holds up no suspension, and proves none.
+func TestMemoryThatIsNeverSeen(t *testing.T) {
+	g := &gpuDouble{held: []int64{0}}
+	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
+	r.waitState(engine.Suspended)
+	if got, want := phases(r.last(engine.Suspended)), "look state lock checkpoint"; got != want {
+		t.Errorf("suspended with phases %s, want %s", got, want)
+	}
+}
+
+// TestAutoAsksTheDriver: where it cannot, the engine is stopped.
+func TestAutoAsksTheDriver(t *testing.T) {
+	g := &gpuDouble{held: []int64{0}, cannot: errors.New("too old")}
+	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
+	if s := r.waitState(engine.Suspended); s.Suspended != engine.Stop || len(g.asked) > 0 {
+		t.Errorf("suspended by %s, the driver was asked %v", s.Suspended, g.asked)
+	}
+}
+
+// TestSuspendEscalates: what could not be suspended, or still holds the GPU after it
+// was, or is not seen any more to let go of it, is stopped.
+func TestSuspendEscalates(t *testing.T) {
+	held := []int64{70 << 30}
+	for _, c := range []struct {
+		name  string
+		sleep bool
+		g     *gpuDouble
+		want  string
+	}{
+		{"asleep, and holds it", true, &gpuDouble{held: held}, "escalated: it still holds 71680 MiB of the GPU"},
+		{"off the card, and holds it", false, &gpuDouble{held: held}, "escalated: it still holds 71680 MiB of the GPU"},
+		{"off the card, nobody sees it", false, &gpuDouble{held: []int64{1, 1}, blind: errors.New("helper: gone")}, "escalated: that it let go of the GPU was not seen: helper: gone"},
+		{"not off the card", false, &gpuDouble{held: held, fails: errors.New("checkpoint process 7: no; rolled back")}, "escalated: checkpoint process 7: no; rolled back"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := engine.Config{Idle: soon, SuspendTimeout: 300 * time.Millisecond, GPUMemory: c.g.memory}
+			if c.sleep {
+				cfg.Command, cfg.Env = sleeper(t)
+			} else {
+				cfg.Command, cfg.Checkpointer = llamaCommand(t), c.g
+			}
+			r := start(t, cfg)
+			r.waitState(engine.Suspended)
+			if tr := r.last(engine.Suspended); tr.Method != engine.Stop || tr.Cause != c.want {
+				t.Errorf("suspended = %+v, want stopped, %s", tr, c.want)
+			}
+			r.enter()
+			r.Leave(true)
+		})
+	}
+}
+
+// TestRestoreFails: what the driver cannot put back is started afresh.
+func TestRestoreFails(t *testing.T) {
+	g := &gpuDouble{held: []int64{0}, lost: errors.New("restore process 7: no")}
+	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
+	r.waitState(engine.Suspended)
+	r.enter()
+	defer r.Leave(true)
+	if tr := r.last(engine.Starting); tr.Cause != "wake failed: restore process 7: no" {
+		t.Errorf("started because of %q", tr.Cause)
+	}
 }
 
 // TestDiesAsleep: an engine that dies while it sleeps is as good as suspended.
@@ -222,6 +341,7 @@ func TestSuspendRefusals(t *testing.T) {
 		{engine.Config{Command: llamaCommand(t), Suspend: engine.Sleep}, "only vllm can sleep"},
 		{engine.Config{Command: vllmCommand(t), Suspend: engine.Sleep}, "run without it"},
 		{engine.Config{Command: llamaCommand(t), Suspend: engine.Checkpoint}, "no driver"},
+		{engine.Config{Command: llamaCommand(t), Suspend: engine.Checkpoint, Checkpointer: &gpuDouble{cannot: errors.New("it is too old")}}, "it is too old"},
 		{engine.Config{Command: llamaCommand(t), Suspend: "nap"}, `"nap": no such way`},
 	} {
 		_, err := engine.New(c.cfg)

@@ -87,38 +87,63 @@ const (
 // letGo suspends by r and sees that the memory is free, where it can be seen.
 func (e *Engine) letGo(r rung) task {
 	return func(ctx context.Context, lap func(string)) (Usage, error) {
-		if err := r.suspend(ctx, lap); err != nil {
+		seen := e.seesMemory(ctx, lap)
+		if err := r.suspend(ctx, lap); err != nil || !seen {
 			return Usage{}, err
 		}
-		most := uint64(0)
+		most := int64(0)
 		if r.method() == Sleep {
 			most = sleepLeaves
 		}
-		ctx, cancel := context.WithTimeout(ctx, releaseTime)
-		defer cancel()
-		for {
-			held, known := e.heldMemory()
-			if !known {
-				return Usage{}, nil
-			}
-			if held <= most {
-				lap("release")
-				return Usage{}, nil
-			}
-			select {
-			case <-ctx.Done():
-				return Usage{}, fmt.Errorf("it still holds %d MiB of the GPU", held>>20)
-			case <-time.After(releaseLook):
-			}
+		if err := e.released(ctx, most); err != nil {
+			return Usage{}, err
 		}
+		lap("release")
+		return Usage{}, nil
 	}
 }
 
-func (e *Engine) heldMemory() (bytes uint64, known bool) {
+// seesMemory tells whether it will be seen that the engine lets go of the GPU. Who
+// sees it hold nothing while it runs sees other processes than ours: the pids of a
+// container are not the host's.
+func (e *Engine) seesMemory(ctx context.Context, lap func(string)) bool {
 	if e.cfg.GPUMemory == nil {
-		return 0, false
+		return false
 	}
-	return e.cfg.GPUMemory(e.pids())
+	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+	defer cancel()
+	held, err := e.cfg.GPUMemory(ctx, e.pids())
+	lap("look")
+	switch {
+	case err != nil:
+		e.cfg.Log.Info("whether the engine lets go of the GPU will not be seen", "why", err)
+	case held == 0:
+		e.cfg.Log.Info("whether the engine lets go of the GPU will not be seen", "why", "it is not seen to hold any of it")
+	}
+	return err == nil && held > 0
+}
+
+// released waits until the engine holds at most so many bytes of the GPU. What was seen
+// to be held must be seen to be gone: not to know is a failure.
+func (e *Engine) released(ctx context.Context, most int64) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+	defer cancel()
+	last := errors.New("the GPU was not read")
+	for {
+		switch held, err := e.cfg.GPUMemory(ctx, e.pids()); {
+		case err == nil && held <= most:
+			return nil
+		case err == nil:
+			last = fmt.Errorf("it still holds %d MiB of the GPU", held>>20)
+		case ctx.Err() == nil:
+			last = fmt.Errorf("that it let go of the GPU was not seen: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-time.After(releaseLook):
+		}
+	}
 }
 
 // takeBack wakes by r, and the canary must sing.
