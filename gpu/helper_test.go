@@ -39,7 +39,7 @@ func newStandIn(t *testing.T, flags ...string) *standIn {
 	}
 	s := &standIn{t: t, dir: t.TempDir()}
 	lib := t.TempDir()
-	args := append([]string{"-shared", "-fPIC", "-o", filepath.Join(lib, "libcuda.so.1"), "-DDIR=\"" + s.dir + "\"", "helper/testdata/cuda.c"}, flags...)
+	args := append([]string{"-shared", "-fPIC", "-o", filepath.Join(lib, "libcuda.so.1"), "-DSTATE=\"" + s.dir + "\"", "helper/testdata/cuda.c"}, flags...)
 	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}

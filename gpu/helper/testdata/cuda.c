@@ -1,10 +1,10 @@
 /* A stand-in for libcuda.so.1: no CUDA, no card. The "processes" are files in the
- * directory DIR: PID.state holds CUprocessState's number, and a pid without such a
- * file is no process of CUDA's. Each call is a line of DIR/calls. What goes wrong is
- * read from DIR/trouble at each call: lines of "WHAT CALL PID", WHAT being "fail",
+ * directory STATE: PID.state holds CUprocessState's number, and a pid without such a
+ * file is no process of CUDA's. Each call is a line of STATE/calls. What goes wrong is
+ * read from STATE/trouble at each call: lines of "WHAT CALL PID", WHAT being "fail",
  * "hang", "abort", "broken" (it fails, and the process is in the state FAILED), and
  * CALL a call's last word in lower case, PID or 0 for any. A process that is off the card has a file
- * DIR/PID.off, which the stand-in for NVML knows, too.
+ * STATE/PID.off, which the stand-in for NVML knows, too.
  *
  * -DVERSION=12040 is an older driver's number, -DOLD a driver without the calls,
  * -DNOINIT one that finds no card. */
@@ -32,7 +32,7 @@ int cuGetErrorName(int e, const char **name) {
 
 static const char *path(int pid, const char *suffix) {
 	static char p[4096];
-	snprintf(p, sizeof p, "%s/%d.%s", DIR, pid, suffix);
+	snprintf(p, sizeof p, "%s/%d.%s", STATE, pid, suffix);
 	return p;
 }
 
@@ -58,7 +58,7 @@ static void set(int pid, int state) {
 static int trouble(const char *what, const char *call, int pid) {
 	char w[32], c[32];
 	int p, found = 0;
-	FILE *f = fopen(DIR "/trouble", "r");
+	FILE *f = fopen(STATE "/trouble", "r");
 	if (f == NULL) return 0;
 	while (fscanf(f, "%31s %31s %d", w, c, &p) == 3)
 		if (!strcmp(w, what) && !strcmp(c, call) && (p == 0 || p == pid)) found = 1;
@@ -69,7 +69,7 @@ static int trouble(const char *what, const char *call, int pid) {
 static int called(const char *call, int pid, const void *args) {
 	unsigned words[16] = {0};
 	if (args != NULL) memcpy(words, args, sizeof words);
-	FILE *f = fopen(DIR "/calls", "a");
+	FILE *f = fopen(STATE "/calls", "a");
 	fprintf(f, "%s %d", call, pid);
 	if (words[0]) fprintf(f, " within %u ms", words[0]);
 	for (int i = 1; i < 16; i++) if (words[i]) fprintf(f, " with rubbish");
@@ -84,7 +84,7 @@ static int called(const char *call, int pid, const void *args) {
 int cuDriverGetVersion(int *v) { *v = VERSION; return SUCCESS; }
 int cuInit(unsigned flags) {
 	while (trouble("hang", "open", 0)) {
-		fclose(fopen(DIR "/opening", "w"));
+		fclose(fopen(STATE "/opening", "w"));
 		usleep(1000);
 	}
 #ifdef NOINIT
