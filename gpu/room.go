@@ -120,7 +120,7 @@ func (g memoryGroup) left() (n int64, limited bool, err error) {
 		return 0, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("%s %q: not an amount", g.limit, text)
+		return 0, false, fmt.Errorf("%s %q: not an amount", g.limit, bytes.TrimSpace(text))
 	}
 	text, err = os.ReadFile(filepath.Join(g.dir, g.usage))
 	if err != nil {
@@ -128,7 +128,7 @@ func (g memoryGroup) left() (n int64, limited bool, err error) {
 	}
 	used, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	if err != nil {
-		return 0, false, fmt.Errorf("%s %q: not an amount", g.usage, text)
+		return 0, false, fmt.Errorf("%s %q: not an amount", g.usage, bytes.TrimSpace(text))
 	}
 	// A model that was read lies in the page cache, which counts as used and makes way.
 	stat, err := os.ReadFile(filepath.Join(g.dir, "memory.stat"))
