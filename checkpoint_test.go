@@ -103,29 +103,51 @@ func (s *serving) logged(msg string) (line map[string]any) {
 	return line
 }
 
-// The release suspends its engine by the driver's checkpoint, sees the memory gone, and
-// wakes it for a request; what fails in the driver is rolled back, and the engine is
-// stopped. The driver, the card and the engine are stand-ins; the program is not.
+// holder is the simulated engine as a command that starts a process of CUDA's beside it,
+// which writes its pid to hold.held when it holds the card's memory.
+func (d standInDriver) holder(bin string) string {
+	d.t.Helper()
+	hold, script := filepath.Join(d.lib, "gpu-hold"), filepath.Join(d.lib, "engine")
+	if out, err := exec.Command("gcc", "-o", hold, "scripts/gpu-hold.c", "-ldl").CombinedOutput(); err != nil {
+		d.t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	text := fmt.Sprintf("#!/bin/sh\n%s 16 %s &\nexec %s sim-engine \"$@\"\n", hold, filepath.Join(d.state, "hold"), bin)
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+		d.t.Fatal(err)
+	}
+	return script
+}
+
+// held waits for a new holder and returns its pid.
+func (d standInDriver) held() (pid string) {
+	d.t.Helper()
+	eventually(d.t, time.Minute, "the memory is held", func() bool { pid = strings.TrimSpace(d.read("hold.held")); return pid != "" })
+	d.write("hold.held", "")
+	return pid
+}
+
+// The release suspends its engine by the driver's checkpoint: the process of its tree
+// that uses the card, which is not the leader. It sees the memory gone, and wakes it for
+// a request; what fails in the driver is rolled back, and the engine is stopped. The
+// driver, the card and the engine are stand-ins; the program is not.
 func TestTheReleaseCheckpoints(t *testing.T) {
 	d := newStandInDriver(t)
 	bin := releaseProgram(t)
-	s := start(t, bin, d.env(), "--provider", "none", "--engine", "llama", "--suspend", "checkpoint", "--", bin, "sim-engine").listens().ready()
+	s := start(t, bin, d.env(), "--provider", "none", "--engine", "llama", "--suspend", "checkpoint", "--", d.holder(bin)).listens().ready()
 	const hello = `{"messages":[{"role":"user","content":"hello"}],"max_tokens":5}`
 
-	pid := s.engine("status").PID
-	state := fmt.Sprintf("%d.state", pid)
-	d.write(state, "0") // from now on it is a process of CUDA's
+	owner, leader := d.held(), s.engine("status").PID
 	s.shows(`spotinference_gpu_source{source="helper"} 1`)
 	s.seesCards()
 	if stdout, _, _ := command(t, nil, "status", "--ledger", s.ledger); !strings.Contains(stdout, "\ngpu      helper; read ") ||
 		!strings.Contains(stdout, "\ncard     Stand-in GPU-00000000-0000-0000-0000-000000000001, 20.0 of 80.0 GiB used, utilisation 42%\n") {
 		t.Errorf("status:\n%s", stdout)
 	}
-	if e := s.engine("suspend"); e.State != "suspended" || e.Suspended != "checkpoint" || e.PID != pid {
+	if e := s.engine("suspend"); e.State != "suspended" || e.Suspended != "checkpoint" || e.PID != leader {
 		t.Errorf("suspended: %+v", e)
 	}
-	if d.read(state) != "2" {
-		t.Errorf("state %s of the process, want checkpointed", d.read(state))
+	if state := d.read(owner + ".state"); state != "2" {
+		t.Errorf("state %s of the process, want checkpointed", state)
 	}
 	line := s.logged("engine suspended")
 	for _, phase := range []string{"look", "state", "lock", "checkpoint", "release"} {
@@ -136,8 +158,8 @@ func TestTheReleaseCheckpoints(t *testing.T) {
 	if code, _, answer := s.post("/v1/chat/completions", hello); code != http.StatusOK {
 		t.Errorf("the request that wakes it: %d %s", code, answer)
 	}
-	if e := s.engine("status"); e.State != "ready" || e.PID != pid || d.read(state) != "0" {
-		t.Errorf("woken: %+v, state %s of the process", e, d.read(state))
+	if e, state := s.engine("status"), d.read(owner+".state"); e.State != "ready" || e.PID != leader || state != "0" {
+		t.Errorf("woken: %+v, state %s of the process", e, state)
 	}
 	line = s.logged("engine ready")
 	for _, phase := range []string{"restore", "unlock", "canary"} {
@@ -145,28 +167,34 @@ func TestTheReleaseCheckpoints(t *testing.T) {
 			t.Errorf("woken without the phase %s: %v", phase, line)
 		}
 	}
-	want := strings.ReplaceAll("state P\nlock P within 10000 ms\ncheckpoint P\nrestore P\nunlock P\n", "P", fmt.Sprint(pid))
+	want := strings.ReplaceAll("state P\nlock P within 10000 ms\ncheckpoint P\nrestore P\nunlock P\n", "P", owner)
 	if got := d.read("calls"); got != want {
 		t.Errorf("the driver was called\n%swant\n%s", got, want)
 	}
+	d.write("hold.check", "")
+	eventually(t, time.Minute, "the memory is read back", func() bool { return d.read("hold.checked") != "" })
+	if found := d.read("hold.checked"); found != "ok\n" {
+		t.Errorf("the memory after it was woken: %s", found)
+	}
 
 	for _, trouble := range []struct{ what, cause string }{
-		{"fail", "escalated: checkpoint process %d: cuCheckpointProcessCheckpoint: CUDA_ERROR_NOT_SUPPORTED; rolled back"},
-		{"abort", "escalated: checkpoint process %d: the helper ended: exit status 2: SIGABRT: abort; rolled back"},
+		{"fail", "cuCheckpointProcessCheckpoint: CUDA_ERROR_NOT_SUPPORTED; rolled back"},
+		{"abort", "the helper ended: exit status 2: SIGABRT: abort; rolled back"},
 	} {
-		pid := s.engine("wake").PID
-		d.write(fmt.Sprintf("%d.state", pid), "0")
 		d.write("trouble", trouble.what+" checkpoint 0")
 		d.write("calls", "")
+		s.seesCards() // the owner of this life among them
 		if e := s.engine("suspend"); e.State != "suspended" || e.Suspended != "stop" {
 			t.Errorf("suspended with %s: %+v", trouble.what, e)
 		}
-		if cause, want := s.logged("engine suspended")["cause"], fmt.Sprintf(trouble.cause, pid); cause != want {
+		if cause, want := s.logged("engine suspended")["cause"], "escalated: checkpoint process "+owner+": "+trouble.cause; cause != want {
 			t.Errorf("cause %q, want %q", cause, want)
 		}
-		if calls := d.read("calls"); !strings.HasSuffix(calls, fmt.Sprintf("checkpoint %d\nstate %[1]d\nunlock %[1]d\n", pid)) {
+		if calls := d.read("calls"); !strings.HasSuffix(calls, strings.ReplaceAll("checkpoint P\nstate P\nunlock P\n", "P", owner)) {
 			t.Errorf("not rolled back with %s: calls\n%s", trouble.what, calls)
 		}
+		s.engine("wake")
+		owner = d.held()
 	}
 	if code, _, answer := s.post("/v1/chat/completions", hello); code != http.StatusOK {
 		t.Errorf("after all that: %d %s", code, answer)

@@ -114,3 +114,11 @@ int cuCheckpointProcessRestore(int pid, void *a) { return move("restore", pid, a
 int cuCheckpointProcessUnlock(int pid, void *a) { return move("unlock", pid, a, LOCKED, RUNNING); }
 #endif
 #endif
+
+/* What a process does that holds memory: it is one of CUDA's from its context on. */
+int cuDeviceGet(int *device, int n) { *device = n; return SUCCESS; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = context; return SUCCESS; }
+int cuCtxSetCurrent(void *context) { set(getpid(), RUNNING); return SUCCESS; }
+int cuMemAlloc_v2(unsigned long long *at, size_t n) { *at = (unsigned long long)malloc(n); return *at ? SUCCESS : 2; }
+int cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t n) { memcpy((void *)to, from, n); return SUCCESS; }
+int cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t n) { memcpy(to, (void *)from, n); return SUCCESS; }
