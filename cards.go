@@ -58,11 +58,11 @@ func newCards(led *ledger.Ledger, metrics *server.Metrics, log *slog.Logger, eve
 func newCheckpointer(ctx context.Context, method engine.Method, latest func() gpu.Snapshot) *gpu.Checkpointer {
 	switch method {
 	case engine.Checkpoint:
-		c := gpu.NewCheckpointer(gpu.CheckpointerConfig{Latest: latest})
+		c := gpu.NewCheckpointer(latest)
 		_ = c.Probe(ctx) // it says itself why it is not available
 		return c
 	case engine.Auto:
-		return gpu.NewCheckpointer(gpu.CheckpointerConfig{Latest: latest})
+		return gpu.NewCheckpointer(latest)
 	}
 	return nil
 }

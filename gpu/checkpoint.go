@@ -31,12 +31,6 @@ const (
 	moveTime = 10 * time.Minute
 )
 
-// CheckpointerConfig says what a Checkpointer goes by.
-type CheckpointerConfig struct {
-	// Latest are the readings that say who holds what of which card: Monitor's.
-	Latest func() Snapshot
-}
-
 // Checkpointer moves what CUDA processes hold of a card into the host's memory, and
 // back, by the driver's own calls. They are made by a run of the helper that does
 // nothing else, and is kept: a driver that is loaded anew costs seconds of a wake.
@@ -54,9 +48,10 @@ type Checkpointer struct {
 	taken []int           // who is off the card; guarded by mu
 }
 
-// NewCheckpointer starts nothing.
-func NewCheckpointer(cfg CheckpointerConfig) *Checkpointer {
-	return newCheckpointer(cfg.Latest, func() (process, error) { return startHelper(CheckpointRole) }, "/")
+// NewCheckpointer starts nothing. latest gives the readings that say who holds what of
+// which card: Monitor.Latest.
+func NewCheckpointer(latest func() Snapshot) *Checkpointer {
+	return newCheckpointer(latest, func() (process, error) { return startHelper(CheckpointRole) }, "/")
 }
 
 func newCheckpointer(latest func() Snapshot, start func() (process, error), root string) *Checkpointer {

@@ -9,6 +9,9 @@
 // hangs is killed, and where neither can be had the state says so, with the
 // reason. Nothing that a driver does is an error of Run.
 //
+// It also takes processes off a card and puts them back, through the driver and by
+// another run of the helper: see Checkpointer. Whose processes they are it is told.
+//
 //	cards := gpu.New(gpu.Config{OnMinute: keep})
 //	go cards.Run(ctx)
 //	if s := cards.Latest(); s.Fresh(time.Now()) { ... s.Cards ... }
