@@ -30,6 +30,13 @@ type door struct {
 	quiet   time.Time // when the last active one left, or the door opened
 	asked   bool      // Run waits for the last one to leave
 	waiting list.List // of *waiter, in the order in which they came
+	gone    Gone      // who gave up since everybody was let in or sent away
+}
+
+// Gone counts requests that waited and gave up.
+type Gone struct {
+	Left int // the client left
+	Late int // Config.WakeTimeout was over
 }
 
 type doorState int8
@@ -43,6 +50,7 @@ const (
 // waiter is one request that waits. Its end is sent at most once.
 type waiter struct {
 	since time.Time
+	cause string     // what the engine is woken by for it
 	end   chan error // nil: it is inside
 }
 
@@ -61,8 +69,9 @@ func (d *door) tryEnter() bool {
 	return true
 }
 
-// enter returns nil once the request is inside; leave must follow then.
-func (d *door) enter(ctx context.Context) error {
+// enter returns nil once the request is inside; leave must follow then. cause is what
+// it would wake the engine by.
+func (d *door) enter(ctx context.Context, cause string) error {
 	d.mu.Lock()
 	switch {
 	case d.state == open:
@@ -76,7 +85,7 @@ func (d *door) enter(ctx context.Context) error {
 		d.mu.Unlock()
 		return ErrQueueFull
 	}
-	w := &waiter{since: time.Now(), end: make(chan error, 1)}
+	w := &waiter{since: time.Now(), cause: cause, end: make(chan error, 1)}
 	place := d.waiting.PushBack(w)
 	d.mu.Unlock()
 	d.tell()
@@ -97,6 +106,11 @@ func (d *door) enter(ctx context.Context) error {
 		}
 	default:
 		d.waiting.Remove(place)
+		if errors.Is(context.Cause(ctx), ErrWakeTimeout) {
+			d.gone.Late++
+		} else {
+			d.gone.Left++
+		}
 		d.tell()
 	}
 	return context.Cause(ctx)
@@ -130,16 +144,14 @@ func (d *door) tell() {
 	}
 }
 
-// open lets everybody in who waits, and returns how many they were. Run alone
-// calls it and what follows.
-func (d *door) open() int {
+// open lets everybody in who waits, and returns how many they were, and who had given
+// up. Run alone calls it and what follows.
+func (d *door) open() (waited int, gone Gone) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state, d.quiet = open, time.Now()
-	n := d.waiting.Len()
-	d.inside += n
-	d.dismiss(nil)
-	return n
+	d.inside += d.waiting.Len()
+	return d.dismiss(nil)
 }
 
 // hold keeps those who come from now on waiting.
@@ -149,19 +161,22 @@ func (d *door) hold() {
 	d.state = held
 }
 
-// bar sends everybody away who waits or comes.
-func (d *door) bar() {
+// bar sends everybody away who waits or comes, and returns what open does.
+func (d *door) bar() (waited int, gone Gone) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state = barred
-	d.dismiss(ErrNotReady)
+	return d.dismiss(ErrNotReady)
 }
 
-func (d *door) dismiss(err error) {
+func (d *door) dismiss(err error) (waited int, gone Gone) {
 	for e := d.waiting.Front(); e != nil; e = e.Next() {
 		e.Value.(*waiter).end <- err
 	}
+	waited, gone = d.waiting.Len(), d.gone
 	d.waiting.Init()
+	d.gone = Gone{}
+	return waited, gone
 }
 
 // holdIfQuiet is hold, where nobody has been inside for long. Else it changes
@@ -180,14 +195,23 @@ func (d *door) holdIfQuiet(long time.Duration) (ok bool, inside int, in time.Dur
 	return true, 0, 0
 }
 
-// first says how many wait, and since when the first of them.
-func (d *door) first() (waiting int, since time.Time) {
+// first says how many wait, and of the first of them since when, and what it wakes
+// the engine by.
+func (d *door) first() (waiting int, since time.Time, cause string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if e := d.waiting.Front(); e != nil {
-		since = e.Value.(*waiter).since
+		w := e.Value.(*waiter)
+		since, cause = w.since, w.cause
 	}
-	return d.waiting.Len(), since
+	return d.waiting.Len(), since, cause
+}
+
+// tally says who waits and who has given up, as open will unless more happens.
+func (d *door) tally() (waiting int, gone Gone) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.waiting.Len(), d.gone
 }
 
 // load says how many are inside, and how many wait.

@@ -87,10 +87,10 @@ type Engine struct {
 
 	// Owned by Run.
 	ladder []rung
-	rung   rung                     // by which it is suspended, or was last
-	broken map[Method]int           // how often a way to suspend failed
-	took   map[Method]time.Duration // the newest wake by each way
-	asked  []chan<- error           // who waits for a suspension
+	rung   rung                       // by which it is suspended, or was last
+	broken map[Method]int             // how often a way to suspend failed
+	took   map[Method][]time.Duration // the last wakes by each way, the newest last; by Stop, all starts
+	asked  []chan<- error             // who waits for a suspension
 
 	// What touches the world, for tests to stand in for.
 	spawn  func(plan) (process, error)
@@ -140,6 +140,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Backoff = defaultBackoff
 	}
 	cfg.Suspend = cmp.Or(cfg.Suspend, Auto)
+	cfg.SleepLevel = cmp.Or(cfg.SleepLevel, 1)
 	cfg.Idle = cmp.Or(cfg.Idle, defaultIdle)
 	cfg.SuspendTimeout = cmp.Or(cfg.SuspendTimeout, defaultSuspendTime)
 	cfg.WakeTimeout = cmp.Or(cfg.WakeTimeout, defaultWakeTimeout)
@@ -153,7 +154,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		kind: kind, key: randomHex(32), ownedDir: cfg.Dir == "",
 		door: newDoor(cfg.WakeQueue, cfg.WakeTimeout), orders: make(chan chan<- error), ended: make(chan struct{}),
-		broken: map[Method]int{}, took: map[Method]time.Duration{},
+		broken: map[Method]int{}, took: map[Method][]time.Duration{},
 	}
 	if e.ownedDir {
 		cfg.Dir = defaultDir()
@@ -210,7 +211,7 @@ func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
 // which it then will be woken for, after those who came before. Leave must follow
 // where it returns nil. Else it returns ErrNotReady, ErrQueueFull, ErrWakeTimeout or
 // the cause of ctx's end.
-func (e *Engine) Enter(ctx context.Context) error { return e.door.enter(ctx) }
+func (e *Engine) Enter(ctx context.Context) error { return e.door.enter(ctx, causeRequest) }
 
 // TryEnter is Enter for who does not wait, true where it is inside.
 func (e *Engine) TryEnter() bool { return e.door.tryEnter() }
@@ -248,7 +249,7 @@ func (e *Engine) Suspend(ctx context.Context) error {
 
 // Wake wakes the engine and returns nil when it is ready.
 func (e *Engine) Wake(ctx context.Context) error {
-	err := e.Enter(ctx)
+	err := e.door.enter(ctx, causeAsked)
 	if err == nil {
 		e.Leave(true)
 	}

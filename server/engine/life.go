@@ -22,8 +22,7 @@ type life struct {
 	pid     int       // 0 until it was started
 	began   time.Time // the guard was asked for it
 	spawned time.Time
-	readyAt time.Time     // zero if it was never ready
-	queued  time.Duration // how long the first waiter had waited when the start or the wake began
+	readyAt time.Time // zero if it was never ready
 
 	ending    string
 	stopped   bool  // ctx ended
@@ -44,8 +43,8 @@ func (e *Engine) live(ctx context.Context, cause string) life {
 	if cause == causeServe && len(p.replaced) > 0 {
 		e.cfg.Log.Info("engine flags replaced by ours", "replaced", strings.Join(p.replaced, ", "), "listens_on", at.addr)
 	}
-	l := life{cause: cause, began: time.Now(), queued: e.queued()}
-	e.enter(Transition{To: Starting, Cause: cause})
+	l := life{cause: cause, began: time.Now()}
+	e.enter(Transition{To: Starting, Cause: cause, Phases: e.queue()})
 	c, err := e.spawn(p)
 	if err != nil {
 		e.enter(Transition{To: Stopped, Cause: causeGaveUp})
@@ -57,12 +56,12 @@ func (e *Engine) live(ctx context.Context, cause string) life {
 	return l
 }
 
-// queued is how long the first of those who wait has waited.
-func (e *Engine) queued() time.Duration {
-	if n, since := e.door.first(); n > 0 {
-		return time.Since(since)
+// queue is the first phase of what somebody waits for: how long the first one has.
+func (e *Engine) queue() []Phase {
+	if n, since, _ := e.door.first(); n > 0 {
+		return []Phase{{"queue", time.Since(since)}}
 	}
-	return 0
+	return nil
 }
 
 // watch follows one process until it ends, and returns the guard's word on that, or
@@ -102,9 +101,8 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 		done = work.done
 		return false
 	}
-	wake := func() {
-		l.queued = e.queued()
-		e.enter(Transition{To: Waking, Cause: causeRequest, PID: l.pid, Method: e.rung.method()})
+	wake := func(cause string) {
+		e.enter(Transition{To: Waking, Cause: cause, PID: l.pid, Method: e.rung.method(), Phases: e.queue()})
 		work = e.begin(ctx, e.cfg.WakeTimeout, e.takeBack(e.rung))
 		done = work.done
 	}
@@ -149,7 +147,7 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 					return c.kill()
 				}
 				l.readyAt = time.Now()
-				phases := append(l.queue(), Phase{"spawn", l.spawned.Sub(l.began)})
+				phases := []Phase{{"spawn", l.spawned.Sub(l.began)}}
 				e.ready(l, Stop, append(phases, out.phases...), out.usage)
 				idle.Reset(e.cfg.Idle)
 			case Suspending:
@@ -160,8 +158,8 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 					return report{}
 				}
 				e.enter(Transition{To: Suspended, Cause: causeDone, PID: l.pid, Method: e.rung.method(), Phases: out.phases})
-				if n, _ := e.door.first(); n > 0 {
-					wake()
+				if n, _, cause := e.door.first(); n > 0 {
+					wake(cause)
 				}
 			case Waking:
 				if l.noWake = out.err; l.noWake != nil {
@@ -169,7 +167,7 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 					e.broken[e.rung.method()]++
 					return c.kill()
 				}
-				e.ready(l, e.rung.method(), append(l.queue(), out.phases...), out.usage)
+				e.ready(l, e.rung.method(), out.phases, out.usage)
 				idle.Reset(e.cfg.Idle)
 			}
 
@@ -178,8 +176,8 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 			case Ready:
 				idle.Reset(e.cfg.Idle)
 			case Suspended:
-				if n, _ := e.door.first(); n > 0 {
-					wake()
+				if n, _, cause := e.door.first(); n > 0 {
+					wake(cause)
 				}
 			}
 
@@ -252,23 +250,13 @@ func (e *Engine) leave(l *life) report {
 	return report{}
 }
 
-// queue is the first phase of what somebody waited for.
-func (l *life) queue() []Phase {
-	if l.queued == 0 {
-		return nil
-	}
-	return []Phase{{"queue", l.queued}}
-}
-
 // ready opens the door, and remembers how long that way of waking took.
 func (e *Engine) ready(l *life, by Method, phases []Phase, canary Usage) {
 	var took time.Duration
 	for _, p := range phases {
-		if p.Name != "queue" {
-			took += p.Took
-		}
+		took += p.Took
 	}
-	e.took[by] = took
+	e.learn(by, took)
 	if e.Status().State == Starting && !e.Status().Admits {
 		by = "" // no wake
 	}

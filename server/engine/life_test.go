@@ -322,7 +322,7 @@ func randomLife(t *testing.T, seed uint64, seen *tally) {
 		w.errorf("the last state told of is %s", last)
 	}
 	wg.Wait() // late clients are sent away
-	if n, _ := e.door.first(); n != 0 || e.door.inside != 0 || w.alive != 0 || w.inside != 0 {
+	if n, _ := e.door.tally(); n != 0 || e.door.inside != 0 || w.alive != 0 || w.inside != 0 {
 		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", n, e.door.inside, w.inside, w.alive)
 	}
 }

@@ -75,8 +75,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			cause = causeNoWake + l.noWake.Error()
 			continue
 		case l.suspended:
-			e.asleep(ctx)
-			cause = causeRequest
+			cause = e.asleep(ctx)
 			continue
 		}
 		if crashes++; !everReady && crashes == neverReadyMax {
@@ -119,11 +118,13 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 }
 
 // asleep waits, with no process, for somebody who wants the engine, or until ctx ends.
-func (e *Engine) asleep(ctx context.Context) {
+// It returns the cause of the wake.
+func (e *Engine) asleep(ctx context.Context) (cause string) {
 	for ctx.Err() == nil {
 		// A waiter who has left again wakes nobody.
-		if waiting, _ := e.door.first(); waiting > 0 {
-			return
+		waiting, _, cause := e.door.first()
+		if waiting > 0 {
+			return cause
 		}
 		select {
 		case <-ctx.Done():
@@ -132,6 +133,7 @@ func (e *Engine) asleep(ctx context.Context) {
 			o <- nil
 		}
 	}
+	return ""
 }
 
 // enter changes the state and tells of it. Called by Run alone. It completes t, and
@@ -142,7 +144,7 @@ func (e *Engine) enter(t Transition) {
 	// or its counters would be ahead of what is known.
 	told := t.Canary != (Usage{}) && e.cfg.OnTransition != nil
 	if told {
-		t.Waiters, _ = e.door.first()
+		t.Waiters, t.Gone = e.door.tally()
 		e.cfg.OnTransition(t)
 	}
 	// Nobody waits for a start that no request asked for: it may take for ever.
@@ -159,11 +161,11 @@ func (e *Engine) enter(t Transition) {
 	})
 	switch {
 	case t.To == Ready:
-		t.Waiters = e.door.open()
+		t.Waiters, t.Gone = e.door.open()
 	case admits:
 		e.door.hold()
 	default:
-		e.door.bar()
+		t.Waiters, t.Gone = e.door.bar()
 	}
 	if t.To != Suspending {
 		var refused error

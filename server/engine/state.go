@@ -37,7 +37,8 @@ type Transition struct {
 	PID      int     // of the process that the change is about; 0 where there is none
 	Phases   []Phase // what the time since From was spent on, in order
 	Method   Method  // how it was or is suspended, where the change is about that
-	Waiters  int     // requests that waited for this, where To is Ready
+	Waiters  int     // requests that waited for this: let in where To is Ready, sent away where it is Crashed or Stopped
+	Gone     Gone    // those that gave up before
 	Canary   Usage   // what the canary made the engine count
 }
 
@@ -49,7 +50,7 @@ const (
 	causeShutdown = "shutdown"      // we were told to stop
 	causeGaveUp   = "gave up"       // no use in trying again
 	causeIdle     = "idle"          // nobody was inside for Config.Idle
-	causeAsked    = "asked"         // somebody called Suspend
+	causeAsked    = "asked"         // somebody called Suspend or Wake
 	causeRequest  = "request"       // somebody waits
 	causeDone     = "done"          // the suspension succeeded
 	causeEscalate = "escalated: "   // the suspension failed, as follows; the process is stopped

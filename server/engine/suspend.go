@@ -107,7 +107,7 @@ func (r *sleepRung) resume(ctx context.Context, lap func(string)) error {
 func (e *Engine) rungs() []rung {
 	var all []rung
 	if e.kind == VLLM && sleepEnabled(e.command, e.env) {
-		all = append(all, &sleepRung{newProber(e.Dial, e.key), max(1, e.cfg.SleepLevel)})
+		all = append(all, &sleepRung{newProber(e.Dial, e.key), e.cfg.SleepLevel})
 	}
 	if e.cfg.Checkpointer != nil {
 		all = append(all, &checkpointRung{gpu: e.cfg.Checkpointer, pids: e.pids})
@@ -132,7 +132,7 @@ func (e *Engine) choose() rung {
 		if !available(r) || e.broken[m] >= brokenMax || e.cfg.Suspend != Auto && e.cfg.Suspend != m {
 			continue
 		}
-		start, wake := e.took[Stop], e.took[m]
+		start, wake := e.typical(Stop), e.typical(m)
 		if e.cfg.Suspend == Auto && start > 0 && wake > start {
 			continue
 		}

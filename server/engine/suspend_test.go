@@ -64,8 +64,8 @@ func TestSuspendAndWake(t *testing.T) {
 		method engine.Method
 		wake   string // phases of the way back
 	}{
-		{"stop", false, 0, "suspending suspended starting ready", engine.Stop, "queue spawn load canary"},
-		{"sleep", true, 0, "suspending suspended waking ready", engine.Sleep, "queue wake_up canary"},
+		{"stop", false, 0, "suspending suspended starting ready", engine.Stop, "spawn load canary"},
+		{"sleep", true, 0, "suspending suspended waking ready", engine.Sleep, "wake_up canary"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			gpu := filepath.Join(t.TempDir(), "gpu")
