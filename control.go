@@ -15,6 +15,7 @@ import (
 	"spotinference/control"
 	"spotinference/gpu"
 	"spotinference/ledger"
+	"spotinference/ledger/report"
 	"spotinference/server/engine"
 )
 
@@ -141,7 +142,7 @@ func (s status) write(w io.Writer, now time.Time) {
 	}
 	s.GPU.write(w, now)
 	if s.Engine.State == engine.Suspended {
-		fmt.Fprintln(w, "note     a suspended engine frees the GPU's memory, not your bill: the machine costs the same until it is stopped")
+		fmt.Fprintln(w, "note     "+report.SuspendedBill)
 	}
 }
 

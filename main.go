@@ -155,7 +155,7 @@ func newRoot() *cobra.Command {
 
 	root.AddCommand(
 		newServe(),
-		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter()),
+		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter(), newReportWakes()),
 		parent("billing", "Look at the provider's bill", newBillingCheck(), newBillingProbe()),
 		parent("key", "API keys: who may use this gateway, and how much", newKeyCreate(), newKeyList(), newKeyRevoke()),
 		newControl("status", "What the running serve is doing", "Asks the serve that runs with this ledger for its engine's state, the gate and the bill."),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -139,14 +140,15 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 
 	// What is wrong with the command, the address or the provider's key is said
 	// before the ledger is touched.
-	var event func(kind, subject, detail string) // set before anything runs
-	var srv *server.Server                       // and so is this
-	var cards *gpu.Monitor                       // and this; the demo has none, whose figures are all simulated
+	var note func(ledger.Event) // set before anything runs
+	var srv *server.Server      // and so is this
+	var cards *gpu.Monitor      // and this; the demo has none, whose figures are all simulated
+	var eng *engine.Engine
 	engineConfig := engine.Config{
 		Command: o.command, Kind: o.kind, TCP: o.tcp, StartTimeout: o.startWait, Log: log, Stderr: stderr,
 		Suspend: o.suspend, SleepLevel: o.sleepLevel, Idle: o.idle, WakeTimeout: o.wakeTimeout, WakeQueue: o.wakeQueue,
 		OnTransition: func(t engine.Transition) {
-			logEngine(log, event, t)
+			logEngine(log, note, eng.Identity(), t)
 			if t.To == engine.Suspending {
 				lastCounters(srv)
 			}
@@ -159,7 +161,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			engineConfig.Checkpointer = checkpointer
 		}
 	}
-	eng, err := engine.New(engineConfig)
+	eng, err = engine.New(engineConfig)
 	if err != nil {
 		return usagef(hintFor(err), "serve: %w", err)
 	}
@@ -199,11 +201,16 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if err := o.checkWayIn(len(keys) > 0); err != nil {
 		return err
 	}
-	event = func(kind, subject, detail string) {
-		err := led.AddEvent(ledger.Event{At: time.Now(), Kind: kind, Subject: subject, Detail: detail})
-		if err != nil && !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
-			log.Error("write an event", "event", subject, "err", err)
+	note = func(e ledger.Event) {
+		if err := led.AddEvent(e); err != nil && !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
+			log.Error("write an event", "event", e.Subject, "err", err)
 		}
+	}
+	event := func(kind, subject, detail string) {
+		note(ledger.Event{At: time.Now(), Kind: kind, Subject: subject, Detail: detail})
+	}
+	if err := learn(eng, led); err != nil {
+		log.Warn("how long the engine took to wake before is not known", "err", err)
 	}
 
 	gate, err := budget.New(budget.Config{
@@ -398,17 +405,20 @@ func logGate(log *slog.Logger, event func(kind, subject, detail string), r *budg
 	}{r.Reason, r.Detail}))
 }
 
-// logEngine says in log and ledger that the engine's state changed.
-func logEngine(log *slog.Logger, event func(kind, subject, detail string), t engine.Transition) {
+// logEngine says in log and ledger that the engine's state changed. identity names
+// the engine.
+func logEngine(log *slog.Logger, note func(ledger.Event), identity string, t engine.Transition) {
 	args := []any{"was", t.From, "cause", t.Cause}
-	phases := map[string]float64{}
+	c := ledger.EngineChange{
+		At: t.At, From: string(t.From), To: string(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
+		Waiters: int64(t.Waiters), Left: int64(t.Gone.Left), Late: int64(t.Gone.Late), Phases: map[string]ledger.Seconds{},
+	}
 	for _, p := range t.Phases {
-		phases[p.Name] = p.Took.Seconds()
+		c.Phases[p.Name] = ledger.Seconds(p.Took)
 		args = append(args, p.Name, p.Took.Round(time.Millisecond))
 	}
-	var canary *engine.Usage
 	if t.Canary != (engine.Usage{}) {
-		canary = &t.Canary
+		c.Canary = &ledger.CanaryTokens{Prompt: t.Canary.PromptTokens, Completion: t.Canary.CompletionTokens}
 	}
 	if t.Method != "" {
 		args = append(args, "by", t.Method)
@@ -418,14 +428,24 @@ func logEngine(log *slog.Logger, event func(kind, subject, detail string), t eng
 		level = slog.LevelWarn
 	}
 	log.Log(context.Background(), level, "engine "+string(t.To), args...)
-	event("engine", string(t.From)+"→"+string(t.To), jsonText(struct {
-		Cause   string             `json:"cause"`
-		PID     int                `json:"pid,omitempty"`
-		Method  engine.Method      `json:"method,omitempty"`
-		Waiters int                `json:"waiters,omitempty"`
-		Phases  map[string]float64 `json:"phases_seconds,omitempty"`
-		Canary  *engine.Usage      `json:"canary,omitempty"`
-	}{t.Cause, t.PID, t.Method, t.Waiters, phases, canary}))
+	note(c.Event())
+}
+
+// learn tells the engine how its own wakes went before this serve. A first start was
+// by no method, and is what a stopped engine takes to come back.
+func learn(eng *engine.Engine, led *ledger.Ledger) error {
+	wakes, err := led.EngineWakes(eng.Identity())
+	if err != nil {
+		return err
+	}
+	for _, w := range wakes {
+		var took time.Duration
+		for _, p := range w.Phases {
+			took += time.Duration(p)
+		}
+		eng.Learn(engine.Method(cmp.Or(w.Method, string(engine.Stop))), took)
+	}
+	return nil
 }
 
 func jsonText(v any) string {

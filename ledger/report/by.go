@@ -110,7 +110,7 @@ func divideServing(d *divided, names []string, sums map[string]ledger.Totals) ma
 		weights[i] = sums[name].Usage.CompletionTokens
 	}
 	out := map[string]ledger.Nanos{}
-	for i, n := range allot(d[serving], weights) {
+	for i, n := range allot(d.part[serving], weights) {
 		out[names[i]] = n
 	}
 	return out

@@ -51,6 +51,8 @@ type CostQuery struct {
 	// Proof asks for what the subtraction can be done again with, by hand.
 	Proof bool
 	Demo  bool
+
+	wakes []ledger.Window // whose shares of the spend are asked for, in order, none within another
 }
 
 // CostReport is the spend in a window, the tokens made in it, and the one
@@ -146,6 +148,7 @@ type basis struct {
 	bucket   time.Duration // length of the buckets, NoBucket for none
 	even     time.Duration // see shape
 	proof    proof
+	wakes    []ledger.Nanos    // by the index in query.wakes; nil where not known
 	residual []ledger.Residual // of the snapped window
 	drifts   []MeterDrift      // from the snapped window's start to the asked end
 }
@@ -242,6 +245,9 @@ func (c *CostReport) detail(r *ledger.Reader, b *basis) error {
 		return err
 	}
 	c.Split = net.split()
+	if net != nil {
+		b.wakes = net.wakes
+	}
 	if b.query.By != ByNothing {
 		if c.Groups, err = b.groups(r, net, gross); err != nil {
 			return err

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"time"
@@ -68,8 +69,26 @@ const maxPieces = 1500
 // piece is a span of the window within which spend is taken to be even.
 type piece struct {
 	to      time.Time
-	micros  [parts]int64 // of each part
-	unknown bool         // some of it is in no part
+	micros  [parts]int64  // of each part
+	wakes   map[int]int64 // of waking, by the index of the wake in the query
+	unknown bool          // some of it is in no part
+}
+
+// add takes the times of another piece in.
+func (p *piece) add(other piece) {
+	for part, us := range other.micros {
+		p.micros[part] += us
+	}
+	for i, us := range other.wakes {
+		p.addWake(i, us)
+	}
+}
+
+func (p *piece) addWake(i int, us int64) {
+	if p.wakes == nil {
+		p.wakes = map[int]int64{}
+	}
+	p.wakes[i] += us
 }
 
 // pure is the one part that the piece is all in, -1 where it is mixed.
@@ -90,6 +109,7 @@ type shape struct {
 	busy   time.Duration   // of the window
 	bucket []time.Duration // busy, by bucket
 	pieces []piece
+	wakes  int // how many shares are asked for
 	from   time.Time
 	// even is the span within which spend is taken to be even, 0 for one between
 	// two samples.
@@ -100,7 +120,7 @@ type shape struct {
 // bucket or a piece ends or the engine's state changes.
 func (b basis) shape(r *ledger.Reader, buckets []time.Time) (s shape, err error) {
 	w := b.window()
-	s.from = w.From
+	s.from, s.wakes = w.From, len(b.query.wakes)
 	var ends []time.Time
 	if b.spend.Count <= maxPieces {
 		ends, err = r.SampleTimes(w.From, w.To)
@@ -147,32 +167,47 @@ func (b basis) shape(r *ledger.Reader, buckets []time.Time) (s shape, err error)
 			p.micros[idle] += (to.Sub(from) - d).Microseconds()
 		default:
 			p.micros[part] += to.Sub(from).Microseconds()
+			if i := wakeAt(b.query.wakes, from); part == waking && i >= 0 {
+				p.addWake(i, to.Sub(from).Microseconds())
+			}
 		}
 	}
 	return s, nil
 }
 
+// wakeAt is the index of the wake that is under way from at on, -1 where none is.
+func wakeAt(wakes []ledger.Window, at time.Time) int {
+	i := sort.Search(len(wakes), func(n int) bool { return wakes[n].From.After(at) }) - 1
+	if i < 0 || !wakes[i].To.After(at) {
+		return -1
+	}
+	return i
+}
+
 // divided is a spend by what the engine did meanwhile.
-type divided [parts]ledger.Nanos
+type divided struct {
+	part  [parts]ledger.Nanos
+	wakes []ledger.Nanos // of what is waking, by the index of the wake in the query
+}
 
 // split divides the spend of each piece in proportion to the time of each part
 // in it. What the pieces' spends do not tell (a resource that came without its
 // bill for a while) is divided by the whole window's time, so that the parts
 // always add up to the spend. Both are nil where the engine's state is not known.
 func (s shape) split(r *ledger.Reader, of ledger.Spend) (net, gross *divided, err error) {
-	edges, merged, all := []time.Time{s.from}, []piece{}, make([]int64, parts)
+	edges, merged, all := []time.Time{s.from}, []piece{}, piece{}
 	for _, p := range s.pieces {
 		if p.unknown {
 			return nil, nil, nil
 		}
-		for part, us := range p.micros {
-			all[part] += us
-		}
+		all.add(p)
 		// Neighbours that are all in the same part are one: their spend is.
 		if n := len(merged); n > 0 && p.pure() >= 0 && merged[n-1].pure() == p.pure() {
 			merged[n-1].to, edges[n] = p.to, p.to
+			merged[n-1].add(p)
 			continue
 		}
+		p.wakes = maps.Clone(p.wakes)
 		merged, edges = append(merged, p), append(edges, p.to)
 	}
 	sums, err := spends(r, edges)
@@ -180,12 +215,17 @@ func (s shape) split(r *ledger.Reader, of ledger.Spend) (net, gross *divided, er
 		return nil, nil, err
 	}
 	divide := func(figure func(ledger.Spend) ledger.Nanos) (*divided, error) {
-		var sum divided
+		sum := divided{wakes: make([]ledger.Nanos, s.wakes)}
 		left := figure(of)
-		give := func(n ledger.Nanos, weights []int64) error {
-			for part, d := range allot(n, weights) {
+		give := func(n ledger.Nanos, p piece) error {
+			for part, d := range allot(n, p.micros[:]) {
 				var err error
-				if sum[part], err = sum[part].Add(d); err != nil {
+				if part == waking {
+					if err = p.giveWakes(d, sum.wakes); err != nil {
+						return err
+					}
+				}
+				if sum.part[part], err = sum.part[part].Add(d); err != nil {
 					return fmt.Errorf("split of the spend: %w", err)
 				}
 				if left, err = left.Sub(d); err != nil {
@@ -195,7 +235,7 @@ func (s shape) split(r *ledger.Reader, of ledger.Spend) (net, gross *divided, er
 			return nil
 		}
 		for i, sp := range sums {
-			if err := give(figure(sp), merged[i].micros[:]); err != nil {
+			if err := give(figure(sp), merged[i]); err != nil {
 				return nil, err
 			}
 		}
@@ -214,9 +254,30 @@ func (d *divided) split() (out Split) {
 		return out
 	}
 	for part, field := range out.fields() {
-		*field = nanosDecimal(d[part])
+		*field = nanosDecimal(d.part[part])
 	}
 	return out
+}
+
+// giveWakes divides what the piece's waking cost among its wakes. What was no wake, a
+// first start, keeps its part.
+func (p piece) giveWakes(n ledger.Nanos, wakes []ledger.Nanos) (err error) {
+	indexes := slices.Sorted(maps.Keys(p.wakes))
+	weights, rest := []int64{}, p.micros[waking]
+	for _, i := range indexes {
+		weights = append(weights, p.wakes[i])
+		rest -= p.wakes[i]
+	}
+	for k, d := range allot(n, append(weights, rest)) {
+		if k == len(indexes) {
+			break
+		}
+		i := indexes[k]
+		if wakes[i], err = wakes[i].Add(d); err != nil {
+			return fmt.Errorf("share of a wake: %w", err)
+		}
+	}
+	return nil
 }
 
 // utilisation is how much of a span the engine was busy.

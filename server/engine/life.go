@@ -147,8 +147,9 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 					return c.kill()
 				}
 				l.readyAt = time.Now()
-				phases := []Phase{{"spawn", l.spawned.Sub(l.began)}}
-				e.ready(l, Stop, append(phases, out.phases...), out.usage)
+				// We look for its health while it is spawned: load is what came after.
+				out.phases[0].Took = max(0, out.phases[0].Took-l.spawned.Sub(work.began))
+				e.ready(l, Stop, append([]Phase{{"spawn", l.spawned.Sub(l.began)}}, out.phases...), out.usage)
 				idle.Reset(e.cfg.Idle)
 			case Suspending:
 				if l.failed = out.err; l.failed != nil {

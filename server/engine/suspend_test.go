@@ -93,6 +93,17 @@ func TestSuspendAndWake(t *testing.T) {
 				t.Errorf("path = %q, want %q", got, want)
 			}
 			ready := r.last(engine.Ready)
+			began := r.last(engine.State(strings.Fields(c.path)[2]))
+			if phases(began) != "queue" || began.Cause != "request" {
+				t.Errorf("the wake began with %+v, want phase queue", began)
+			}
+			var sum time.Duration
+			for _, p := range ready.Phases {
+				sum += p.Took
+			}
+			if whole := ready.At.Sub(began.At); sum > whole {
+				t.Errorf("phases %v of %s take longer than it", ready.Phases, whole)
+			}
 			if phases(ready) != c.wake || ready.Waiters != 1 || ready.Canary.CompletionTokens != 1 {
 				t.Errorf("woken with %+v, want phases %s, one waiter and a token of the canary's", ready, c.wake)
 			}

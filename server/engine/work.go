@@ -10,8 +10,9 @@ import (
 // work is what Run waits for while it keeps its eyes on everything else: one at a
 // time, in a goroutine of its own.
 type work struct {
-	done <-chan outcome // gets one, unless stopped before
-	stop func()         // ends it and waits for its goroutine; may be called again
+	began time.Time
+	done  <-chan outcome // gets one, unless stopped before
+	stop  func()         // ends it and waits for its goroutine; may be called again
 }
 
 // outcome is how work ended.
@@ -31,6 +32,7 @@ func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
 	if limit > 0 {
 		ctx, expire = context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done after %s", limit))
 	}
+	began := time.Now()
 	done := make(chan outcome, 1)
 	over := make(chan struct{})
 	go func() {
@@ -38,7 +40,7 @@ func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
 		defer cancel()
 		defer expire()
 		var out outcome
-		last := time.Now()
+		last := began
 		out.usage, out.err = do(ctx, func(name string) {
 			now := time.Now()
 			out.phases = append(out.phases, Phase{name, now.Sub(last)})
@@ -49,7 +51,7 @@ func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
 		}
 		done <- out
 	}()
-	return work{done, func() { cancel(); <-over }}
+	return work{began, done, func() { cancel(); <-over }}
 }
 
 // getReady waits for the engine's health, and for its canary where somebody is to be
