@@ -95,6 +95,7 @@ type Engine struct {
 	// What touches the world, for tests to stand in for.
 	spawn  func(plan) (process, error)
 	health func(context.Context) error
+	seen   func() string // what health saw last, "" where nothing
 	canary func(context.Context) (Usage, error)
 }
 
@@ -178,7 +179,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.ladder = e.rungs()
 	prober := newProber(e.Dial, e.key)
-	e.health, e.spawn = prober.run, e.startChild
+	e.health, e.seen, e.spawn = prober.run, prober.seen, e.startChild
 	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, kind) }
 	e.status.Store(&Status{State: Stopped, Since: time.Now()})
 	return e, nil

@@ -212,8 +212,8 @@ func TestHungHealth(t *testing.T) {
 		Backoff:      time.Hour,
 	})
 	s := r.waitState(engine.Crashed)
-	if s.LastExit != "start timeout" {
-		t.Errorf("LastExit = %q, want start timeout", s.LastExit)
+	if want := "start timeout: it listens and does not answer"; s.LastExit != want {
+		t.Errorf("LastExit = %q, want %q", s.LastExit, want)
 	}
 	r.cancel() // also out of the long pause
 	if err := r.wait(); err != nil {

@@ -227,7 +227,9 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 			total, still := now.Sub(l.began), now.Sub(progressAt)
 			if still >= patience || total >= slowMax*patience {
 				e.cfg.Log.Warn("engine does not get ready", "elapsed", total.Round(time.Millisecond), "without_progress", still.Round(time.Millisecond))
-				l.ending = "start timeout"
+				if l.ending = "start timeout"; e.seen() != "" {
+					l.ending += ": " + e.seen()
+				}
 				return c.kill()
 			}
 			if now.Sub(said) >= loadingEvery {

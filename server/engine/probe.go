@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +27,42 @@ var errKeyRefused = errors.New("the engine refuses our key")
 type prober struct {
 	transport *http.Transport
 	key       string
+	last      atomic.Pointer[string] // what run saw last
+}
+
+// What run may have seen last, for a person who asks why the engine does not get ready.
+const (
+	seenNothing  = "nothing listens where it was told to"
+	seenMute     = "it listens and does not answer"
+	seenNoHTTP   = "what it answers is not HTTP"
+	seenStatus   = "its health check is answered with status %d"
+	seenNoAnswer = "its health check passes, and it answers no request"
+)
+
+// seen is one of these, or "" before the first probe.
+func (p *prober) seen() string {
+	if s := p.last.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
+func (p *prober) note(seen string) { p.last.Store(&seen) }
+
+// seenIn is what a probe's outcome says.
+func seenIn(status int, err error) string {
+	var op *net.OpError
+	switch {
+	case err == nil && status == http.StatusOK:
+		return seenNoAnswer
+	case err == nil:
+		return fmt.Sprintf(seenStatus, status)
+	case errors.Is(err, context.DeadlineExceeded):
+		return seenMute
+	case errors.Is(err, ErrNotRunning), errors.As(err, &op) && op.Op == "dial":
+		return seenNothing
+	}
+	return seenNoHTTP
 }
 
 func newProber(dial func(context.Context) (net.Conn, error), key string) *prober {
@@ -44,9 +82,14 @@ func newProber(dial func(context.Context) (net.Conn, error), key string) *prober
 // connection says nothing: whether the process lives is for others to know.
 func (p *prober) run(ctx context.Context) error {
 	wait := probeWait
+	asking := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { p.note(seenMute) }})
 	for {
 		asked := time.Now()
-		if p.get(ctx, "/health", wait) == http.StatusOK {
+		status, err := p.get(asking, "/health", wait)
+		if ctx.Err() == nil {
+			p.note(seenIn(status, err))
+		}
+		if status == http.StatusOK {
 			break
 		}
 		if time.Since(asked) >= wait {
@@ -58,21 +101,21 @@ func (p *prober) run(ctx context.Context) error {
 		case <-time.After(probeEvery):
 		}
 	}
-	if status := p.get(ctx, "/v1/models", wait); status == http.StatusUnauthorized || status == http.StatusForbidden {
+	if status, _ := p.get(ctx, "/v1/models", wait); status == http.StatusUnauthorized || status == http.StatusForbidden {
 		return errKeyRefused
 	}
 	return ctx.Err()
 }
 
-// get returns the status of the answer, or 0.
-func (p *prober) get(ctx context.Context, path string, wait time.Duration) int {
+// get returns the status of the answer, 0 with an error.
+func (p *prober) get(ctx context.Context, path string, wait time.Duration) (status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	status, _, err := p.do(ctx, http.MethodGet, path, "")
+	status, _, err = p.do(ctx, http.MethodGet, path, "")
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	return status
+	return status, nil
 }
 
 // post must be answered with 200.

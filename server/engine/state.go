@@ -24,7 +24,7 @@ type Status struct {
 	PID       int       // of the engine's leader; 0 where there is none
 	StartedAt time.Time // of that process; zero where there is none
 	Restarts  int       // how often it was started after a crash
-	LastExit  string    // how its last process ended: "exit status 1", "signal killed", "start timeout", "guard lost"; "" if none did
+	LastExit  string    // how its last process ended: "exit status 1", "signal killed", "start timeout: ...", "guard lost"; "" if none did
 	NextStart time.Time // when a crashed engine is started again; zero where that is not known
 	Suspended Method    // how it was suspended; "" where it is not
 }

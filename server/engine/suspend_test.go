@@ -66,6 +66,7 @@ func TestSuspendAndWake(t *testing.T) {
 	}{
 		{"stop", false, 0, "suspending suspended starting ready", engine.Stop, "spawn load canary"},
 		{"sleep", true, 0, "suspending suspended waking ready", engine.Sleep, "wake_up canary"},
+		{"sleep, level 2", true, 2, "suspending suspended waking ready", engine.Sleep, "wake_up reload kv_cache canary"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			gpu := filepath.Join(t.TempDir(), "gpu")
@@ -306,7 +307,7 @@ func TestWakesMute(t *testing.T) {
 		if err := r.Enter(t.Context()); !errors.Is(err, engine.ErrNotReady) {
 			t.Errorf("Enter = %v, want ErrNotReady", err)
 		}
-		if s := r.waitState(engine.Crashed); s.LastExit != "start timeout" {
+		if s := r.waitState(engine.Crashed); s.LastExit != "start timeout: its health check passes, and it answers no request" {
 			t.Errorf("status = %+v", s)
 		}
 		waitFor(t, "the time of the next start", func() bool { return !r.Status().NextStart.IsZero() })

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -98,9 +96,8 @@ func runCore(opts options) int {
 
 // core is the API server's side of the engine core.
 type core struct {
-	pid    int
-	asleep atomic.Bool
-	lost   chan struct{} // closed when the core is gone
+	pid  int
+	lost chan struct{} // closed when the core is gone
 
 	mu      sync.Mutex // held for an order and its answer
 	orders  io.Writer
@@ -197,41 +194,5 @@ func (c *core) stop() {
 	case <-c.lost:
 	case <-time.After(5 * time.Second):
 		unix.Kill(c.pid, unix.SIGKILL)
-	}
-}
-
-// routeSleep adds the routes of vLLM's development mode.
-func (s *server) routeSleep() {
-	if !s.opts.devMode {
-		return
-	}
-	change := func(order string, asleep bool) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			if !s.opts.sleepMode {
-				s.writeError(w, apiError{status: 500, message: "Sleep mode is not enabled."})
-				return
-			}
-			if s.core != nil {
-				if err := s.core.ask(order); err != nil {
-					s.writeError(w, apiError{status: 500, message: err.Error()})
-					return
-				}
-				s.core.asleep.Store(asleep)
-			}
-			w.WriteHeader(http.StatusOK)
-		}
-	}
-	s.routes.HandleFunc("POST /sleep", change(coreSleep, true))
-	s.routes.HandleFunc("POST /wake_up", change(coreWake, false))
-	s.routes.HandleFunc("GET /is_sleeping", func(w http.ResponseWriter, r *http.Request) {
-		s.writeBody(w, 200, obj{{"is_sleeping", s.core != nil && s.core.asleep.Load()}})
-	})
-}
-
-// crashIfAsleep is what several releases did when a request met a sleeping engine.
-func (s *server) crashIfAsleep() {
-	if s.opts.crashSleep && s.core != nil && s.core.asleep.Load() {
-		s.logf("CUDA error: an illegal memory access was encountered")
-		s.exit(1)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -80,6 +81,9 @@ func (s *server) newJob(req *request, prompts []prompt) (*job, error) {
 				length, q.finish = limit, "length"
 			}
 			q.words = answer(fmt.Sprintf("%s#%d", p.text, choice), length)
+			if s.rest.spoilt() { // weights that hold nothing
+				q.words = slices.Repeat([]string{"!"}, length)
+			}
 			if j.faults.BigEvent && length > 1 {
 				q.words[1] = " " + strings.Repeat("long", 16<<10)
 			}

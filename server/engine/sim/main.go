@@ -34,6 +34,13 @@ func Main(args []string) int {
 	for i := range opts.flood {
 		logf("flood %d", i)
 	}
+	if opts.chatter {
+		go func() {
+			for i := 0; ; i++ {
+				logf("chatter %d", i)
+			}
+		}()
+	}
 	if opts.exitAt >= 0 {
 		logf("error: exit at start")
 		return opts.exitAt
@@ -87,6 +94,11 @@ func Main(args []string) int {
 		case <-loaded:
 			listenStop()
 			close(s.ready)
+			if opts.readyAt != "" {
+				if err := os.WriteFile(opts.readyAt, fmt.Appendf(nil, "%d", time.Now().UnixNano()), 0o600); err != nil {
+					logf("error: %v", err)
+				}
+			}
 			logf("model loaded, listening on %s", ln.Addr())
 		case err := <-failed:
 			logf("error: %v", err)
@@ -108,6 +120,9 @@ func Main(args []string) int {
 
 // listen binds the socket. Neither engine removes one that it finds.
 func listen(opts options) (net.Listener, error) {
+	if opts.elsewhere {
+		return net.Listen("tcp", "127.0.0.1:0")
+	}
 	if opts.uds != "" {
 		return net.Listen("unix", opts.uds)
 	}

@@ -41,6 +41,13 @@ type options struct {
 	exitCode   int // the status of exitOn
 	flood      int // lines of log at start
 	crashSleep bool
+	wake       time.Duration // vllm: how long /wake_up and the reload take
+	hangOn     string        // path that is never answered
+	failOn     string        // path that is answered with 500
+	garbage    string        // vllm: answer to every request once it has slept
+	elsewhere  bool          // listens where it was not told to
+	chatter    bool          // writes lines of log without end
+	readyAt    string        // file that the time at which it got ready is written to, in ns since 1970
 
 	faults faults // what every request suffers
 }
@@ -108,6 +115,14 @@ func parseOptions(args []string) (options, error) {
 	fs.IntVar(&o.exitCode, "exit-code", 1, "status of -exit-on")
 	fs.IntVar(&o.flood, "flood", 0, "lines of log to write at start")
 	fs.BoolVar(&o.crashSleep, "crash-on-request-while-asleep", false, "vllm: die as some releases did")
+
+	fs.DurationVar(&o.wake, "wake-time", 0, "vllm: how long /wake_up and reload_weights take, each")
+	fs.StringVar(&o.hangOn, "hang-on", "", "never answer this path")
+	fs.StringVar(&o.failOn, "fail-on", "", "answer this path with status 500")
+	fs.StringVar(&o.garbage, "garbage", "", "vllm: answer every request with this once it has slept")
+	fs.BoolVar(&o.elsewhere, "elsewhere", false, "listen on another port than the one asked for")
+	fs.BoolVar(&o.chatter, "chatter", false, "write lines of log without end")
+	fs.StringVar(&o.readyAt, "ready-at", "", "write the time at which it is ready to this file, in nanoseconds since 1970")
 
 	var words []string
 	for i := 0; i < len(args); i++ {

@@ -209,3 +209,50 @@ func TestSleep(t *testing.T) {
 		t.Error("a request met a sleeping engine and it lives")
 	}
 }
+
+// TestSleepLevelTwo: what the weights held is gone until it is read again, and cannot be
+// read before there is room for it.
+func TestSleepLevelTwo(t *testing.T) {
+	p := startProcess(t, filepath.Join(t.TempDir(), "gpu"), "-flavour", "vllm", "--enable-sleep-mode")
+	p.waitHealth(200)
+	core := holder(p.gpu)
+	defer unix.Kill(core, unix.SIGKILL)
+	ask := func(path, body string, code int) string {
+		t.Helper()
+		got, answer := p.ask("POST", path, body)
+		if got != code {
+			t.Errorf("POST %s = %d %s, want %d", path, got, answer, code)
+		}
+		return answer
+	}
+	const reload = `{"method":"reload_weights"}`
+	says := func(word string) bool {
+		return strings.Contains(ask("/v1/completions", `{"prompt":"a","max_tokens":2}`, 200), `"text":"`+word)
+	}
+	ask("/sleep?level=0", "", 200)
+	if holder(p.gpu) == 0 {
+		t.Error("level 0 lets the GPU go")
+	}
+	ask("/sleep", `{"level":2}`, 200) // a body is ignored: level 1
+	ask("/wake_up", "", 200)
+	if says("!!") {
+		t.Error("level 1 drops the weights")
+	}
+	ask("/sleep?level=2", "", 200)
+	ask("/collective_rpc", reload, 500)
+	ask("/wake_up?tags=weights", "", 200)
+	if _, body := p.ask("GET", "/is_sleeping", ""); body != `{"is_sleeping":true}` {
+		t.Errorf("without its cache: %s", body)
+	}
+	ask("/wake_up?tags=kv_cache", "", 200)
+	if !says("!!") {
+		t.Error("weights that hold nothing speak")
+	}
+	ask("/collective_rpc", `{"method":"no_such"}`, 500)
+	if got := ask("/collective_rpc", reload, 200); got != `{"results":[null]}` {
+		t.Errorf("the reload answers %s", got)
+	}
+	if says("!!") {
+		t.Error("weights that were read again hold nothing")
+	}
+}

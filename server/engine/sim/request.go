@@ -38,6 +38,8 @@ type request struct {
 	Tools           json.RawMessage `json:"tools"`
 	ToolChoice      json.RawMessage `json:"tool_choice"`
 
+	Method string `json:"method"` // of /collective_rpc
+
 	Sim json.RawMessage `json:"sim"` // faults of this one request
 }
 

@@ -30,6 +30,7 @@ type server struct {
 	slots   chan struct{} // llama: a place is a running request; nil for vLLM
 	served  atomic.Int64  // inference requests that came in
 	core    *core         // vllm's; nil for llama and in tests
+	rest    rest          // vllm's
 	logf    func(format string, args ...any)
 	exit    func(status int)
 }
@@ -108,6 +109,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	if s.misbehaves(w, r) {
+		return
+	}
 	if _, pattern := s.routes.Handler(r); pattern == "" {
 		if s.opts.vllm() {
 			s.writeError(w, apiError{status: 404, message: "Not Found"})
@@ -117,6 +121,21 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.routes.ServeHTTP(w, r)
+}
+
+// misbehaves answers in the engine's place as -hang-on, -fail-on and -garbage ask.
+func (s *server) misbehaves(w http.ResponseWriter, r *http.Request) bool {
+	switch path := r.URL.Path; {
+	case path == s.opts.hangOn:
+		<-r.Context().Done()
+	case path == s.opts.failOn:
+		s.writeError(w, apiError{status: 500, message: "simulated failure"})
+	case s.opts.garbage != "" && r.Method == http.MethodPost && strings.HasPrefix(path, "/v1/") && s.rest.hasSlept():
+		io.WriteString(w, s.opts.garbage)
+	default:
+		return false
+	}
+	return true
 }
 
 // connKey is the context key of a connection's count of requests.
