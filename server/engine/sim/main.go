@@ -93,12 +93,12 @@ func Main(args []string) int {
 		select {
 		case <-loaded:
 			listenStop()
-			close(s.ready)
 			if opts.readyAt != "" {
 				if err := os.WriteFile(opts.readyAt, fmt.Appendf(nil, "%d", time.Now().UnixNano()), 0o600); err != nil {
 					logf("error: %v", err)
 				}
 			}
+			close(s.ready)
 			logf("model loaded, listening on %s", ln.Addr())
 		case err := <-failed:
 			logf("error: %v", err)
