@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	probeEvery   = 10 * time.Millisecond // an engine is ready for no longer than that without our knowing
-	probeWait    = time.Second           // for one answer, at first
+	probeEvery   = 5 * time.Millisecond // with the time of an answer, an engine is ready for less than 10 ms without our knowing
+	probeWait    = time.Second          // for one answer, at first
 	probeWaitMax = 5 * time.Second
 )
 
