@@ -163,8 +163,7 @@ func newRoot() *cobra.Command {
 itself after --idle without a request. The next request wakes it. While requests
 run this is refused.
 
-This frees the GPU's memory. It does not lower the bill of a machine that is billed
-by the minute it exists.`),
+Note: `+report.SuspendedBill+"."),
 		newControl("wake", "Wake the engine now", "Wakes the engine of the serve that runs with this ledger, and waits until it is ready."),
 		hidden("guard", func(args []string) int { return engine.Guard(args) }),
 		hidden("sim-engine", func(args []string) int { return sim.Main(args) }),

@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"spotinference/control"
+	"spotinference/ledger/report"
 )
 
 // TestSuspendAndWakeUnderLoad: the real engine is suspended fifty times, whenever it
@@ -78,4 +80,16 @@ func (s *serving) descriptors() int {
 		s.t.Fatal(err)
 	}
 	return len(files)
+}
+
+// TestSuspensionIsNoSaving: README says what status and the report of the wakes say.
+func TestSuspensionIsNoSaving(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sentence := strings.ToUpper(report.SuspendedBill[:1]) + report.SuspendedBill[1:] + "."
+	if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), sentence) {
+		t.Errorf("README does not say: %s", sentence)
+	}
 }
