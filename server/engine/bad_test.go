@@ -45,6 +45,7 @@ func (r *running) post(path, body string) string {
 // TestNeverGetsReady: each way in which a start can hang ends by the start timeout and
 // says what was seen.
 func TestNeverGetsReady(t *testing.T) {
+	patience := 700 * time.Millisecond // chatter makes it four times as long
 	for _, c := range []struct {
 		name    string
 		command []string
@@ -58,7 +59,7 @@ func TestNeverGetsReady(t *testing.T) {
 		{"talks and ignores SIGTERM", vllmCommand(t, "-load", "1h", "-chatter", "-ignore-term", "-escape"), "it listens and does not answer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := start(t, engine.Config{Command: c.command, StartTimeout: 300 * time.Millisecond, StopGrace: 300 * time.Millisecond, Backoff: time.Hour})
+			r := start(t, engine.Config{Command: c.command, StartTimeout: patience, StopGrace: 300 * time.Millisecond, Backoff: time.Hour})
 			if s, want := r.waitState(engine.Crashed), "start timeout: "+c.want; s.LastExit != want {
 				t.Errorf("LastExit = %q, want %q", s.LastExit, want)
 			}

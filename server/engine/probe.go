@@ -82,7 +82,12 @@ func newProber(dial func(context.Context) (net.Conn, error), key string) *prober
 // connection says nothing: whether the process lives is for others to know.
 func (p *prober) run(ctx context.Context) error {
 	wait := probeWait
-	asking := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { p.note(seenMute) }})
+	// One that is connected to and has never answered is mute, and not just slow to.
+	asking := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		if s := p.seen(); s == "" || s == seenNothing {
+			p.note(seenMute)
+		}
+	}})
 	for {
 		asked := time.Now()
 		status, err := p.get(asking, "/health", wait)

@@ -167,6 +167,10 @@ func (e *Engine) enter(t Transition) {
 	default:
 		t.Waiters, t.Gone = e.door.bar()
 	}
+	if e.cfg.OnTransition != nil && !told {
+		e.cfg.OnTransition(t)
+	}
+	// Who asked hears of it when it is on record.
 	if t.To != Suspending {
 		var refused error
 		if t.To != Suspended {
@@ -176,9 +180,6 @@ func (e *Engine) enter(t Transition) {
 			o <- refused
 		}
 		e.asked = nil
-	}
-	if e.cfg.OnTransition != nil && !told {
-		e.cfg.OnTransition(t)
 	}
 }
 
