@@ -201,7 +201,7 @@ func TestCheckpoint(t *testing.T) {
 	}
 	r.enter()
 	defer r.Leave(true)
-	if got, want := phases(r.last(engine.Ready)), "queue restore unlock canary"; got != want {
+	if got, want := phases(r.last(engine.Ready)), "restore unlock canary"; got != want {
 		t.Errorf("woken with phases %s, want %s", got, want)
 	}
 	if len(g.asked) != 2 || len(g.asked[0]) < 2 || g.asked[0][0] != s.PID || !slices.Equal(g.asked[0], g.asked[1]) {
