@@ -125,6 +125,37 @@ func (r *Reader) Open(provider string) (resources []string, err error) {
 	return resources, err
 }
 
+// NewestFailure returns the newest dark minute, or false where there is none.
+func (r *Reader) NewestFailure() (f SampleFailure, ok bool, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		var us int64
+		err := tx.QueryRow("SELECT at, call, class FROM sample_failure ORDER BY id DESC LIMIT 1").Scan(&us, &f.Call, &f.Class)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		f.At, ok = fromMicros(us), err == nil
+		return err
+	})
+	return f, ok, err
+}
+
+// MaxRate returns the highest rate per hour that the lines of one sample in (from, to]
+// make together, nil where none of them has a rate. Bills that have ended count no
+// more, nor does what has no known rate. A rate is never spend: this is what a margin
+// and a warning are made of.
+func (r *Reader) MaxRate(from, to time.Time) (rate *Nanos, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		var most sql.NullInt64
+		err := tx.QueryRow(`SELECT max(total) FROM (SELECT sum(rate) AS total FROM sample
+				JOIN reading ON reading.sample = sample.id JOIN state ON state.id = reading.state
+				WHERE at > ? AND at <= ? AND status NOT IN (?, ?, ?) GROUP BY sample.id)`,
+			micros(from), micros(to), StatusMoved, StatusGone, StatusClosed).Scan(&most)
+		rate = nanosOrNil(most)
+		return err
+	})
+	return rate, err
+}
+
 // Frozen reports a running instance in the newest sample whose bill has not
 // moved for longer than the sample's lag: the replies come, and the figures in
 // them are dead. since is a sample from which on it stood still: the bill may

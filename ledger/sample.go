@@ -15,7 +15,7 @@ import (
 const maxAhead = time.Minute
 
 // AddSample writes a sample with all its lines, and returns its id. It refuses
-// a second currency, a sample dated ahead of the clock, and one that is not
+// a second currency, a second account of the provider's, a sample dated ahead of the clock, and one that is not
 // newer than the newest (the clock stepped back): the caller records a failure
 // then, and the minute is dark.
 func (l *Ledger) AddSample(ctx context.Context, s Sample) (id int64, err error) {
@@ -40,6 +40,9 @@ func (w *batch) addSample(s Sample) (int64, error) {
 			s.At.UTC().Format(time.RFC3339), fromMicros(newest.Int64).Format(time.RFC3339), ErrRefused)
 	}
 	if err := w.oneCurrency(s.Currency); err != nil {
+		return 0, err
+	}
+	if err := w.oneAccount(s.Provider, s.Account); err != nil {
 		return 0, err
 	}
 	if s.Truth == TruthNone && slices.ContainsFunc(s.Lines, func(ln Line) bool { return ln.Bill != nil }) {
@@ -152,9 +155,26 @@ func (w *batch) oneCurrency(code string) error {
 	case err != nil:
 		return err
 	case have != code:
-		return fmt.Errorf("sample in %s, the ledger is in %s: %w", code, have, ErrRefused)
+		return fmt.Errorf("sample in %s, the ledger is in %s: %w (%w)", code, have, ErrOther, ErrRefused)
 	}
 	return nil
+}
+
+// oneAccount refuses what another account of the provider's was billed: its bills
+// would look like the end of all that are here.
+func (w *batch) oneAccount(provider, account string) error {
+	if account == "" {
+		return nil
+	}
+	var have string
+	err := w.scan("SELECT account FROM source WHERE provider = ? AND account <> ? AND account <> '' ORDER BY id DESC LIMIT 1", []any{provider, account}, &have)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("sample of the %s account %q, the ledger is of %q: %w (%w)", provider, account, have, ErrOther, ErrRefused)
 }
 
 func nullNanos(n *Nanos) sql.NullInt64 {

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 var (
@@ -14,6 +17,11 @@ var (
 	// ErrRefused marks a write whose content the ledger will not take: a
 	// second currency, a sample out of time. The ledger itself is well.
 	ErrRefused = errors.New("refused")
+	// ErrOther marks a sample that another ledger should hold: of another account,
+	// or in another currency. It goes along with ErrRefused.
+	ErrOther = errors.New("the ledger is another bill's")
+	// ErrFull marks a write for which the disk had no room.
+	ErrFull = errors.New("the disk is full")
 )
 
 // op is one write. do runs inside the group's transaction and may run twice:
@@ -159,6 +167,10 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		// that failed may have been written: then there is nothing to undo.
 		_ = w.control("ROLLBACK")
 		w.newest = nil
+		var sick *sqlite.Error
+		if errors.As(err, &sick) && sick.Code()&0xff == sqlite3.SQLITE_FULL { // what ENOSPC becomes, too
+			err = fmt.Errorf("%w: %w", ErrFull, err)
+		}
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	w.committed()
@@ -240,6 +252,15 @@ func (w *batch) scan(query string, args []any, dest ...any) error {
 	}
 	return s.QueryRow(args...).Scan(dest...)
 }
+
+// row is scan for those who know how to read a row.
+func (w *batch) row(query string, args ...any) rowScan {
+	return rowScan(func(dest ...any) error { return w.scan(query, args, dest...) })
+}
+
+type rowScan func(dest ...any) error
+
+func (s rowScan) Scan(dest ...any) error { return s(dest...) }
 
 func (w *batch) close() error {
 	var err error
