@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,7 @@ import (
 type status struct {
 	Engine engineStatus `json:"engine"`
 	Gate   gateStatus   `json:"gate"`
+	Budget budgetStatus `json:"budget"`
 	Bill   *billStatus  `json:"bill"` // null where none was seen
 	GPU    *gpuStatus   `json:"gpu"`  // null in the demo
 }
@@ -52,7 +54,7 @@ type billStatus struct {
 
 // calls are what other commands may ask of serve.
 func calls(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger, cards *gpu.Monitor) control.Calls {
-	return control.Calls{
+	c := control.Calls{
 		"status": func(context.Context, json.RawMessage) (any, error) { return statusOf(eng, gate, led, cards) },
 		"suspend": func(ctx context.Context, _ json.RawMessage) (any, error) {
 			if err := eng.Suspend(ctx); err != nil {
@@ -71,6 +73,8 @@ func calls(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger, cards *gpu
 			return statusOf(eng, gate, led, cards)
 		},
 	}
+	maps.Copy(c, budgetCalls(gate, led))
+	return c
 }
 
 // suspendError gives an engine's refusal its hint.
@@ -95,6 +99,9 @@ func statusOf(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger, cards *
 		s.Gate.Reason = err.Error()
 	} else {
 		s.Gate.Open = true
+	}
+	if s.Budget, err = budgetOf(gate, led); err != nil {
+		return s, err
 	}
 	if cards != nil {
 		s.GPU = gpuStatusOf(cards.Latest(), time.Now())
@@ -140,6 +147,7 @@ func (s status) write(w io.Writer, now time.Time) {
 	default:
 		fmt.Fprintln(w, "bill     never seen")
 	}
+	s.Budget.write(w, now)
 	s.GPU.write(w, now)
 	if s.Engine.State == engine.Suspended {
 		fmt.Fprintln(w, "note     "+report.SuspendedBill)

@@ -116,6 +116,8 @@ func hintFor(err error) string {
 		return "name another place with --ledger"
 	case errors.Is(err, ledger.ErrInUse):
 		return "stop the other serve, or give this one its own --ledger"
+	case errors.Is(err, ledger.ErrOther):
+		return "give this account a --ledger of its own, or use the account that the ledger is of"
 	case errors.Is(err, ledger.ErrNewer):
 		return "use the newer binary, or another --ledger"
 	case errors.Is(err, ledger.ErrMissing):
@@ -157,6 +159,7 @@ func newRoot() *cobra.Command {
 		newServe(),
 		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter(), newReportWakes()),
 		parent("billing", "Look at the provider's bill", newBillingCheck(), newBillingProbe()),
+		parent("budget", "What may be spent, and what is", newBudgetShow(), newBudgetOverride()),
 		parent("key", "API keys: who may use this gateway, and how much", newKeyCreate(), newKeyList(), newKeyRevoke()),
 		newControl("status", "What the running serve is doing", "Asks the serve that runs with this ledger for its engine's state, the gate and the bill."),
 		newControl("suspend", "Suspend the engine now", `Suspends the engine of the serve that runs with this ledger, as it would be by

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server"
 	"spotinference/server/engine"
@@ -34,9 +35,10 @@ type options struct {
 	billing      billing.Options
 	sampleEvery  time.Duration
 	maxAge       time.Duration
-	perDay       *ledger.Nanos
+	terms        budget.Terms
+	onClose      []string
+	onCloseEnv   []string
 	lowBalance   *ledger.Nanos // nil: what a day costs
-	location     *time.Location
 	drain        time.Duration
 	key          string
 	origins      []string
@@ -50,7 +52,7 @@ type options struct {
 func billingOptions(s settings) (o billing.Options, err error) {
 	o = billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Getenv: os.Getenv}
 	if text := s.text("billing-command"); text != "" {
-		if o.Command, err = billing.SplitCommand(text); err != nil {
+		if o.Command, err = billing.SplitCommand("billing command", text); err != nil {
 			return o, usagef(hintFor(err), "%w", err)
 		}
 	}
@@ -121,7 +123,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	if o.maxAge < o.sampleEvery {
 		return o, usagef("the bill must be read at least that often", "serve: --max-sample-age %s is less than --sample-every %s", o.maxAge, o.sampleEvery)
 	}
-	if o.perDay, err = parseBudget(s.text("budget")); err != nil {
+	if o.terms, err = budgetTerms(s, "serve"); err != nil {
 		return o, err
 	}
 	if text := s.text("low-balance"); text != "" {
@@ -131,11 +133,22 @@ func serveOptions(s settings, words []string) (o options, err error) {
 		}
 		o.lowBalance = &low
 	}
-	if o.perDay != nil && o.provider == "none" {
+	if o.terms.Limits != nil && o.provider == "none" {
 		return o, usagef("leave out --budget, or name the provider whose bill it counts", "serve: no budget holds with --provider none")
 	}
-	if o.location, err = time.LoadLocation(s.text("budget-tz")); err != nil || s.text("budget-tz") == "" {
-		return o, usagef("use a name such as UTC or Europe/Berlin", "serve: time zone %q: not known", s.text("budget-tz"))
+	if text := s.text("on-close"); text != "" {
+		if o.onClose, err = billing.SplitCommand("on close", text); err != nil {
+			return o, usagef(hintFor(err), "serve: %w", err)
+		}
+		if err := checkOnClose(o.onClose); err != nil {
+			return o, usagef("name a program that is there", "serve: %w", err)
+		}
+	}
+	if o.onCloseEnv, err = s.flags.GetStringSlice("on-close-env"); err != nil {
+		return o, err
+	}
+	if len(o.onCloseEnv) > 0 && o.onClose == nil {
+		return o, usagef("leave it out, or give --on-close", "serve: --on-close-env without --on-close")
 	}
 	switch format := s.text("log-format"); format {
 	case "text", "json":
@@ -195,20 +208,6 @@ func (o *options) findMissing() error {
 	}
 	return usagef("spotinference serve --provider hyperstack -- llama-server -m model.gguf, or try it without anything: spotinference serve --demo",
 		"serve: missing: %s", strings.Join(missing, " and "))
-}
-
-func parseBudget(text string) (*ledger.Nanos, error) {
-	if text == "" {
-		return nil, nil
-	}
-	n, err := ledger.ParseNanos(text)
-	if err != nil {
-		return nil, usagef("give what a day may cost, such as --budget 40", "serve: budget %q: not an amount of money", text)
-	}
-	if n <= 0 {
-		return nil, usagef("give what a day may cost, such as --budget 40", "serve: budget %q: must be more than nothing", text)
-	}
-	return &n, nil
 }
 
 // readKey reads the API key from its file, else from the environment; "" where

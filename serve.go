@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -74,8 +75,9 @@ from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 	f.String("provider-url", "", "base of the provider's API, https or on loopback: a proxy, a simulator")
 	f.String("billing-command", "", "with --provider exec: the command that prints the bill, as billing check --schema says; its words, no shell is asked")
 	f.String("instance", "", "the provider's id of this box; found by address or name where that is unambiguous")
-	f.String("budget", "", "the most to spend a day, in the bill's currency; none: no cap, but the gate still closes when the bill cannot be seen")
-	f.String("budget-tz", "UTC", "time zone in which the budget's day begins")
+	addBudget(f)
+	f.String("on-close", "", "command to run once the gate has closed and its grace is over, to stop the machine: its words, no shell is asked; $GATE_REASON says why")
+	f.StringSlice("on-close-env", nil, "credential that --on-close may see, such as HYPERSTACK_API_KEY; again or with commas for more")
 	f.String("low-balance", "", "warn when the account's balance falls below this; what a day costs at the sampled rates where it is left out, and 0 warns below zero only")
 	f.Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen; past it nothing is served")
 	f.Duration("sample-every", defaultSampleEvery, "how often to read the bill")
@@ -214,8 +216,8 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	}
 
 	gate, err := budget.New(budget.Config{
-		Ledger: led, PerDay: o.perDay, Location: o.location, MaxSampleAge: o.maxAge, Blind: provider == nil, Log: log,
-		OnChange: func(r *budget.Refusal) { logGate(log, event, r) },
+		Ledger: led, Terms: o.terms, MaxSampleAge: o.maxAge, Blind: provider == nil,
+		OnChange: (&gateLog{led: led, log: log}).changed,
 	})
 	if err != nil {
 		return err
@@ -224,14 +226,16 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		s, ok, err := led.Newest()
 		return s.At, ok && err == nil
 	})
+	after := &closer{eng: eng, command: o.onClose, keep: o.onCloseEnv, event: event, log: log, hard: hard}
 	srv, err = server.New(server.Config{
+		CloseGrace: o.terms.CloseGrace, OnClosed: after.closed,
 		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
 		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins,
 	})
 	if err != nil {
 		return err
 	}
-	budgets := newKeyBudgets(led, o.location, provider == nil, srv.SetKeySpend, log)
+	budgets := newKeyBudgets(led, o.terms.Location, provider == nil, srv.SetKeySpend, log)
 	if slices.ContainsFunc(keys, func(k ledger.Key) bool { return k.PerDay != nil && k.Live(time.Now()) }) {
 		budgets.Want()
 		if provider == nil {
@@ -248,13 +252,25 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		if err != nil {
 			return err
 		}
+		var warned sync.Once
+		sampled := func() {
+			gate.Nudge()
+			budgets.Nudge()
+			warned.Do(func() {
+				gate.Refresh()
+				if st, ok := gate.State(); ok {
+					warnBudget(log, st)
+				}
+			})
+		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
-			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: func() { gate.Nudge(); budgets.Nudge() },
-			Watch: watch, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.location) },
+			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: sampled,
+			Watch: watch, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.terms.Location) },
 		})
 		if err != nil {
 			return usagef(hintFor(err), "serve: %w", err)
 		}
+		after.sampler = sampler
 	}
 
 	if !o.demo {
@@ -387,22 +403,46 @@ func (c countFailures) AddSampleFailure(ctx context.Context, f ledger.SampleFail
 	return c.Ledger.AddSampleFailure(ctx, f)
 }
 
-// logGate says in log and ledger that the gate opened or closed, and why.
-func logGate(log *slog.Logger, event func(kind, subject, detail string), r *budget.Refusal) {
+// gateLog says in log and ledger that the gate opened or closed, and why. What the
+// ledger could not take, since it was what failed, is written when it can.
+type gateLog struct {
+	led    *ledger.Ledger
+	log    *slog.Logger
+	unsaid []ledger.Event // owned by who evaluates the gate, one at a time
+}
+
+// unsaidMost bounds what is kept: a ledger that fails for long fails in one way.
+const unsaidMost = 100
+
+func (g *gateLog) changed(r *budget.Refusal) {
+	e := ledger.Event{At: time.Now(), Kind: "gate", Subject: "open"}
 	if r == nil {
-		log.Info("gate open")
-		event("gate", "open", "")
-		return
+		g.log.Info("gate open")
+	} else {
+		level := slog.LevelWarn
+		if r.Reason == budget.ReasonNoSample {
+			level = slog.LevelInfo // how every start begins
+		}
+		g.log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
+		e.Subject = "closed"
+		e.Detail = jsonText(struct {
+			Reason string `json:"reason"`
+			Why    string `json:"why"`
+		}{r.Reason, r.Detail})
 	}
-	level := slog.LevelWarn
-	if r.Reason == budget.ReasonNoSample {
-		level = slog.LevelInfo // how every start begins
+	if len(g.unsaid) < unsaidMost {
+		g.unsaid = append(g.unsaid, e)
 	}
-	log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
-	event("gate", "closed", jsonText(struct {
-		Reason string `json:"reason"`
-		Why    string `json:"why"`
-	}{r.Reason, r.Detail}))
+	for len(g.unsaid) > 0 {
+		err := g.led.AddEvent(g.unsaid[0])
+		if err != nil {
+			if !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
+				g.log.Error("write an event", "event", e.Subject, "err", err)
+			}
+			return
+		}
+		g.unsaid = g.unsaid[1:]
+	}
 }
 
 // logEngine says in log and ledger that the engine's state changed. identity names

@@ -2,13 +2,13 @@ package billing
 
 import "strings"
 
-// SplitCommand cuts a command line into words, for Options.Command. White space
-// parts words; '...' keeps all as it is, "..." all but \" \\ \$ and \`, and a
-// backslash elsewhere keeps the next character.
+// SplitCommand cuts a command line into words, as for Options.Command; what names it
+// in errors: "billing command". White space parts words; '...' keeps all as it is, "..."
+// all but \" \\ \$ and \`, and a backslash elsewhere keeps the next character.
 //
 // No shell reads the words: where an unquoted character would have meant something
 // to one, the line is refused, not run as another command than was meant.
-func SplitCommand(line string) ([]string, error) {
+func SplitCommand(what, line string) ([]string, error) {
 	var words []string
 	var word strings.Builder
 	begun := false // for a word may be empty: ''
@@ -19,19 +19,19 @@ func SplitCommand(line string) ([]string, error) {
 		case c == '\'':
 			text, after, closed := strings.Cut(rest, "'")
 			if !closed {
-				return nil, refuse("close it", "billing command: a quote is not closed")
+				return nil, refuse("close it", "%s: a quote is not closed", what)
 			}
 			word.WriteString(text)
 			rest, begun = after, true
 		case c == '"':
-			after, err := doubleQuoted(&word, rest)
+			after, err := doubleQuoted(what, &word, rest)
 			if err != nil {
 				return nil, err
 			}
 			rest, begun = after, true
 		case c == '\\':
 			if rest == "" {
-				return nil, refuse("take it away", "billing command: it ends with a backslash")
+				return nil, refuse("take it away", "%s: it ends with a backslash", what)
 			}
 			word.WriteByte(rest[0])
 			rest, begun = rest[1:], true
@@ -42,7 +42,7 @@ func SplitCommand(line string) ([]string, error) {
 				begun = false
 			}
 		case strings.IndexByte("|&;<>()$`*?[", c) >= 0 || (c == '~' || c == '#') && !begun:
-			return nil, forShell(c)
+			return nil, forShell(what, c)
 		default:
 			word.WriteByte(c)
 			begun = true
@@ -52,28 +52,28 @@ func SplitCommand(line string) ([]string, error) {
 		words = append(words, word.String())
 	}
 	if len(words) == 0 || words[0] == "" {
-		return nil, refuse("name a program", "billing command: it has no first word")
+		return nil, refuse("name a program", "%s: it has no first word", what)
 	}
 	return words, nil
 }
 
 // doubleQuoted adds what stands before the closing quote to word, and returns what
 // comes after it.
-func doubleQuoted(word *strings.Builder, s string) (string, error) {
+func doubleQuoted(what string, word *strings.Builder, s string) (string, error) {
 	for i := 0; i < len(s); i++ {
 		switch {
 		case s[i] == '"':
 			return s[i+1:], nil
 		case s[i] == '$' || s[i] == '`':
-			return "", forShell(s[i])
+			return "", forShell(what, s[i])
 		case s[i] == '\\' && i+1 < len(s) && strings.IndexByte("\"\\$`", s[i+1]) >= 0:
 			i++
 		}
 		word.WriteByte(s[i])
 	}
-	return "", refuse("close it", "billing command: a quote is not closed")
+	return "", refuse("close it", "%s: a quote is not closed", what)
 }
 
-func forShell(c byte) error {
-	return refuse(`quote it, or run a shell: sh -c '...'`, "billing command: %q would mean something to a shell, and none reads it", string(c))
+func forShell(what string, c byte) error {
+	return refuse(`quote it, or run a shell: sh -c '...'`, "%s: %q would mean something to a shell, and none reads it", what, string(c))
 }

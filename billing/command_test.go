@@ -10,7 +10,7 @@ import (
 func TestSplitCommand(t *testing.T) {
 	f := func(line string, want ...string) {
 		t.Helper()
-		got, err := billing.SplitCommand(line)
+		got, err := billing.SplitCommand("command", line)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("SplitCommand(%q) = %q, %v; want %q", line, got, err, want)
 		}
@@ -23,7 +23,7 @@ func TestSplitCommand(t *testing.T) {
 	f(`bill a~b a#b {x} é`, "bill", "a~b", "a#b", "{x}", "é")
 	for _, bad := range []string{"", "  ", "''", `bill 'a`, `bill "a`, `bill \`, "bill | jq", "bill > f", "bill $X", `bill "$X"`, "bill `x`", `bill "` + "`x`" + `"`,
 		"bill *", "~/bill", "bill # note", "a;b", "a&", "(a)"} {
-		if got, err := billing.SplitCommand(bad); err == nil {
+		if got, err := billing.SplitCommand("command", bad); err == nil {
 			t.Errorf("SplitCommand(%q) = %q, want an error", bad, got)
 		}
 	}

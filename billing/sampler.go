@@ -56,6 +56,7 @@ type Sampler struct {
 	// Owned by the holder of the turn.
 	stored time.Time     // At of the newest sample stored
 	sample ledger.Sample // what the last good poll stored
+	strict bool          // no poll was good yet: see wrongLedger
 
 	// Owned by Run: what its log last said.
 	dark   string // why polls fail
@@ -106,10 +107,13 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 
 // Run takes a sample at once and then on each multiple of Every of the wall clock,
 // until ctx ends. A poll that fails is a row in the ledger and a line in the log,
-// and no reason to stop.
+// and no reason to stop; but a ledger of another account or currency is one.
 func (s *Sampler) Run(ctx context.Context) error {
 	for {
-		err := s.locked(ctx, s.poll)
+		err := s.locked(ctx, s.pollStrictly)
+		if wrong := (*wrongLedger)(nil); errors.As(err, &wrong) {
+			return err
+		}
 		if err == nil || !errors.Is(err, ctx.Err()) {
 			s.report(err)
 		}
@@ -210,6 +214,9 @@ func (s *Sampler) poll(ctx context.Context) error {
 			s.stored, s.sample = sample.At, sample
 			return nil
 		}
+		if errors.Is(err, ledger.ErrOther) && s.strict {
+			return &wrongLedger{err}
+		}
 		if !errors.Is(err, ledger.ErrRefused) {
 			return err
 		}
@@ -229,6 +236,19 @@ func (s *Sampler) poll(ctx context.Context) error {
 		return errors.Join(f, fmt.Errorf("store failed sample: %w", err))
 	}
 	return f
+}
+
+// wrongLedger is what the first sample found: the ledger is another bill's. Then nothing
+// is written, not even that it was dark. Later on it is the provider's reply that is
+// wrong.
+type wrongLedger struct{ error }
+
+func (e *wrongLedger) Unwrap() error { return e.error }
+
+func (s *Sampler) pollStrictly(ctx context.Context) error {
+	s.strict = s.sample.At.IsZero()
+	defer func() { s.strict = false }()
+	return s.poll(ctx)
 }
 
 func (s *Sampler) store(ctx context.Context, sample ledger.Sample) error {

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,20 +31,33 @@ var (
 // Reasons for which the gate is closed: the words of bodies, logs, metrics and
 // events.
 const (
-	ReasonExhausted = "exhausted"     // today's spend has reached the budget
-	ReasonStart     = "not_evaluated" // no verdict yet, or the last one expired
-	ReasonNoSample  = "no_sample"     // the bill was never seen
-	ReasonStale     = "stale"         // the newest sample is too old
-	ReasonFrozen    = "frozen"        // the bill of a running instance stands still
-	ReasonClock     = "clock"         // the clock moved back
-	ReasonLedger    = "ledger"        // the ledger cannot be read or written
-	ReasonNoTruth   = "no_truth"      // the provider has rates only
+	ReasonExhausted  = "exhausted"         // a budget is spent, but for its headroom
+	ReasonStart      = "not_evaluated"     // no verdict yet, or the last one expired
+	ReasonNoSample   = "no_sample"         // the bill was never seen
+	ReasonStale      = "stale"             // the newest sample is too old, and no try has failed since
+	ReasonFailed     = "failed"            // the newest sample is too old or missing, and the last try failed
+	ReasonFrozen     = "frozen"            // the bill of a running instance stands still
+	ReasonNoTruth    = "no_truth"          // the provider has rates only
+	ReasonUnknown    = "unknown_bill"      // something that runs has no bill: an account that was topped up, say
+	ReasonNoRate     = "no_rate"           // the headroom follows from the rate, and none is known
+	ReasonClockBack  = "clock_back"        // the clock stepped back
+	ReasonClockJump  = "clock_jumped"      // the clock jumped ahead
+	ReasonUnreadable = "ledger_unreadable" // the ledger cannot be read
+	ReasonUnwritable = "ledger_unwritable" // the ledger cannot be written
+	ReasonDiskFull   = "disk_full"         // and that is why
 )
+
+// Reasons are all of them.
+func Reasons() []string {
+	return []string{ReasonExhausted, ReasonStart, ReasonNoSample, ReasonStale, ReasonFailed, ReasonFrozen, ReasonNoTruth, ReasonUnknown,
+		ReasonNoRate, ReasonClockBack, ReasonClockJump, ReasonUnreadable, ReasonUnwritable, ReasonDiskFull}
+}
 
 // Refusal is the error of Allow. It wraps ErrExhausted or ErrUnobservable.
 type Refusal struct {
 	Err        error
 	Reason     string        // one of the Reason constants
+	Per        Period        // of the budget that is spent; "" for another reason
 	RetryAfter time.Duration // when asking again may help
 	// Detail is for the operator's log: it may hold amounts and paths.
 	Detail string
@@ -56,28 +68,26 @@ func (r *Refusal) Unwrap() error { return r.Err }
 
 // Ledger is what the gate reads. *ledger.Ledger has it.
 type Ledger interface {
-	Newest() (ledger.Sample, bool, error)
+	Reader
 	Frozen() (resource string, since time.Time, frozen bool, err error)
-	Spent(from, to time.Time) (ledger.Spend, error)
-	SampleBefore(t time.Time) (time.Time, bool, error)
-	SampleAfter(t time.Time) (time.Time, bool, error)
+	NewestFailure() (ledger.SampleFailure, bool, error)
+	Override(t time.Time) (ledger.Override, bool, error)
 	Err() error
 	Probe() error
 }
 
 // Config says what to keep to.
 type Config struct {
-	Ledger Ledger
-	// PerDay is the most to spend between two midnights of Location; nil for
-	// no cap, and then the gate still closes in the dark.
-	PerDay       *ledger.Nanos
-	Location     *time.Location
+	Ledger       Ledger
+	Terms                      // without a limit, the gate still closes in the dark
 	MaxSampleAge time.Duration // a bill older than this is not seen; must be positive
 	// Blind serves without a bill at all: the operator's explicit choice. Only
 	// the ledger's health closes the gate then.
 	Blind bool
 	Now   func() time.Time
-	Log   *slog.Logger
+	// Elapsed is a clock that is never set: it shows when Now's is. The time since
+	// New, by the machine's monotonic clock, where nil.
+	Elapsed func() time.Duration
 	// OnChange is told of each change between open and closed, and of each new
 	// reason; nil refusal means open. Called from the goroutine that evaluates.
 	OnChange func(refusal *Refusal)
@@ -94,28 +104,20 @@ const (
 type Gate struct {
 	cfg     Config
 	verdict atomic.Pointer[verdict]
+	tripped atomic.Pointer[Refusal] // what Trip said and OnChange has not heard
 
 	nudged chan struct{} // asks Run to evaluate now
 
 	mu    sync.Mutex // guards what follows: one evaluation at a time
 	told  string     // the reason that OnChange heard last; "open", or "" for none yet
-	wall  time.Time  // wall clock of the last evaluation, without its monotonic reading
-	back  bool       // the clock stepped back, and no sample was seen under the new time yet
-	doubt int64      // while back: the newest sample of the old time; 0 where it is not known yet
-	spent spentToday
+	clock clock
+	book  book
 }
 
 // verdict is one answer and how long it stands.
 type verdict struct {
 	refusal *Refusal // nil: yes
 	until   time.Time
-}
-
-// spentToday remembers the subtraction until the next sample.
-type spentToday struct {
-	sample int64
-	day    time.Time
-	gross  ledger.Nanos
 }
 
 // New checks cfg. The gate is closed until the first Refresh.
@@ -126,8 +128,11 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.MaxSampleAge <= 0 {
 		return nil, fmt.Errorf("budget: max sample age %s: must be positive", cfg.MaxSampleAge)
 	}
-	if cfg.PerDay != nil && *cfg.PerDay <= 0 {
-		return nil, fmt.Errorf("budget: %s a day: must be positive", *cfg.PerDay)
+	if err := checkLimits(cfg.Limits); err != nil {
+		return nil, fmt.Errorf("budget: %w", err)
+	}
+	if cfg.Headroom != nil && *cfg.Headroom < 0 {
+		return nil, fmt.Errorf("budget: headroom %s: must not be negative", *cfg.Headroom)
 	}
 	if cfg.Location == nil {
 		cfg.Location = time.UTC
@@ -135,10 +140,11 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.Default()
+	if cfg.Elapsed == nil {
+		begun := time.Now()
+		cfg.Elapsed = func() time.Duration { return time.Since(begun) }
 	}
-	return &Gate{cfg: cfg, nudged: make(chan struct{}, 1)}, nil
+	return &Gate{cfg: cfg, nudged: make(chan struct{}, 1), book: book{led: cfg.Ledger, terms: cfg.Terms}}, nil
 }
 
 // Allow returns nil when a new request may start, a *Refusal otherwise. It is
@@ -180,10 +186,9 @@ func (g *Gate) Nudge() {
 // Trip closes the gate at once: the ledger could not be written. It waits for
 // nothing, since whoever found out has a client to tell.
 func (g *Gate) Trip(cause error) {
-	g.verdict.Store(&verdict{
-		refusal: &Refusal{Err: ErrUnobservable, Reason: ReasonLedger, RetryAfter: time.Minute, Detail: cause.Error()},
-		until:   g.cfg.Now().Add(lifetime),
-	})
+	r := dark(unwritable(cause), "%v", cause)
+	g.tripped.Store(r)
+	g.verdict.Store(&verdict{refusal: r, until: g.cfg.Now().Add(lifetime)})
 	g.Nudge()
 }
 
@@ -191,126 +196,152 @@ func (g *Gate) Trip(cause error) {
 func (g *Gate) Refresh() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.cfg.Now()
-	wall := now.Round(0) // the wall alone: the monotonic reading would hide a step
-	if g.wall.Sub(wall) > clockSlack {
-		g.back, g.doubt = true, 0
+	if r := g.tripped.Swap(nil); r != nil {
+		g.tell(r) // it may be over already, and it was
 	}
-	g.wall = wall
+	now := g.cfg.Now()
+	g.clock.look(now, g.cfg.Elapsed())
 	refusal := g.evaluate(now)
 	g.verdict.Store(&verdict{refusal: refusal, until: now.Add(lifetime)})
+	g.tell(refusal)
+}
+
+func (g *Gate) tell(r *Refusal) {
 	word := "open"
-	if refusal != nil {
-		word = refusal.Reason
+	if r != nil {
+		word = r.Reason
 	}
 	if word != g.told && g.cfg.OnChange != nil {
-		g.cfg.OnChange(refusal)
+		g.cfg.OnChange(r)
 	}
 	g.told = word
 }
 
+// State is what the last evaluation knew of the spending, false where it did not get
+// so far.
+func (g *Gate) State() (State, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.book.state, g.book.sample != 0
+}
+
+func dark(reason, format string, args ...any) *Refusal {
+	return &Refusal{Err: ErrUnobservable, Reason: reason, RetryAfter: time.Minute, Detail: fmt.Sprintf(format, args...)}
+}
+
+func unwritable(err error) (reason string) {
+	if errors.Is(err, ledger.ErrFull) {
+		return ReasonDiskFull
+	}
+	return ReasonUnwritable
+}
+
 // evaluate is the rule. Every path that does not end in the last line refuses.
 func (g *Gate) evaluate(now time.Time) *Refusal {
-	dark := func(reason, format string, args ...any) *Refusal {
-		return &Refusal{Err: ErrUnobservable, Reason: reason, RetryAfter: time.Minute, Detail: fmt.Sprintf(format, args...)}
-	}
 	led := g.cfg.Ledger
 	if err := led.Err(); err != nil {
 		// Only a write that succeeds shows that the ledger is well again.
 		if err := led.Probe(); err != nil {
-			return dark(ReasonLedger, "%v", err)
+			return dark(unwritable(err), "%v", err)
 		}
 	}
 	if g.cfg.Blind {
 		return nil
 	}
-	s, ok, err := led.Newest()
+	s, seen, err := led.Newest()
 	if err != nil {
-		return dark(ReasonLedger, "%v", err)
+		return dark(ReasonUnreadable, "%v", err)
 	}
-	if g.back && g.doubt == 0 {
-		g.doubt = s.ID
+	old := !seen || now.Sub(s.At) > g.cfg.MaxSampleAge
+	if old {
+		f, failed, err := led.NewestFailure()
+		if err != nil {
+			return dark(ReasonUnreadable, "%v", err)
+		}
+		if failed && (!seen || f.At.After(s.At)) && !f.At.After(now.Add(clockSlack)) {
+			return dark(ReasonFailed, "no healthy billing sample since %s: %s: %s", since(s, seen), f.Call, f.Class)
+		}
 	}
-	g.back = g.back && g.doubt == s.ID
-	switch age := now.Sub(s.At); {
-	case !ok:
+	back, jumped := g.clock.doubts(s.ID)
+	switch {
+	case !seen:
 		return dark(ReasonNoSample, "no billing sample yet")
-	case s.Truth == ledger.TruthNone || !hasBill(s):
+	case back || s.At.After(now.Add(clockSlack)):
+		return dark(ReasonClockBack, "the newest sample is from %s, the clock says %s", s.At.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case jumped:
+		return dark(ReasonClockJump, "the clock jumped ahead after the sample of %s, and says %s", s.At.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case old:
+		return dark(ReasonStale, "the newest billing sample is %s old", now.Sub(s.At).Round(time.Second))
+	case s.Truth == ledger.TruthNone:
 		return dark(ReasonNoTruth, "what %s says holds no bill", s.Provider)
-	case age < -clockSlack || g.back:
-		return dark(ReasonClock, "the newest sample is from %s, the clock says %s", s.At.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
-	case age > g.cfg.MaxSampleAge:
-		return dark(ReasonStale, "the newest billing sample is %s old", age.Round(time.Second))
+	case !slices.ContainsFunc(s.Lines, hasBill):
+		return dark(ReasonUnknown, "no line of the newest sample has its bill")
 	}
-	resource, since, frozen, err := led.Frozen()
+	if i := slices.IndexFunc(s.Lines, func(ln ledger.Line) bool { return ln.Running && !hasBill(ln) }); i >= 0 {
+		return dark(ReasonUnknown, "%s runs, and its bill is not known", s.Lines[i].Resource)
+	}
+	resource, still, frozen, err := led.Frozen()
 	if err != nil {
-		return dark(ReasonLedger, "%v", err)
+		return dark(ReasonUnreadable, "%v", err)
 	}
 	if frozen {
-		return dark(ReasonFrozen, "the bill of %s stands still, at least since %s", resource, since.Format(time.RFC3339))
+		return dark(ReasonFrozen, "the bill of %s stands still, at least since %s", resource, still.Format(time.RFC3339))
 	}
-	if g.cfg.PerDay == nil {
-		return nil
+	state, err := g.book.read(s, now)
+	if err != nil {
+		return dark(ReasonUnreadable, "%v", err)
 	}
-	midnight, next := day(now, g.cfg.Location)
-	if g.spent.sample != s.ID || !g.spent.day.Equal(midnight) {
-		gross, err := g.spentSince(midnight, now)
-		if err != nil {
-			return dark(ReasonLedger, "%v", err)
+	if len(state.Windows) > 0 && state.Headroom == nil {
+		return dark(ReasonNoRate, "no rate was sampled, so that the headroom of the budget cannot be told: give --budget-headroom")
+	}
+	spent, err := exhausted(state, now)
+	if err == nil && spent != nil {
+		var lifted bool
+		if lifted, err = g.lifted(state, now); lifted {
+			spent = nil
 		}
-		g.spent = spentToday{sample: s.ID, day: midnight, gross: gross}
 	}
-	if g.spent.gross >= *g.cfg.PerDay {
-		return &Refusal{Err: ErrExhausted, Reason: ReasonExhausted, RetryAfter: next.Sub(now),
-			Detail: fmt.Sprintf("%s %s spent today of %s", g.spent.gross, s.Currency, *g.cfg.PerDay)}
+	if err != nil {
+		return dark(ReasonUnreadable, "%v", err)
 	}
-	return nil
+	return spent
 }
 
-// hasBill reports whether any line of s knows its bill.
-func hasBill(s ledger.Sample) bool {
-	return slices.ContainsFunc(s.Lines, func(ln ledger.Line) bool { return ln.Bill != nil })
-}
-
-// clockSlack is how far the wall clock may step back, or a sample lie ahead of
-// it, before the clock is not believed: what NTP corrects in passing.
-const clockSlack = 5 * time.Second
-
-// spentSince is the gross spend of the day that began at midnight.
-func (g *Gate) spentSince(midnight, now time.Time) (ledger.Nanos, error) {
-	from, ok, err := CountFrom(g.cfg.Ledger, midnight)
-	if err != nil || !ok {
-		return 0, err // no sample today yet: nothing is known to be spent
+func since(s ledger.Sample, seen bool) string {
+	if !seen {
+		return "the start"
 	}
-	sp, err := g.cfg.Ledger.Spent(from, now.Add(clockSlack))
-	return sp.Gross, err
+	return s.At.Format(time.RFC3339)
 }
 
-// DayStart is the start of t's day in loc: where that day's budget begins.
-func DayStart(t time.Time, loc *time.Location) time.Time {
-	midnight, _ := day(t, loc)
-	return midnight
-}
+func hasBill(ln ledger.Line) bool { return ln.Bill != nil }
 
-// NextDay is the start of the day after t's in loc.
-func NextDay(t time.Time, loc *time.Location) time.Time {
-	_, next := day(t, loc)
-	return next
-}
-
-// day returns the starts of now's day in loc and of the next. A day has 23 or 25
-// hours when the zone's clocks change, and starts at one o'clock where they
-// change at midnight.
-func day(now time.Time, loc *time.Location) (midnight, next time.Time) {
-	y, m, d := now.In(loc).Date()
-	return startOfDay(y, m, d, loc), startOfDay(y, m, d+1, loc)
-}
-
-func startOfDay(y int, m time.Month, d int, loc *time.Location) time.Time {
-	t := time.Date(y, m, d, 0, 0, 0, 0, loc)
-	// A midnight that does not exist comes out as an hour of the day before.
-	if noon := time.Date(y, m, d, 12, 0, 0, 0, loc); t.Day() != noon.Day() {
-		t = t.Add(time.Hour)
+// exhausted is the refusal of the spent budget that is spent for longest, nil where
+// there is room in each.
+func exhausted(state State, now time.Time) (spent *Refusal, err error) {
+	for _, w := range state.Windows {
+		room, err := state.Room(w)
+		if err != nil {
+			return nil, err
+		}
+		if retry := w.To.Sub(now); room <= 0 && (spent == nil || retry > spent.RetryAfter) {
+			spent = &Refusal{Err: ErrExhausted, Reason: ReasonExhausted, Per: w.Per, RetryAfter: retry, Detail: state.text(w)}
+		}
 	}
-	return t
+	return spent, nil
+}
+
+// lifted reports whether an override is in force and not spent itself. It lifts a
+// budget: nothing lifts the gate in the dark.
+func (g *Gate) lifted(state State, now time.Time) (bool, error) {
+	o, ok, err := g.cfg.Ledger.Override(now)
+	if err != nil || !ok || o.Amount == nil {
+		return ok, err
+	}
+	gross, err := spentSince(g.cfg.Ledger, o.At, now)
+	if err != nil {
+		return false, err
+	}
+	room, err := state.Room(Window{Limit: Limit{Amount: *o.Amount}, Gross: gross})
+	return room > 0, err
 }

@@ -2,11 +2,14 @@ package budget_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,25 +20,29 @@ import (
 // world is a gate over a real ledger, with a clock that the test moves.
 type world struct {
 	t       *testing.T
+	path    string
 	led     *ledger.Ledger
 	gate    *budget.Gate
 	now     time.Time
+	set     time.Duration // by how much the clock was set, in all
 	bill    ledger.Nanos
+	rate    *ledger.Nanos
 	changes []string
 }
 
 func newWorld(t *testing.T, now time.Time, change func(*budget.Config)) *world {
 	t.Helper()
-	w := &world{t: t, now: now}
+	w := &world{t: t, now: now, rate: nanos(1), path: filepath.Join(t.TempDir(), "l.db")}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	var err error
-	w.led, err = ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "l.db"), Now: func() time.Time { return w.now }, Log: log})
+	w.led, err = ledger.Open(ledger.Config{Path: w.path, Now: func() time.Time { return w.now }, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.led.Close() })
-	limit := ledger.Nanos(100)
-	cfg := budget.Config{Ledger: w.led, PerDay: &limit, MaxSampleAge: 3 * time.Minute, Now: func() time.Time { return w.now }, Log: log,
+	none := ledger.Nanos(0)
+	cfg := budget.Config{Ledger: w.led, Terms: budget.Terms{Limits: perDay(100), Headroom: &none}, MaxSampleAge: 3 * time.Minute,
+		Now: func() time.Time { return w.now }, Elapsed: func() time.Duration { return w.now.Sub(now) - w.set },
 		OnChange: func(r *budget.Refusal) {
 			if r == nil {
 				w.changes = append(w.changes, "open")
@@ -52,16 +59,38 @@ func newWorld(t *testing.T, now time.Time, change func(*budget.Config)) *world {
 	return w
 }
 
+// perDay is a budget.
+func perDay(n ledger.Nanos) []budget.Limit { return []budget.Limit{{Per: budget.Day, Amount: n}} }
+
+// step sets the clock.
+func (w *world) step(d time.Duration) {
+	w.now = w.now.Add(d)
+	w.set += d
+}
+
 // sample advances the clock and stores a sample whose bill has grown.
 func (w *world) sample(after time.Duration, grown ledger.Nanos) {
 	w.t.Helper()
 	w.now = w.now.Add(after)
 	w.bill += grown
-	rate, bill := ledger.Nanos(1), w.bill
+	bill := w.bill
 	_, err := w.led.AddSample(context.Background(), ledger.Sample{At: w.now, Provider: "p", Currency: "USD", Truth: ledger.TruthResource,
-		Lag: 5 * time.Minute, Every: time.Minute,
-		Lines: []ledger.Line{{Resource: "vm", Kind: ledger.Instance, Running: true, Rate: &rate, Bill: &bill, Epoch: "e"}}})
+		Step: 2 * time.Minute, Lag: 5 * time.Minute, Every: time.Minute,
+		Lines: []ledger.Line{{Resource: "vm", Kind: ledger.Instance, Running: true, Rate: w.rate, Bill: &bill, Epoch: "e"}}})
 	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// sql changes the ledger's file behind its back.
+func (w *world) sql(statement string) {
+	w.t.Helper()
+	db, err := sql.Open("sqlite", w.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(statement); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -154,7 +183,7 @@ func TestTheNextMidnight(t *testing.T) {
 			t.Fatal(err)
 		}
 		for now := time.Date(2026, 1, 1, 0, 30, 0, 0, time.UTC); now.Year() < 2028; now = now.Add(time.Hour) {
-			midnight, next := budget.Day(now, loc)
+			midnight, next := budget.Day.Bounds(now, loc)
 			if now.Before(midnight) || !now.Before(next) || next.Sub(midnight) < 23*time.Hour || next.Sub(midnight) > 25*time.Hour ||
 				midnight.In(loc).Day() != now.In(loc).Day() || midnight.Add(-time.Nanosecond).In(loc).Day() == now.In(loc).Day() {
 				t.Fatalf("%s: the day of %s is %s to %s", zone, now.In(loc), midnight, next)
@@ -173,7 +202,7 @@ func TestSpendAsleepOverMidnightIsNotTodays(t *testing.T) {
 }
 
 func TestDarkness(t *testing.T) {
-	w := newWorld(t, noon, func(c *budget.Config) { c.PerDay = nil })
+	w := newWorld(t, noon, func(c *budget.Config) { c.Limits = nil })
 	w.sample(0, 0)
 	w.expect("")
 	w.now = w.now.Add(3 * time.Minute)
@@ -201,13 +230,30 @@ func TestAClockThatMovedBack(t *testing.T) {
 	w.sample(0, 0)
 	w.now = w.now.Add(2 * time.Minute)
 	w.expect("")
-	w.now = w.now.Add(-time.Minute) // the newest sample is still in the past
-	w.expect(budget.ReasonClock)
-	w.expect(budget.ReasonClock) // until a bill is seen under the new time
+	w.step(-time.Minute) // the newest sample is still in the past
+	w.expect(budget.ReasonClockBack)
+	w.expect(budget.ReasonClockBack) // until a bill is seen under the new time
 	w.sample(0, 1)
 	w.expect("")
-	w.now = noon.Add(-time.Hour)
-	w.expect(budget.ReasonClock)
+	w.step(-time.Hour)
+	w.expect(budget.ReasonClockBack)
+}
+
+func TestAClockThatJumped(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	w.step(time.Hour)
+	w.sample(0, 0)
+	w.expect("") // it was set before anything was seen
+	w.sample(time.Minute, 1)
+	w.expect("")
+	w.step(time.Minute) // by less than would make the sample old
+	w.expect(budget.ReasonClockJump)
+	w.sample(time.Minute, 1)
+	w.expect("")
+	w.step(time.Hour)
+	w.expect(budget.ReasonClockJump)
+	w.sample(time.Minute, 1)
+	w.expect("")
 }
 
 func TestRatesAreNoBill(t *testing.T) {
@@ -240,19 +286,38 @@ func TestASickLedger(t *testing.T) {
 	w := newWorld(t, noon, func(c *budget.Config) { s.Ledger = c.Ledger.(*ledger.Ledger); c.Ledger = s })
 	w.sample(0, 0)
 	w.expect("")
-	s.write = errors.New("disk full")
-	w.expect(budget.ReasonLedger)
+	s.write = errors.New("disk I/O error")
+	w.expect(budget.ReasonUnwritable)
+	s.write = fmt.Errorf("write ledger: %w", ledger.ErrFull)
+	w.expect(budget.ReasonDiskFull)
 	s.write = nil
 	w.expect("")
 	s.read = errors.New("disk I/O error")
 	w.sample(time.Minute, 1)
-	w.expect(budget.ReasonLedger)
+	w.expect(budget.ReasonUnreadable)
 
 	blind := newWorld(t, noon, func(c *budget.Config) {
 		c.Blind = true
 		c.Ledger = &sick{Ledger: c.Ledger.(*ledger.Ledger), write: errors.New("disk full")}
 	})
-	blind.expect(budget.ReasonLedger)
+	blind.expect(budget.ReasonUnwritable)
+}
+
+// A table that is away makes writes fail, as a broken disk would; the file that is
+// closed, reads.
+func TestALedgerThatFails(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	w.sample(0, 0)
+	w.expect("")
+	w.sql("ALTER TABLE meta RENAME TO away")
+	if err := w.led.SetProvider("p"); err == nil {
+		t.Fatal("the ledger is well")
+	}
+	w.expect(budget.ReasonUnwritable)
+	w.sql("ALTER TABLE away RENAME TO meta")
+	w.expect("") // by itself
+	w.led.Reader.Close()
+	w.expect(budget.ReasonUnreadable)
 }
 
 func TestTrip(t *testing.T) {
@@ -264,6 +329,9 @@ func TestTrip(t *testing.T) {
 		t.Errorf("Allow after Trip = %v", err)
 	}
 	w.expect("") // the ledger is well: the next evaluation opens
+	if want := []string{"open", "ledger_unwritable", "open"}; !slices.Equal(w.changes, want) {
+		t.Errorf("changes = %v, want %v", w.changes, want)
+	}
 }
 
 func TestALineWithoutItsBill(t *testing.T) {
@@ -272,7 +340,45 @@ func TestALineWithoutItsBill(t *testing.T) {
 		Lines: []ledger.Line{{Resource: "account", Kind: ledger.AccountKind, Running: true, Epoch: "e"}}}); err != nil {
 		t.Fatal(err)
 	}
-	w.expect(budget.ReasonNoTruth)
+	w.expect(budget.ReasonUnknown)
+}
+
+// A volume with a bill does not speak for the machine.
+func TestAMachineWithoutItsBill(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	bill := ledger.Nanos(5)
+	if _, err := w.led.AddSample(context.Background(), ledger.Sample{At: noon, Provider: "p", Currency: "USD", Truth: ledger.TruthAccount,
+		Lines: []ledger.Line{{Resource: "vm", Kind: ledger.Instance, Running: true, Epoch: "e"}, {Resource: "v", Kind: ledger.Volume, Bill: &bill, Epoch: "e"}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(budget.ReasonUnknown)
+}
+
+func TestFailures(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	fail := func(after time.Duration) {
+		t.Helper()
+		w.now = w.now.Add(after)
+		if err := w.led.AddSampleFailure(context.Background(), ledger.SampleFailure{At: w.now, Call: "GET /bill", Class: "http_5xx"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.expect(budget.ReasonNoSample)
+	fail(time.Second)
+	w.expect(budget.ReasonFailed)
+	w.sample(time.Minute, 1)
+	w.expect("")
+	fail(time.Minute)
+	w.expect("") // the bill is still young enough
+	fail(time.Minute)
+	fail(2 * time.Minute)
+	if r := w.expect(budget.ReasonFailed); !strings.Contains(r.Detail, "GET /bill: http_5xx") {
+		t.Errorf("Detail = %q", r.Detail)
+	}
+	w.sample(time.Minute, 1)
+	w.expect("")
+	w.now = w.now.Add(4 * time.Minute) // nobody even tries
+	w.expect(budget.ReasonStale)
 }
 
 func TestBlindServesWithoutABill(t *testing.T) {
@@ -281,12 +387,14 @@ func TestBlindServesWithoutABill(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	zero := ledger.Nanos(0)
+	less := ledger.Nanos(-1)
 	led := newWorld(t, noon, nil).led
 	for _, cfg := range []budget.Config{
 		{MaxSampleAge: time.Minute},
 		{Ledger: led},
-		{Ledger: led, MaxSampleAge: time.Minute, PerDay: &zero},
+		{Ledger: led, MaxSampleAge: time.Minute, Terms: budget.Terms{Limits: perDay(0)}},
+		{Ledger: led, MaxSampleAge: time.Minute, Terms: budget.Terms{Limits: []budget.Limit{{Per: "week", Amount: 1}}}},
+		{Ledger: led, MaxSampleAge: time.Minute, Terms: budget.Terms{Headroom: &less}},
 	} {
 		if _, err := budget.New(cfg); err == nil {
 			t.Errorf("New(%+v) = nil error", cfg)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -96,18 +97,22 @@ func errKeyBudget(wait time.Duration) *apiError {
 
 // fromGate says in a client's words why the gate is closed.
 func fromGate(err error) *apiError {
-	e := &apiError{status: 503, typ: "server_error", code: "billing_unobservable", hopeless: true, retryAfter: time.Minute}
+	e := &apiError{status: 503, typ: "server_error", code: "billing_unobservable", hopeless: true, retryAfter: time.Minute,
+		message: "The provider's bill cannot be seen, so nothing is served that could spend unseen."}
 	var r *budget.Refusal
-	if errors.As(err, &r) {
+	known := errors.As(err, &r)
+	if known {
 		e.retryAfter = r.RetryAfter
 	}
 	if errors.Is(err, budget.ErrExhausted) {
 		e.status, e.typ, e.code = 429, "insufficient_quota", "insufficient_quota"
-		e.message = "Today's budget for this machine is spent. Serving starts again at the next midnight of the budget's time zone; the machine itself still costs money until it is stopped."
-		return e
+		e.message = "The budget for this machine is spent. Serving starts again when its next period begins."
+		if known && r.Per != "" {
+			e.message = fmt.Sprintf("This %[1]s's budget for this machine is spent. Serving starts again when the next %[1]s begins.", r.Per)
+		}
 	}
-	e.message = "The provider's bill cannot be seen, so nothing is served that could spend unseen. The machine itself still costs money until it is stopped."
-	if r != nil {
+	e.message += " The machine itself still costs money until it is stopped."
+	if known {
 		e.message += " (" + r.Reason + ")"
 	}
 	return e

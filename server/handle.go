@@ -198,24 +198,23 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 			return
 		}
 	}
-	// A closed gate refuses no list of models that costs no wake.
 	c.glance = rt.method == fasthttp.MethodGet
-	if !c.glance || !s.tryEnter(c) {
-		if m := s.models.Load(); c.glance && m != nil && s.cfg.Engine.Status().Admits {
+	e := s.admit()
+	if c.glance && (e != nil || !s.tryEnter(c)) {
+		if m := s.models.Load(); m != nil && s.cfg.Engine.Status().Admits {
 			s.show(ctx, m)
 			return
 		}
-		e := s.admit()
-		if e == nil && !c.glance {
-			e = s.admitKey(ctx, modelOf(rt, c.key, body))
-		}
-		if e == nil {
-			e = s.enter(c)
-		}
-		if e != nil {
-			s.refuse(ctx, rt, id, e)
-			return
-		}
+	}
+	if e == nil && !c.glance {
+		e = s.admitKey(ctx, modelOf(rt, c.key, body))
+	}
+	if e == nil && !c.inside.Load() {
+		e = s.enter(c)
+	}
+	if e != nil {
+		s.refuse(ctx, rt, id, e)
+		return
 	}
 	req := toEngine(ctx, rt, body)
 	defer fasthttp.ReleaseRequest(req)
@@ -356,7 +355,7 @@ func (s *Server) record(c *call, m *meter.Meter, status ledger.Status, http int,
 		Status: status, HTTP: http, Started: c.started, First: first, Finished: s.cfg.Now(),
 		Usage: m.Usage(),
 		// A request that the engine refused made nothing: that is exact.
-		LowerBound: !m.Exact() && !(status == ledger.Failed && http >= 400 && http < 500),
+		LowerBound: !m.Exact() && !(status == ledger.Failed && http >= 400 && http < 500 && c.why() == nil),
 	}
 	if r.Model == "" {
 		r.Model = c.ask.Model

@@ -8,6 +8,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/engine"
 )
@@ -19,6 +20,7 @@ type Metrics struct {
 	panics       *metrics.Counter
 	ledgerErrors *metrics.Counter
 	drifts       *metrics.Counter
+	gateCuts     *metrics.Counter
 
 	prompt, cached, completion *metrics.Counter // tokens
 
@@ -40,6 +42,7 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 		panics:       set.NewCounter("spotinference_panics_total"),
 		ledgerErrors: set.NewCounter("spotinference_ledger_errors_total"),
 		drifts:       set.NewCounter("spotinference_meter_drifts_total"),
+		gateCuts:     set.NewCounter("spotinference_gate_cut_answers_total"),
 		// There from the start, so that the first increase is seen.
 		prompt:     set.NewCounter("spotinference_prompt_tokens_total"),
 		cached:     set.NewCounter("spotinference_cached_tokens_total"),
@@ -60,6 +63,11 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 func (m *Metrics) watch(s *Server) {
 	m.set.NewGauge("spotinference_requests_running", func() float64 { return float64(s.calls.len()) })
 	m.set.NewGauge("spotinference_gate_open", func() float64 { return asFloat(s.cfg.Gate.Allow() == nil) })
+	for _, reason := range budget.Reasons() {
+		m.set.NewGauge(fmt.Sprintf("spotinference_gate_closed{reason=%q}", reason), func() float64 {
+			return asFloat(gateWord(s.cfg.Gate.Allow()) == reason)
+		})
+	}
 	m.set.NewGauge("spotinference_engine_restarts", func() float64 { return float64(s.cfg.Engine.Status().Restarts) })
 	for _, state := range []engine.State{engine.Stopped, engine.Starting, engine.Ready, engine.Crashed} {
 		m.set.NewGauge(fmt.Sprintf("spotinference_engine_state{state=%q}", state), func() float64 {

@@ -67,6 +67,12 @@ type Config struct {
 	// to stop; then they are cut, with an error that says so.
 	Drain time.Duration
 
+	// CloseGrace is how long running answers may go on after the gate has closed; then
+	// they are cut. OnClosed is called after that, once a closing, when nothing is in
+	// the engine any more; ctx ends when the gate opens again, or with Run. Nil: nothing.
+	CloseGrace time.Duration
+	OnClosed   func(ctx context.Context, reason string)
+
 	// StallTimeout is how long an engine may make no progress on an answer until
 	// it is cut, with an error that says so; 0: for ever.
 	StallTimeout time.Duration
@@ -205,6 +211,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 	wg.Go(func() { s.saveOpen(looking) })
 	wg.Go(func() { s.watchStalls(looking) })
 	wg.Go(func() { s.watchCounters(looking) })
+	wg.Go(func() { s.watchGate(looking) })
 	defer func() {
 		stopLooking()
 		wg.Wait()

@@ -1,6 +1,9 @@
 package engine
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // secretNames are the environment variables that pay for the box or steer us, which
 // the engine has no use for: every SPOTINFERENCE_* and the credentials of the
@@ -26,6 +29,18 @@ var secretNames = []string{
 	"TENSORDOCK*",
 	"CRUSOE_*",
 	"OVH_*",
+}
+
+// Scrub returns env less what pays for the box or steers us, but for the names in keep:
+// what a command of the user's may see.
+func Scrub(env []string, keep ...string) []string {
+	var out []string
+	for _, entry := range env {
+		if name, _, _ := strings.Cut(entry, "="); !matchName(name, secretNames) || slices.Contains(keep, name) {
+			out = append(out, entry)
+		}
+	}
+	return out
 }
 
 // dropEnv returns env less the variables that names match, and the names dropped.

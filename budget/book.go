@@ -1,0 +1,213 @@
+package budget
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"time"
+
+	"spotinference/ledger"
+)
+
+// Terms are what may be spent.
+type Terms struct {
+	Limits   []Limit // none: no cap
+	Location *time.Location
+	// Headroom is by how much to stay below each limit; nil for what can accrue
+	// before anybody sees it, see State.Headroom.
+	Headroom *ledger.Nanos
+	// CloseGrace is how long answers may run on after the gate has closed.
+	CloseGrace time.Duration
+}
+
+// Window is how far a limit is spent, in the period that runs.
+type Window struct {
+	Limit
+	From, To time.Time
+	Gross    ledger.Nanos // the increases of the bill since From: a refund gives nothing back
+}
+
+// State is what is known of the spending, as of a sample.
+type State struct {
+	Sample   time.Time
+	Currency string
+	// Rate is what the newest sample's lines cost an hour, together; nil where no rate
+	// is known. It makes estimates and margins, and never a figure of spend.
+	Rate *ledger.Nanos
+	// Headroom is the margin in force; nil where it cannot be told, and then nothing
+	// is within the limits. By itself it is the highest rate that was sampled today or
+	// yesterday, times the time for which spending may go unseen or unstopped: the
+	// provider's billing step and lag, the sampler's interval, and the close grace.
+	Headroom *ledger.Nanos
+	Windows  []Window
+}
+
+// Reader is what is read of the ledger. *ledger.Reader has it.
+type Reader interface {
+	Newest() (ledger.Sample, bool, error)
+	Spent(from, to time.Time) (ledger.Spend, error)
+	SampleBefore(t time.Time) (time.Time, bool, error)
+	SampleAfter(t time.Time) (time.Time, bool, error)
+	MaxRate(from, to time.Time) (*ledger.Nanos, error)
+}
+
+// Look says how far terms are spent, or false where there is no sample yet.
+func Look(r Reader, terms Terms, now time.Time) (State, bool, error) {
+	if terms.Location == nil {
+		terms.Location = time.UTC
+	}
+	s, ok, err := r.Newest()
+	if err != nil || !ok {
+		return State{}, false, err
+	}
+	b := book{led: r, terms: terms}
+	state, err := b.read(s, now)
+	return state, err == nil, err
+}
+
+// book keeps the State until the next sample, or the next period.
+type book struct {
+	led    Reader
+	terms  Terms
+	sample int64
+	state  State
+
+	peak peak
+}
+
+// peak is the highest rate of today and yesterday, as far as it was read.
+type peak struct {
+	day     time.Time // the start of that today
+	through time.Time
+	rate    *ledger.Nanos
+}
+
+func (b *book) read(s ledger.Sample, now time.Time) (State, error) {
+	fresh := b.sample == s.ID
+	for _, w := range b.state.Windows {
+		fresh = fresh && !now.Before(w.From) && now.Before(w.To)
+	}
+	if fresh && b.sample != 0 {
+		return b.state, nil
+	}
+	state := State{Sample: s.At, Currency: s.Currency}
+	var err error
+	if state.Rate, err = b.led.MaxRate(s.At.Add(-time.Microsecond), s.At); err != nil { // of this one sample
+		return State{}, err
+	}
+	if state.Headroom, err = b.headroom(s, now); err != nil {
+		return State{}, err
+	}
+	for _, l := range b.terms.Limits {
+		w := Window{Limit: l}
+		w.From, w.To = l.Per.Bounds(now, b.terms.Location)
+		if w.Gross, err = spentSince(b.led, w.From, now); err != nil {
+			return State{}, err
+		}
+		state.Windows = append(state.Windows, w)
+	}
+	b.state, b.sample = state, s.ID
+	return state, nil
+}
+
+func (b *book) headroom(s ledger.Sample, now time.Time) (*ledger.Nanos, error) {
+	if b.terms.Headroom != nil {
+		return b.terms.Headroom, nil
+	}
+	if today := DayStart(now, b.terms.Location); !today.Equal(b.peak.day) {
+		b.peak = peak{day: today, through: today.AddDate(0, 0, -1)}
+	}
+	if s.At.After(b.peak.through) {
+		rate, err := b.led.MaxRate(b.peak.through, s.At)
+		if err != nil {
+			return nil, err
+		}
+		if b.peak.rate == nil || rate != nil && *rate > *b.peak.rate {
+			b.peak.rate = rate
+		}
+		b.peak.through = s.At
+	}
+	if b.peak.rate == nil {
+		return nil, nil
+	}
+	margin := accrues(*b.peak.rate, s.Step+s.Lag+s.Every+b.terms.CloseGrace)
+	return &margin, nil
+}
+
+// accrues is what can come together at a rate per hour in d, rounded up: for margins
+// and estimates alone.
+func accrues(rate ledger.Nanos, d time.Duration) ledger.Nanos {
+	if rate <= 0 || d <= 0 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(rate), uint64(d))
+	lo, carry := bits.Add64(lo, uint64(time.Hour-1), 0)
+	if hi += carry; hi >= uint64(time.Hour) {
+		return math.MaxInt64
+	}
+	n, _ := bits.Div64(hi, lo, uint64(time.Hour))
+	return ledger.Nanos(min(n, math.MaxInt64))
+}
+
+// Room is what may still be spent in w before the gate closes, less than nothing where
+// that is past. State.Headroom must be known.
+func (s State) Room(w Window) (ledger.Nanos, error) {
+	left, err := w.Amount.Sub(w.Gross)
+	if err != nil {
+		return 0, err
+	}
+	return left.Sub(*s.Headroom)
+}
+
+// Projected is what the whole of w's period would cost at the sampled rate, false
+// where that is not known. It is an estimate.
+func (s State) Projected(w Window) (ledger.Nanos, bool) {
+	if s.Rate == nil {
+		return 0, false
+	}
+	return accrues(*s.Rate, w.To.Sub(w.From)), true
+}
+
+// Reached is when w would be spent at the sampled rate, headroom and all, false where
+// that is not known or not before the period's end. It is an estimate.
+func (s State) Reached(w Window) (time.Time, bool) {
+	if s.Rate == nil || *s.Rate <= 0 || s.Headroom == nil {
+		return time.Time{}, false
+	}
+	room, err := s.Room(w)
+	if err != nil {
+		return time.Time{}, false
+	}
+	at := s.Sample
+	if room > 0 {
+		hi, lo := bits.Mul64(uint64(room), uint64(time.Hour))
+		if hi >= uint64(*s.Rate) {
+			return time.Time{}, false // in centuries
+		}
+		wait, _ := bits.Div64(hi, lo, uint64(*s.Rate))
+		if wait > uint64(w.To.Sub(at)) {
+			return time.Time{}, false
+		}
+		at = at.Add(time.Duration(wait))
+	}
+	return at, at.Before(w.To)
+}
+
+// spentSince is the gross spend since a boundary.
+func spentSince(led Reader, boundary, now time.Time) (ledger.Nanos, error) {
+	from, ok, err := CountFrom(led, boundary)
+	if err != nil || !ok {
+		return 0, err // no sample since: nothing is known to be spent
+	}
+	sp, err := led.Spent(from, now.Add(clockSlack))
+	return sp.Gross, err
+}
+
+// text says how far w is spent, for logs.
+func (s State) text(w Window) string {
+	headroom := "an unknown headroom"
+	if s.Headroom != nil {
+		headroom = "a headroom of " + s.Headroom.String()
+	}
+	return fmt.Sprintf("%s %s spent this %s of %s less %s", w.Gross, s.Currency, w.Per, w.Amount, headroom)
+}

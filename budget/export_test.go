@@ -1,4 +1,0 @@
-package budget
-
-// Day is day, for its test.
-var Day = day
