@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type fakeEngine struct {
 	mu              sync.Mutex
 	state           engine.State // guarded by mu
 	dials           int          // guarded by mu
+	asked           int          // to be entered; guarded by mu
 	inside, waiting int          // guarded by mu
 	wakes           chan error   // what Enter is told that waits
 
@@ -62,6 +64,7 @@ func (e *fakeEngine) Status() engine.Status {
 func (e *fakeEngine) Enter(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.asked++
 	switch e.state {
 	case engine.Suspended, engine.Waking:
 		e.waiting++
@@ -89,6 +92,7 @@ func (e *fakeEngine) Enter(ctx context.Context) error {
 func (e *fakeEngine) TryEnter() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.asked++
 	if e.state != engine.Ready {
 		return false
 	}
@@ -168,9 +172,11 @@ type fakeGate struct {
 	mu      sync.Mutex
 	err     error
 	tripped int
+	asked   atomic.Int64
 }
 
 func (g *fakeGate) Allow() error {
+	g.asked.Add(1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.err
