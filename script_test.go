@@ -46,6 +46,7 @@ func TestScript(t *testing.T) {
 			"asleep":  cmdAsleep,
 			"stop":    cmdStop,
 			"metrics": cmdMetrics,
+			"logs":    cmdLogs,
 			"post":    cmdPost,
 			"begin":   cmdBegin,
 			"rest":    cmdRest,
@@ -187,6 +188,13 @@ func cmdMetrics(ts *testscript.TestScript, neg bool, args []string) {
 		page, err := io.ReadAll(resp.Body)
 		return err == nil && strings.Contains("\n"+string(page), "\n"+args[0]+"\n")
 	})
+}
+
+// logs TEXT waits until serve.log has TEXT.
+func cmdLogs(ts *testscript.TestScript, neg bool, args []string) {
+	wants(ts, !neg && len(args) == 1, "logs TEXT")
+	g := theGateway(ts)
+	g.await(ts, "the log says "+args[0], func() bool { return strings.Contains(ts.ReadFile(g.log), args[0]) })
 }
 
 // stop asks the serve to end by SIGTERM, and wants it to end well.

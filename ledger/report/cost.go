@@ -84,6 +84,8 @@ type CostReport struct {
 	Groups      []Group  `json:"groups"`  // by By, those with the most output first
 	Buckets     []Bucket `json:"buckets"` // in order, without a hole
 
+	Overrides []Override `json:"overrides,omitempty"` // of the budget, in the asked window
+
 	basis basis
 }
 
@@ -205,6 +207,9 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 		if err := c.detail(r, &b); err != nil {
 			return c, err
 		}
+	}
+	if c.Overrides, err = overridden(r, q.Window); err != nil {
+		return c, err
 	}
 	c.basis = b
 	if c.Pending, err = b.pending(r); err != nil {

@@ -163,8 +163,9 @@ func (c CostReport) remarks() []string {
 			warn = append(warn, "warning: "+c.basis.explainFlag(f))
 		}
 	}
+	notes = append(notes, overrideTexts(c.Overrides)...)
 	if c.Refused() {
-		return warn
+		return append(warn, overrideTexts(c.Overrides)...)
 	}
 	all := append(warn, c.basis.bounds()...)
 	if c.Pending.Requests > 0 {

@@ -44,6 +44,8 @@ type GPUReport struct {
 	Demo           bool     `json:"demo"`
 
 	cost CostReport
+
+	Overrides []Override `json:"overrides,omitempty"` // of the budget, in the asked window
 }
 
 // GPUWindow holds the window that was asked for, and what of it was seen.
@@ -115,6 +117,9 @@ func gpuReport(r *ledger.Reader, q GPUQuery) (g GPUReport, err error) {
 	}
 	for _, uuid := range slices.Sorted(maps.Keys(sum.cards)) {
 		g.Cards = append(g.Cards, sum.cards[uuid].card())
+	}
+	if g.Overrides, err = overridden(r, q.Window); err != nil {
+		return g, err
 	}
 	totals, err := r.TotalsOf(known)
 	if err != nil {

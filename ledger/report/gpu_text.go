@@ -136,6 +136,7 @@ func (g GPUReport) remarks() (out []string) {
 	if slices.ContainsFunc(g.Cards, func(c Card) bool { return slices.Contains(c.Sources, "nvidia-smi") }) {
 		out = append(out, "note: nvidia-smi has no energy counter; what it read is without energy. The release that make builds reads the cards through NVML.")
 	}
+	out = append(out, overrideTexts(g.Overrides)...)
 	return append(out, "Counted: what the cards themselves draw, by their own counters. Not counted: the rest of the machine, and the time in which nobody read them.")
 }
 

@@ -21,6 +21,8 @@ type MeterReport struct {
 	Drifts  []MeterDrift  `json:"drifts"`  // in the window, as they were seen
 	Flags   []string      `json:"flags"`
 	Demo    bool          `json:"demo"`
+
+	Overrides []Override `json:"overrides,omitempty"` // of the budget, in the window
 }
 
 // EngineMeter is one engine process, from its start, when its counters began at
@@ -87,6 +89,9 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 		})
 	}
 	if rep.Drifts, err = drifts(r, w); err != nil {
+		return wrap(err)
+	}
+	if rep.Overrides, err = overridden(r, w); err != nil {
 		return wrap(err)
 	}
 	if drift || len(rep.Drifts) > 0 {
@@ -177,6 +182,9 @@ func (m MeterReport) text() string {
 	b.WriteString("\n")
 	for _, d := range m.Drifts {
 		paragraph(&b, "drift at "+clock(d.At)+": "+d.Detail)
+	}
+	for _, note := range overrideTexts(m.Overrides) {
+		paragraph(&b, note)
 	}
 	paragraph(&b, "An engine's counters begin at zero when its process starts. llama-server's prompt counter leaves out what came from its cache, and so does the ledger's figure beside it. What an engine made to prove that it woke is taken off its count. A difference that no cut or running request and no rounding explains is a drift.")
 	return b.String()

@@ -78,6 +78,8 @@ type ReconcileReport struct {
 	Ledger     Decimal `json:"ledger"`
 	Difference Decimal `json:"difference"`
 	Demo       bool    `json:"demo"`
+
+	Overrides []Override `json:"overrides,omitempty"` // of the budget, in these days
 }
 
 // Reckon is one resource on one day. An amount that one side does not have is
@@ -155,6 +157,9 @@ func reconcile(r *ledger.Reader, q ReconcileQuery) (ReconcileReport, error) {
 	}
 	rep.From, rep.To = first.Format(time.DateOnly), last.Format(time.DateOnly)
 
+	if rep.Overrides, err = overridden(r, ledger.Window{From: first, To: last.AddDate(0, 0, 1)}); err != nil {
+		return rep, err
+	}
 	days := make(map[time.Time]*ledgerDay)
 	var order []time.Time
 	known := make(map[string]bool) // the ledger's resources in all of this time
@@ -547,6 +552,9 @@ func (rep ReconcileReport) text() string {
 		if r.State != StateEqual && r.Why != "" {
 			paragraph(&b, fmt.Sprintf("%s %s: %s: %s.", r.Day, r.Resource, strings.TrimSpace(r.State+" "+r.Cause), r.Why))
 		}
+	}
+	for _, note := range overrideTexts(rep.Overrides) {
+		paragraph(&b, note)
 	}
 	return b.String()
 }

@@ -19,6 +19,8 @@ type UsageReport struct {
 	ByStatus         ByStatus `json:"by_status"`
 	Demo             bool     `json:"demo"`
 
+	Overrides []Override `json:"overrides,omitempty"` // of the budget, in the window
+
 	lowerBound int64 // requests whose tokens are known only from below
 }
 
@@ -41,7 +43,12 @@ func Usage(r *ledger.Reader, w ledger.Window, demo bool) (UsageReport, error) {
 	if err != nil {
 		return UsageReport{}, fmt.Errorf("report usage: %w", err)
 	}
+	lifted, err := overridden(r, w)
+	if err != nil {
+		return UsageReport{}, fmt.Errorf("report usage: %w", err)
+	}
 	return UsageReport{
+		Overrides:        lifted,
 		Window:           Span(w),
 		Requests:         t.Requests(),
 		PromptTokens:     t.Usage.PromptTokens,
@@ -95,6 +102,9 @@ func (u UsageReport) text() string {
 	b.WriteString("\n")
 	if u.lowerBound > 0 {
 		paragraph(&b, "note: "+lowerBoundText(u.lowerBound))
+	}
+	for _, note := range overrideTexts(u.Overrides) {
+		paragraph(&b, note)
 	}
 	paragraph(&b, "Counted: requests that finished in this window, also those that were cut short. Not counted: requests that are still running.")
 	return b.String()
