@@ -19,11 +19,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spotinference/socket"
 )
 
 // ErrNobody is returned by Call where no serve listens.
@@ -35,50 +36,21 @@ const maxCall = 1 << 20
 // Path is where the serve that writes a ledger listens.
 func Path(ledger string) string { return ledger + ".sock" }
 
-// pathMax is what fits into a Unix socket's address (unix(7)), less the final zero.
-const pathMax = 107
-
 // Listen listens at path. The caller must own what lies there: it holds the ledger's
 // lock, so that a socket found is one that a dead serve left.
 func Listen(path string) (net.Listener, error) {
-	if len(path) > pathMax {
-		return nil, fmt.Errorf("control socket %s: %d bytes are more than the %d that a socket's path may have", path, len(path), pathMax)
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != os.ModeSocket {
-		return nil, fmt.Errorf("control socket %s: something else lies there", path)
-	}
-	// Bound in a directory that only we can enter and moved then: at no time may
-	// anybody else connect.
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	ln, err := socket.Listen(path)
 	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return nil, fmt.Errorf("control: %w", err)
 	}
-	defer os.RemoveAll(dir)
-	made := filepath.Join(dir, "s")
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	ln.SetUnlinkOnClose(false)
-	err = os.Chmod(made, 0o600)
-	if err == nil {
-		err = os.Rename(made, path)
-	}
-	if err != nil {
-		ln.Close()
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	return &listener{ln, path}, nil
+	return listener{ln}, nil
 }
 
 // listener accepts calls of our own user and of root alone, whatever the file's mode
 // has become.
-type listener struct {
-	*net.UnixListener
-	path string
-}
+type listener struct{ *socket.Listener }
 
-func (l *listener) Accept() (net.Conn, error) {
+func (l listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {
@@ -89,11 +61,6 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		c.Close()
 	}
-}
-
-func (l *listener) Close() error {
-	os.Remove(l.path)
-	return l.UnixListener.Close()
 }
 
 func peer(c *net.UnixConn) (uid uint32, err error) {
