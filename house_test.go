@@ -21,6 +21,7 @@ var arrows = map[string][]string{
 	"control":                               {"socket"},
 	"socket":                                {},
 	"server/cert":                           {},
+	"server/cert/certtest":                  {},
 	"server":                                {"server/engine", "server/meter", "budget", "ledger"},
 	"server/meter":                          {"ledger"},
 	"server/engine":                         {},

@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -69,6 +70,12 @@ func (pipeEngine) Leave(bool)                               {}
 // dial gets, and which answers with h.
 func inTime(t *testing.T, h http.HandlerFunc, do func(t *testing.T, l *fakeLedger, dial func() net.Conn)) {
 	t.Helper()
+	inTimeTLS(t, nil, h, do)
+}
+
+// inTimeTLS is inTime with a server that speaks TLS.
+func inTimeTLS(t *testing.T, secure *tls.Config, h http.HandlerFunc, do func(t *testing.T, l *fakeLedger, dial func() net.Conn)) {
+	t.Helper()
 	// fasthttp starts the clock of its Date header once a process, for ever: not
 	// inside the bubble.
 	newWorld(t, engine.Llama, h, nil).do("GET", "/healthz", "")
@@ -77,7 +84,7 @@ func inTime(t *testing.T, h http.HandlerFunc, do func(t *testing.T, l *fakeLedge
 		eng := &http.Server{Handler: h}
 		go eng.Serve(up)
 		defer eng.Close()
-		s, err := server.New(server.Config{Engine: pipeEngine{up}, Ledger: led, Gate: &fakeGate{}, Log: slog.New(slog.DiscardHandler),
+		s, err := server.New(server.Config{Engine: pipeEngine{up}, Ledger: led, Gate: &fakeGate{}, TLS: secure, Log: slog.New(slog.DiscardHandler),
 			Metrics: server.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })})
 		if err != nil {
 			t.Fatal(err)

@@ -13,9 +13,11 @@ import (
 // bound, remembers what fasthttp hides, and lets go of a client that was
 // refused in a way that lets it hear the answer.
 type client struct {
-	net.Conn
-	over bool   // beyond the limit on connections: it is told so, and not served
-	left func() // called once, when it is closed
+	net.Conn          // what is read and written: the socket, or TLS over it
+	raw      net.Conn // the socket
+	secure   *secure  // nil without TLS
+	over     bool     // beyond the limit on connections: it is told so, and not served
+	left     func()   // called once, when it is closed
 
 	most   int64 // what may come between two read deadlines: one head, or one body with its chunks
 	room   int64 // what still may; owned by the reading goroutine, as is failed
@@ -43,6 +45,9 @@ var errTooMuch = errors.New("more was sent than any request may have")
 // each, and none within.
 func (c *client) SetReadDeadline(t time.Time) error {
 	c.room = c.most
+	if c.secure != nil {
+		c.secure.until = t
+	}
 	return c.Conn.SetReadDeadline(t)
 }
 
@@ -50,6 +55,11 @@ func (c *client) Read(p []byte) (n int, err error) {
 	if c.room <= 0 {
 		c.failed = errTooMuch
 		return 0, c.failed
+	}
+	if c.secure != nil && !c.secure.done {
+		if c.failed = c.handshake(); c.failed != nil {
+			return 0, c.failed
+		}
 	}
 	for n == 0 && err == nil { // a read of nothing, which fasthttp takes for a bug of its own
 		n, err = c.Conn.Read(p)
@@ -59,9 +69,10 @@ func (c *client) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// SyscallConn is there to be peeked at.
+// SyscallConn is the socket's, there to be peeked at: TLS has none, and hides
+// nothing of a client that leaves.
 func (c *client) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.Conn.(syscall.Conn); ok {
+	if sc, ok := c.raw.(syscall.Conn); ok {
 		return sc.SyscallConn()
 	}
 	return nil, errors.ErrUnsupported
@@ -73,9 +84,21 @@ func (c *client) Close() error {
 		return nil
 	}
 	defer c.left()
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger.Load() && half.CloseWrite() == nil {
-		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-		_, _ = io.CopyN(io.Discard, c.Conn, c.most)
+	if c.linger.Load() && c.closeWrite() == nil {
+		_ = c.raw.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.raw, c.most)
 	}
 	return c.Conn.Close()
+}
+
+// closeWrite says that nothing more will come.
+func (c *client) closeWrite() error {
+	if c.secure != nil {
+		_ = c.secure.tls.CloseWrite() // it cannot before the handshake
+	}
+	half, ok := c.raw.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
 }

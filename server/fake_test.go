@@ -204,6 +204,16 @@ type world struct {
 
 func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*server.Config)) *world {
 	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newWorldAt(t, ln, kind, h, change)
+}
+
+// newWorldAt is newWorld behind a listener of the test's.
+func newWorldAt(t *testing.T, ln net.Listener, kind engine.Kind, h http.HandlerFunc, change func(*server.Config)) *world {
+	t.Helper()
 	w := &world{t: t, engine: newFakeEngine(t, kind, h), ledger: &fakeLedger{}, gate: &fakeGate{}, client: &http.Client{Transport: &http.Transport{}}}
 	cfg := server.Config{Engine: w.engine, Ledger: w.ledger, Gate: w.gate, Drain: 10 * time.Second,
 		Metrics: server.NewMetrics(func() (time.Time, bool) { return time.Time{}, false }),
@@ -216,10 +226,6 @@ func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*s
 		t.Fatal(err)
 	}
 	w.server = s
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	w.addr = ln.Addr().String()
 	w.url = "http://" + w.addr
 	ctx, cancel := context.WithCancel(context.Background())

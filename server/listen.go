@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -20,7 +21,9 @@ type listener struct {
 	limit   int   // connections that are served at once
 	most    int64 // bytes of one request
 	open    atomic.Int64
-	refused func() // a connection was closed without a word
+	refused func()                                 // a connection was closed without a word
+	tls     *tls.Config                            // nil: plain
+	alien   func(conn net.Conn, plain bool) []byte // see secure.failed
 	closed  sync.Once
 	said    time.Time // owned by Accept
 }
@@ -32,7 +35,12 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err == nil {
 			n := l.open.Add(1)
 			if n <= int64(l.limit+spareConns) {
-				return &client{Conn: c, over: n > int64(l.limit), left: func() { l.open.Add(-1) }, most: l.most, room: l.most}, nil
+				cl := &client{Conn: c, raw: c, over: n > int64(l.limit), left: func() { l.open.Add(-1) }, most: l.most, room: l.most}
+				if l.tls != nil {
+					cl.secure = &secure{tls: tls.Server(c, l.tls), failed: func(plain bool) []byte { return l.alien(c, plain) }}
+					cl.Conn = cl.secure.tls
+				}
+				return cl, nil
 			}
 			l.open.Add(-1)
 			l.refused()

@@ -132,6 +132,11 @@ func (m *Metrics) refused(e *apiError) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_refusals_total{code=%q,status=\"%d\"}", e.code, e.status)).Inc()
 }
 
+// handshakeFailed counts a client with whom no TLS was agreed on.
+func (m *Metrics) handshakeFailed() {
+	m.set.GetOrCreateCounter("spotinference_tls_handshake_failures_total").Inc()
+}
+
 // SampleFailed counts a dark minute by its class.
 func (m *Metrics) SampleFailed(class string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_sample_failures_total{class=%q}", class)).Inc()

@@ -13,6 +13,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -62,6 +63,9 @@ type Config struct {
 
 	// Keys are those that the ledger has, revoked ones among them. See PutKey.
 	Keys []ledger.Key
+
+	// TLS makes Run speak it; nil: plain HTTP.
+	TLS *tls.Config
 
 	// Drain is how long running answers may go on after the server was asked
 	// to stop; then they are cut, with an error that says so.
@@ -201,6 +205,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 		Listener: ln, log: s.cfg.Log, limit: s.cfg.MaxConns,
 		most:    2*int64(s.cfg.MaxBody) + maxHead, // chunks may be as large as what they hold
 		refused: func() { s.cfg.Metrics.refused(errBusy) },
+		tls:     s.cfg.TLS, alien: s.handshakeFailed,
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(in) }()

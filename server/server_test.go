@@ -325,7 +325,7 @@ func TestAClientThatLeaves(t *testing.T) {
 
 func (w *world) metric(name string) string {
 	w.t.Helper()
-	resp, err := http.Get(w.url + "/metrics")
+	resp, err := w.client.Get(w.url + "/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}
