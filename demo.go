@@ -44,7 +44,7 @@ func demoAccounts(root string) map[string]demoAccount {
 func demoProviders() []string { return slices.Sorted(maps.Keys(demoAccounts(""))) }
 
 // demoHint shows what to type next, to be copied as it stands.
-func demoHint(w io.Writer, addr string, o options) {
+func demoHint(w io.Writer, curl string, o options) {
 	key, where := "", ""
 	if o.key != "" {
 		key = ` -H "Authorization: Bearer $SPOTINFERENCE_API_KEY"`
@@ -53,10 +53,10 @@ func demoHint(w io.Writer, addr string, o options) {
 		where = " --ledger " + o.ledger
 	}
 	fmt.Fprintf(w, `
-  curl http://%s/v1/chat/completions%s -d '{"messages":[{"role":"user","content":"What does a token cost?"}]}'
+  %s/v1/chat/completions%s -d '{"messages":[{"role":"user","content":"What does a token cost?"}]}'
   spotinference report cost --demo --window 10m%s
 
-`, addr, key, where)
+`, curl, key, where)
 }
 
 // startDemo starts the simulated provider and points o at it, and at the

@@ -20,6 +20,7 @@ import (
 	"spotinference/ledger/report"
 	"spotinference/server/engine"
 	"spotinference/server/engine/sim"
+	"spotinference/socket"
 )
 
 // Exit codes.
@@ -110,7 +111,7 @@ func hintFor(err error) string {
 		return question.Hint
 	}
 	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
+	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, socket.ErrInUse):
 		return "stop what listens there, or name another address with --listen"
 	case errors.Is(err, ledger.ErrPlace):
 		return "name another place with --ledger"

@@ -18,7 +18,7 @@ import (
 
 // options are serve's settings, checked.
 type options struct {
-	listen       string
+	wayIn        wayInOptions
 	ledger       string
 	ownLedger    bool // --ledger was given
 	command      []string
@@ -65,7 +65,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 		words = s.command
 	}
 	o = options{
-		listen: s.text("listen"), command: words, kind: engine.Kind(s.text("engine")), tcp: s.on("engine-tcp"),
+		command: words, kind: engine.Kind(s.text("engine")), tcp: s.on("engine-tcp"),
 		provider: s.text("provider"), demo: s.on("demo"), demoProvider: s.text("demo-provider"), file: s.file,
 	}
 	if o.billing, err = billingOptions(s); err != nil {
@@ -171,6 +171,9 @@ func serveOptions(s settings, words []string) (o options, err error) {
 		return o, err
 	}
 	o.ownLedger = s.text("ledger") != ""
+	if o.wayIn, err = readWayIn(s, o.ledger); err != nil {
+		return o, err
+	}
 	// A ledger may hold keys, unless it is not there yet or about to be made afresh;
 	// runServe asks again when it has seen.
 	_, noLedger := os.Stat(o.ledger)
@@ -183,7 +186,7 @@ func (o options) checkWayIn(keyed bool) error {
 	if err := checkOrigins(o.origins, keyed); err != nil {
 		return err
 	}
-	return checkListen(o.listen, keyed)
+	return checkListen(o.wayIn.listen, keyed)
 }
 
 // findMissing says all that is missing at once, and finds the provider where
@@ -250,6 +253,12 @@ func checkOrigins(origins []string, keyed bool) error {
 
 // checkListen refuses an address that anybody could use without a key.
 func checkListen(addr string, keyed bool) error {
+	if path, ok := strings.CutPrefix(addr, unixListen); ok {
+		if path == "" {
+			return usagef("use a path such as unix:/run/spotinference.sock", "serve: listen on %q: no path", addr)
+		}
+		return nil // for our own user only
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
 		return usagef("use an address such as 127.0.0.1:8080", "serve: listen on %q: not an address", addr)

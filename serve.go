@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -68,7 +66,13 @@ from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // a forgotten -- is seen at the command, not at its first flag
-	f.String("listen", "127.0.0.1:8080", "address to serve on; beyond loopback only with an API key")
+	f.String("listen", "127.0.0.1:8080", "address to serve on, beyond loopback only with an API key; or unix: and a path, for our own user only")
+	f.String("tls-cert", "", "serve TLS with this certificate, and those that signed it, in PEM; read again when it changes")
+	f.String("tls-key", "", "its key, readable by its owner only")
+	f.StringSlice("tls-domain", nil, "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
+	f.String("tls-cache", "", "directory for them and their keys (default beside the ledger)")
+	f.String("tls-authority", "", "ACME directory of another authority")
+	f.Lookup("tls-authority").Hidden = true
 	f.String("engine", "", "llama or vllm, where the command's name does not tell")
 	f.Bool("engine-tcp", false, "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
 	f.String("provider", "", "whose bill to read: "+strings.Join(billing.Names(), ", ")+"; none serves without a bill. Found from the environment where that is unambiguous")
@@ -178,11 +182,11 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if why, hint := (billing.Disks{Getenv: os.Getenv}).Dying(o.ledger); why != "" && !o.demo {
 		log.Warn("the ledger may be lost with the machine: "+why, "ledger", o.ledger, "hint", hint)
 	}
-	ln, err := net.Listen("tcp", o.listen)
+	in, err := o.wayIn.open(log)
 	if err != nil {
-		return fmt.Errorf("serve: %w", err)
+		return err
 	}
-	defer ln.Close()
+	defer in.Close()
 
 	led, err := ledger.Open(ledger.Config{Path: o.ledger, Demo: o.demo, Afresh: o.demo, Log: log})
 	if err != nil {
@@ -230,7 +234,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	srv, err = server.New(server.Config{
 		CloseGrace: o.terms.CloseGrace, OnClosed: after.closed,
 		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
-		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins,
+		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins, TLS: in.tls,
 	})
 	if err != nil {
 		return err
@@ -278,19 +282,20 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	}
 
 	event("gateway", "started", "")
-	log.Info("listening", "url", "http://"+ln.Addr().String(), "ledger", o.ledger, "provider", o.provider, "engine", eng.Kind())
+	log.Info("listening", "url", in.url, "ledger", o.ledger, "provider", o.provider, "engine", eng.Kind())
 	if provider == nil {
 		log.Warn("serving without a bill: no spend is known, and no budget holds")
 	}
 	if o.demo && !o.json {
-		demoHint(stderr, ln.Addr().String(), o)
+		demoHint(stderr, in.curl, o)
 	}
 
 	g, ctx := errgroup.WithContext(soft)
 	engineCtx, stopEngine := context.WithCancel(context.Background())
 	backCtx, stopBack := context.WithCancel(context.Background())
 	drained := make(chan struct{})
-	g.Go(func() error { defer stopEngine(); defer close(drained); return srv.Run(ctx, hard, ln) })
+	g.Go(func() error { defer stopEngine(); defer close(drained); return srv.Run(ctx, hard, in.Listener) })
+	g.Go(func() error { return in.run(backCtx) })
 	g.Go(func() error { defer stopBack(); return eng.Run(engineCtx) })
 	g.Go(func() error { return gate.Run(backCtx) })
 	if cards != nil {
