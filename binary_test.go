@@ -105,9 +105,14 @@ func (s *serving) listens() *serving {
 // start starts serve and does not wait for it to listen.
 func start(t testing.TB, bin string, env []string, args ...string) *serving {
 	t.Helper()
-	state := t.TempDir()
-	s := &serving{t: t, exited: make(chan struct{})}
-	s.cmd = exec.Command(bin, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)...)
+	cmd := exec.Command(bin, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)...)
+	return startAs(t, cmd, t.TempDir(), env...)
+}
+
+// startAs starts a command that is a serve, with its state in a directory.
+func startAs(t testing.TB, cmd *exec.Cmd, state string, env ...string) *serving {
+	t.Helper()
+	s := &serving{t: t, cmd: cmd, exited: make(chan struct{})}
 	s.cmd.Dir = state
 	s.cmd.Env = append(cleanEnv(), append([]string{"XDG_STATE_HOME=" + state, "XDG_CONFIG_HOME=" + state}, env...)...)
 	pipe, err := s.cmd.StderrPipe()

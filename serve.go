@@ -51,6 +51,9 @@ from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, words []string) error {
+			if err := shield(); err != nil {
+				return err
+			}
 			s, err := loadSettings(cmd)
 			if err != nil {
 				return err
