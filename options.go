@@ -24,6 +24,7 @@ type options struct {
 	command      []string
 	kind         engine.Kind
 	tcp          bool
+	engineUser   *engine.User // nil: ours
 	startWait    time.Duration
 	stallAfter   time.Duration
 	suspend      engine.Method
@@ -94,6 +95,11 @@ func serveOptions(s settings, words []string) (o options, err error) {
 	case "", engine.Llama, engine.VLLM:
 	default:
 		return o, usagef("use llama or vllm", "serve: engine %q: not known", o.kind)
+	}
+	if name := s.text("engine-user"); name != "" {
+		if o.engineUser, err = engine.LookupUser(name); err != nil {
+			return o, usagef(hintFor(err), "serve: %w", err)
+		}
 	}
 	for flag, to := range map[string]*time.Duration{
 		"sample-every": &o.sampleEvery, "max-sample-age": &o.maxAge, "drain": &o.drain, "start-timeout": &o.startWait,

@@ -77,6 +77,7 @@ from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 	f.String("tls-authority", "", "ACME directory of another authority")
 	f.Lookup("tls-authority").Hidden = true
 	f.String("engine", "", "llama or vllm, where the command's name does not tell")
+	f.String("engine-user", "", "run the engine as this user, by name or number; only root can")
 	f.Bool("engine-tcp", false, "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
 	f.String("provider", "", "whose bill to read: "+strings.Join(billing.Names(), ", ")+"; none serves without a bill. Found from the environment where that is unambiguous")
 	f.String("provider-url", "", "base of the provider's API, https or on loopback: a proxy, a simulator")
@@ -154,7 +155,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	var cards *gpu.Monitor      // and this; the demo has none, whose figures are all simulated
 	var eng *engine.Engine
 	engineConfig := engine.Config{
-		Command: o.command, Kind: o.kind, TCP: o.tcp, StartTimeout: o.startWait, Log: log, Stderr: stderr,
+		Command: o.command, Kind: o.kind, TCP: o.tcp, User: o.engineUser, StartTimeout: o.startWait, Log: log, Stderr: stderr,
 		Suspend: o.suspend, SleepLevel: o.sleepLevel, Idle: o.idle, WakeTimeout: o.wakeTimeout, WakeQueue: o.wakeQueue,
 		OnTransition: func(t engine.Transition) {
 			logEngine(log, note, eng.Identity(), t)

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The test binary is the children of its own tests, by its name or first word.
@@ -36,6 +38,23 @@ func TestMain(m *testing.M) {
 		for {
 			fmt.Print(strings.Repeat("x", 4096))
 		}
+	case "undumpable": // starts itself from memory
+		image, err := os.ReadFile("/proc/self/exe")
+		if err == nil {
+			err = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+		}
+		var c *child
+		if err == nil {
+			c, err = startFromMemory(image, []string{helperName})
+		}
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		<-c.lines()
+		fmt.Println("started")
+		_ = c.end()
+		os.Exit(0)
 	case "gateway": // has a deaf child, and waits to be killed
 		c, err := startChild(self("deaf"))
 		if err != nil {
@@ -212,5 +231,36 @@ exec sleep 60
 	s := m.Latest()
 	if c := s.Cards[0]; c.UUID != "GPU-a" || *c.Power != 27310 || *c.EventReasons != 1 || c.ECCCorrected != nil || c.Energy != nil || c.Processes != nil {
 		t.Errorf("reading %+v", c)
+	}
+}
+
+// TestStartFromMemoryUndumpable: a process that cannot be dumped does not own its
+// /proc, yet starts the helper from there, as an ordinary user, too.
+func TestStartFromMemoryUndumpable(t *testing.T) {
+	image, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "spotinference-open-") // t.TempDir is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "gateway")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(bin, image, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	users := []*syscall.Credential{nil}
+	if os.Geteuid() == 0 {
+		users = append(users, &syscall.Credential{Uid: 65534, Gid: 65534})
+	}
+	for _, u := range users {
+		cmd := exec.Command(bin, "undumpable")
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: u}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.HasSuffix(string(out), "started\n") {
+			t.Errorf("as %v: %v, %s", u, err, out)
+		}
 	}
 }

@@ -123,6 +123,14 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 	if dir != "" {
 		cmd.Args = append(cmd.Args, "--dir", dir)
 	}
+	if as := e.cfg.User; as != nil {
+		cmd.Args = append(cmd.Args, "--user", as.words())
+		// Who opens /dev/stderr anew must be let.
+		if err := outputW.Chown(int(as.UID), int(as.GID)); err != nil {
+			closeAll(files...)
+			return nil, fmt.Errorf("open the guard's pipes: %w", err)
+		}
+	}
 	cmd.Args = append(append(cmd.Args, "--"), p.argv...)
 	cmd.Env = p.env
 	cmd.Stdout, cmd.Stderr = outputW, outputW

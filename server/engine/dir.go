@@ -25,9 +25,13 @@ func randomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// defaultDir is a name that nobody has, in the place for sockets.
-func defaultDir() string {
+// defaultDir is a name that nobody has, in the place for sockets. That of our own
+// user is closed to another one.
+func defaultDir(as *User) string {
 	base := os.Getenv("XDG_RUNTIME_DIR")
+	if as != nil {
+		base = os.TempDir()
+	}
 	if st, err := os.Stat(base); !filepath.IsAbs(base) || err != nil || !st.IsDir() {
 		base = os.TempDir()
 	}
@@ -44,10 +48,18 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// makeDir makes sure that dir is a directory that only we can enter: whoever can
-// reach the socket can ask the engine for its key's worth of work.
-func makeDir(dir string) (made bool, err error) {
+// makeDir makes sure that dir is a directory that only we can enter, and as, who is
+// nil or makes us root: whoever can reach the socket can ask the engine for its key's
+// worth of work.
+func makeDir(dir string, as *User) (made bool, err error) {
+	owner := os.Geteuid()
 	err = os.Mkdir(dir, 0o700)
+	if as != nil {
+		owner = int(as.UID)
+		if err == nil {
+			err = os.Chown(dir, int(as.UID), int(as.GID))
+		}
+	}
 	if err == nil {
 		return true, nil
 	}
@@ -59,7 +71,7 @@ func makeDir(dir string) (made bool, err error) {
 		return false, fmt.Errorf("read the run directory: %w", err)
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !st.IsDir() || st.Mode().Perm()&0o077 != 0 || !ok || int(sys.Uid) != os.Geteuid() {
+	if !st.IsDir() || st.Mode().Perm()&0o077 != 0 || !ok || int(sys.Uid) != owner {
 		return false, &Error{
 			Msg:  fmt.Sprintf("run directory %q is open to others", dir),
 			Hint: "chmod 700 it, or let spotinference make one",

@@ -41,6 +41,8 @@ type Config struct {
 	// Env is what the engine's environment is made from, os.Environ() by default. It
 	// is scrubbed of our own variables and the providers' credentials.
 	Env []string
+	// User is whom the engine runs as; nil: as us.
+	User *User
 	// Guard is the command that runs Guard; our own executable by default.
 	Guard []string
 
@@ -158,7 +160,7 @@ func New(cfg Config) (*Engine, error) {
 		broken: map[Method]int{}, took: map[Method][]time.Duration{},
 	}
 	if e.ownedDir {
-		cfg.Dir = defaultDir()
+		cfg.Dir = defaultDir(cfg.User)
 	}
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("find the run directory: %w", err)
@@ -166,6 +168,12 @@ func New(cfg Config) (*Engine, error) {
 	e.cfg = cfg
 	e.command = append([]string{path}, cfg.Command[1:]...)
 	e.env, _ = dropEnv(cfg.Env, secretNames)
+	e.env = cfg.User.env(e.env)
+	if cfg.User != nil {
+		if err := cfg.User.canEnter(filepath.Dir(cfg.Dir)); err != nil {
+			return nil, err
+		}
+	}
 	if !cfg.TCP {
 		if err := checkSocketPath(e.socket()); err != nil {
 			return nil, err

@@ -38,9 +38,11 @@ const (
 	killBound = 8 * time.Second       // then what is left hangs in the kernel, and no signal helps
 )
 
-// Guard is the main function of the hidden guard command: [--dir DIR] -- COMMAND.
-// DIR is the run directory, which the guard removes when the gateway cannot. It is the engine's parent and the subreaper of all that the engine starts,
-// and nobody else's: it must run in a process of its own, started by Engine.Run.
+// Guard is the main function of the hidden guard command:
+// [--dir DIR] [--user UID,GID,...] -- COMMAND. DIR is the run directory, which the guard
+// removes when the gateway cannot. It is the engine's parent and the subreaper of all
+// that the engine starts, and nobody else's: it must run in a process of its own,
+// started by Engine.Run. The engine alone runs as the user, with those groups.
 //
 // It ignores the signals that a terminal or an init system sends to everybody, since
 // its one duty is to be there until the tree is gone. If it is killed itself, the
@@ -49,6 +51,15 @@ func Guard(args []string) int {
 	var dir string
 	if len(args) > 1 && args[0] == "--dir" {
 		dir, args = args[1], args[2:]
+	}
+	var as *syscall.Credential
+	if len(args) > 1 && args[0] == "--user" {
+		var err error
+		if as, err = credential(args[1]); err != nil {
+			fmt.Fprintf(os.Stderr, "guard: %v\n", err)
+			return 2
+		}
+		args = args[2:]
 	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
@@ -77,7 +88,7 @@ func Guard(args []string) int {
 	leader, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2},
-		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL},
+		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Credential: as},
 	})
 	if err != nil {
 		fmt.Fprintf(status, "%s %v\n", reportFailed, err)

@@ -1,0 +1,116 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// User is whom the engine runs as: what a model's code or a hole in the engine can do
+// is then what that user may. The guard stays ours, so that nothing of the engine's
+// can end it.
+type User struct {
+	Name, Home string
+	UID, GID   uint32
+	Groups     []uint32
+}
+
+// LookupUser finds a user by name or number. It refuses, as *Error, where we may not
+// become somebody else.
+func LookupUser(name string) (*User, error) {
+	if os.Geteuid() != 0 {
+		return nil, &Error{fmt.Sprintf("engine user %q: only root can start the engine as another user", name), "start spotinference as root, or leave out --engine-user"}
+	}
+	found, err := user.Lookup(name)
+	if err != nil {
+		if byID, idErr := user.LookupId(name); idErr == nil {
+			found, err = byID, nil
+		}
+	}
+	if err != nil {
+		return nil, &Error{fmt.Sprintf("engine user %q: %v", name, err), "name a user of this machine: useradd --system makes one"}
+	}
+	groups, err := found.GroupIds()
+	if err != nil {
+		return nil, fmt.Errorf("read the groups of engine user %q: %w", name, err)
+	}
+	ids, err := parseIDs(append([]string{found.Uid, found.Gid}, groups...))
+	if err != nil {
+		return nil, fmt.Errorf("engine user %q: %w", name, err)
+	}
+	if ids[0] == 0 {
+		return nil, &Error{fmt.Sprintf("engine user %q is root", name), "name an ordinary user, or leave out --engine-user"}
+	}
+	return &User{Name: found.Username, Home: found.HomeDir, UID: ids[0], GID: ids[1], Groups: ids[2:]}, nil
+}
+
+// env is the environment that our own leaves to u: its home is u's, and so are the
+// places that are told by XDG_*.
+func (u *User) env(env []string) []string {
+	if u == nil {
+		return env
+	}
+	env, _ = dropEnv(env, []string{"HOME", "USER", "LOGNAME", "MAIL", "XDG_*"})
+	return append(env, "HOME="+u.Home, "USER="+u.Name, "LOGNAME="+u.Name)
+}
+
+// words are u for the guard's command line.
+func (u *User) words() string {
+	ids := []string{fmt.Sprint(u.UID), fmt.Sprint(u.GID)}
+	for _, g := range u.Groups {
+		ids = append(ids, fmt.Sprint(g))
+	}
+	return strings.Join(ids, ",")
+}
+
+// credential is the reverse of words.
+func credential(words string) (*syscall.Credential, error) {
+	ids, err := parseIDs(strings.Split(words, ","))
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) < 2 {
+		return nil, errors.New("a user without a group")
+	}
+	return &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}, nil
+}
+
+func parseIDs(texts []string) (ids []uint32, err error) {
+	for _, text := range texts {
+		id, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("id %q: not a number", text)
+		}
+		ids = append(ids, uint32(id))
+	}
+	return ids, nil
+}
+
+// canEnter refuses a directory that u cannot come to.
+func (u *User) canEnter(dir string) error {
+	for at := dir; ; at = filepath.Dir(at) {
+		st, err := os.Stat(at)
+		if err != nil {
+			return fmt.Errorf("read the run directory's place: %w", err)
+		}
+		sys := st.Sys().(*syscall.Stat_t)
+		enter := os.FileMode(0o001)
+		switch {
+		case sys.Uid == u.UID:
+			enter = 0o100
+		case sys.Gid == u.GID:
+			enter = 0o010
+		}
+		if st.Mode().Perm()&enter == 0 {
+			return &Error{fmt.Sprintf("engine user %q cannot enter %s, where its socket would be", u.Name, at), "set TMPDIR to a directory that everybody may enter"}
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
