@@ -84,6 +84,9 @@ func (s *server) newJob(req *request, prompts []prompt) (*job, error) {
 			if s.rest.spoilt() { // weights that hold nothing
 				q.words = slices.Repeat([]string{"!"}, length)
 			}
+			if j.faults.Say != "" && length > 0 {
+				q.words[0] = " " + j.faults.Say
+			}
 			if j.faults.BigEvent && length > 1 {
 				q.words[1] = " " + strings.Repeat("long", 16<<10)
 			}

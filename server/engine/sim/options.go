@@ -61,6 +61,7 @@ type faults struct {
 	DropAfter  int     `json:"drop_after"`  // tokens before the connection breaks
 	ErrorAfter int     `json:"error_after"` // tokens before an error event
 	Hang       bool    `json:"hang"`        // never leaves prefill
+	Say        string  `json:"say"`         // the first token, instead of what would be
 	BigEvent   bool    `json:"big_event"`   // one token is 64 KiB long
 	NullEvent  bool    `json:"null_event"`  // a stream begins with "data: null", as newer llama-server does for prompt arrays
 }
