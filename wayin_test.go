@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -65,7 +66,7 @@ func TestServeOnAUnixSocket(t *testing.T) {
 	if s.url != "unix:"+path {
 		t.Errorf("listening at %s", s.url)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
 	healthy := func() {
 		t.Helper()
 		resp, err := client.Get("http://gateway/healthz")
@@ -127,7 +128,7 @@ func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
 	}
 	// The names are those that serve knows: one that it does not is said to be unknown.
 	for _, name := range append([]string{"nothing"}, names...) {
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", s.ledger+".sock") }}}
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", s.ledger+".sock") }}}
 		resp, err := client.Post("http://serve/"+name, "application/json", strings.NewReader("null"))
 		if err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -39,7 +40,7 @@ var ways = map[string]func(t *testing.T, h http.HandlerFunc, change func(*server
 			t.Fatal(err)
 		}
 		w := newWorldAt(t, ln, engine.Llama, h, change)
-		w.client.Transport = &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", path) }}
+		w.client.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}
 		w.url = "http://gateway"
 		return w, func() net.Conn { return dialed(t)(net.Dial("unix", path)) }
 	},
