@@ -25,8 +25,7 @@ func (l *Ledger) AddEngineSample(s EngineSample) error {
 		return fmt.Errorf("engine sample at %s of a process started at %s: %w", s.At, s.Started, ErrRefused)
 	}
 	return l.submit(context.Background(), func(w *batch) error {
-		_, err := w.exec("INSERT INTO engine_sample VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (at) DO NOTHING",
-			micros(s.At), micros(s.Started), s.Engine, s.Prompt, s.Completion, s.WithCached, s.Quiet)
+		_, _, err := w.insert(formEngineSample, micros(s.At), micros(s.Started), s.Engine, s.Prompt, s.Completion, s.WithCached, s.Quiet)
 		if err != nil {
 			return fmt.Errorf("engine sample: %w", err)
 		}

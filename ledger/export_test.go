@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"log/slog"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,8 +78,10 @@ func (r *Reader) Count(query string) (n int64, err error) {
 	return int64(v), err
 }
 
-// FillRollups makes the rollups of the bill and the busy time of a ledger that was
+// FillRollups makes the rollups of the bill, the busy time and the chain of a ledger that was
 // written behind its back.
 func FillRollups(db *sql.DB) error {
-	return inTx(db, nil, func(tx *sql.Tx) error { return errors.Join(fillRollups(tx), fillBusy(tx)) })
+	return inTx(db, nil, func(tx *sql.Tx) error {
+		return errors.Join(fillRollups(tx), fillBusy(tx), fillChain(tx, time.Now(), slog.New(slog.DiscardHandler)))
+	})
 }

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -38,16 +39,20 @@ func (l *Ledger) AddGPUMinute(m GPUMinute) error {
 		return fmt.Errorf("minute of card %q with an energy of %d mJ: %w", m.UUID, *m.Energy, ErrRefused)
 	}
 	return l.submit(context.Background(), func(w *batch) error {
-		if _, err := w.exec("INSERT INTO gpu (uuid, name) VALUES (?, ?) ON CONFLICT DO NOTHING", m.UUID, m.Name); err != nil {
+		var card int64
+		err := w.scan("SELECT id FROM gpu WHERE uuid = ?", []any{m.UUID}, &card)
+		if errors.Is(err, sql.ErrNoRows) {
+			card, _, err = w.insert(formGPU, nil, m.UUID, m.Name)
+		}
+		if err != nil {
 			return fmt.Errorf("card: %w", err)
 		}
-		done, err := w.exec(`INSERT INTO gpu_minute SELECT ?, id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM gpu WHERE uuid = ? ON CONFLICT DO NOTHING`,
-			micros(m.At), micros(m.Since), m.Source, m.Readings, m.UtilisationAvg, m.UtilisationMax, m.MemoryAvg, m.MemoryMax,
-			m.PowerAvg, m.PowerMax, m.TemperatureMax, m.Energy, m.UUID)
+		_, added, err := w.insert(formGPUMinute, micros(m.At), card, micros(m.Since), m.Source, m.Readings, m.UtilisationAvg, m.UtilisationMax,
+			m.MemoryAvg, m.MemoryMax, m.PowerAvg, m.PowerMax, m.TemperatureMax, m.Energy)
 		if err != nil {
 			return fmt.Errorf("minute of card %q: %w", m.UUID, err)
 		}
-		if n, err := done.RowsAffected(); err != nil || n != 1 {
+		if !added {
 			return fmt.Errorf("minute of card %q at %s is there already: %w", m.UUID, m.At, ErrRefused)
 		}
 		return nil

@@ -153,7 +153,7 @@ func Open(cfg Config) (led *Ledger, err error) {
 		}
 	}()
 	w.SetMaxOpenConns(1)
-	if err := migrate(w, cfg.Demo); err != nil {
+	if err := migrate(w, cfg); err != nil {
 		return nil, wrap(err)
 	}
 	r, err := OpenReader(cfg.Path, cfg.Demo)
@@ -251,7 +251,7 @@ func openDB(path string, params ...string) (*sql.DB, error) {
 
 // migrate brings the schema to this binary's version, each step in one
 // transaction with the version that it leaves.
-func migrate(db *sql.DB, demo bool) error {
+func migrate(db *sql.DB, cfg Config) error {
 	files, err := fs.Glob(schema, "schema/*.sql")
 	if err != nil {
 		return err
@@ -271,20 +271,28 @@ func migrate(db *sql.DB, demo bool) error {
 		stmts := []string{string(text), "PRAGMA user_version = " + strconv.Itoa(n+1)}
 		if n == 0 {
 			stmts = append(stmts, fmt.Sprintf("PRAGMA application_id = %d", applicationID),
-				"INSERT INTO meta VALUES ('demo', '"+map[bool]string{false: "0", true: "1"}[demo]+"')")
+				"INSERT INTO meta VALUES ('demo', '"+map[bool]string{false: "0", true: "1"}[cfg.Demo]+"')")
 		}
-		if err := inTx(db, stmts, fill[n]); err != nil {
+		var then func(*sql.Tx) error
+		if f := fill[n]; f != nil {
+			then = func(tx *sql.Tx) error { return f(tx, cfg) }
+		}
+		if err := inTx(db, stmts, then); err != nil {
 			return fmt.Errorf("migrate %s: %w", filepath.Base(files[n]), err)
 		}
 	}
 	if isNew {
 		return nil
 	}
-	return checkDemo(db, demo)
+	return checkDemo(db, cfg.Demo)
 }
 
 // fill is what a step does beyond its SQL.
-var fill = map[int]func(*sql.Tx) error{1: fillRollups, 2: fillBusy}
+var fill = map[int]func(*sql.Tx, Config) error{
+	1: func(tx *sql.Tx, _ Config) error { return fillRollups(tx) },
+	2: func(tx *sql.Tx, _ Config) error { return fillBusy(tx) },
+	7: func(tx *sql.Tx, cfg Config) error { return fillChain(tx, cfg.Now(), cfg.Log) },
+}
 
 func inTx(db *sql.DB, stmts []string, then func(*sql.Tx) error) error {
 	tx, err := db.Begin()

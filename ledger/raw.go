@@ -89,11 +89,7 @@ func (w *batch) writeRaw(series, hour int64, body []byte) (int64, error) {
 			return 0, err
 		}
 	}
-	res, err := w.exec("INSERT INTO raw (coding, base, body) VALUES (?, ?, ?)", coding, base, packed)
-	if err != nil {
-		return 0, err
-	}
-	id, err := res.LastInsertId()
+	id, _, err := w.insert(formRaw, nil, coding, base, packed)
 	if err != nil {
 		return 0, err
 	}

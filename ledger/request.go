@@ -20,15 +20,12 @@ func (w *batch) addRequest(r Request) error {
 	if err != nil {
 		return err
 	}
-	res, err := w.exec(`INSERT INTO request VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
-		at, r.ID, r.Endpoint, r.Model, r.Key, r.Stream, string(r.Status), r.HTTP, micros(r.Started), nullMicros(r.First),
+	_, added, err := w.insert(formRequest, at, r.ID, r.Endpoint, r.Model, r.Key, r.Stream, string(r.Status), r.HTTP, micros(r.Started), nullMicros(r.First),
 		r.Usage.PromptTokens, r.Usage.CachedTokens, r.Usage.CompletionTokens, r.LowerBound)
 	if err != nil {
 		return fmt.Errorf("request %s: %w", r.ID, err)
 	}
-	if n, err := res.RowsAffected(); err != nil {
-		return err
-	} else if n == 1 {
+	if added {
 		w.last = max(w.last, at)
 		m := floorMinute(at)
 		if w.minutes[m] == nil {

@@ -53,13 +53,9 @@ func (w *batch) addSample(s Sample) (int64, error) {
 		return 0, err
 	}
 	at := micros(s.At)
-	res, err := w.exec("INSERT INTO sample (at, source) VALUES (?, ?)", at, source)
+	id, _, err := w.insert(formSample, nil, at, source)
 	if err != nil {
 		return 0, fmt.Errorf("sample: %w", err)
-	}
-	id, err := res.LastInsertId()
-	if err != nil {
-		return 0, err
 	}
 	src := sourceRow{truth: s.Truth, calibrated: s.Calibrated, every: s.Every.Microseconds()}
 	if err := w.rollSample(id, at, source, src, newest); err != nil {
@@ -95,7 +91,7 @@ func (w *batch) addLine(sample, at, series int64, ln Line, kept map[string]int64
 		return err
 	}
 	bill := nullNanos(ln.Bill)
-	if _, err := w.exec("INSERT INTO reading VALUES (?, ?, ?, ?)", sample, state, bill, raw); err != nil {
+	if _, _, err := w.insert(formReading, sample, state, bill, raw); err != nil {
 		return err
 	}
 	return w.rollLine(series, sample, at, bill, nullMicros(ln.Created))
@@ -104,8 +100,7 @@ func (w *batch) addLine(sample, at, series int64, ln Line, kept map[string]int64
 // source is the id of what s says of itself, which seldom changes.
 func (w *batch) source(s Sample) (int64, error) {
 	return w.intern("SELECT id FROM source WHERE provider = ? AND account = ? AND currency = ? AND truth = ? AND step = ? AND lag = ? AND calibrated = ? AND every = ?",
-		"INSERT INTO source (provider, account, currency, truth, step, lag, calibrated, every) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-		s.Provider, s.Account, s.Currency, string(s.Truth), s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, s.Every.Microseconds())
+		formSource, s.Provider, s.Account, s.Currency, string(s.Truth), s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, s.Every.Microseconds())
 }
 
 // series is the id of the bill that ln continues, or begins in sample.
@@ -114,31 +109,23 @@ func (w *batch) series(sample int64, provider string, ln Line) (id int64, err er
 	if !errors.Is(err, sql.ErrNoRows) {
 		return id, err
 	}
-	res, err := w.exec("INSERT INTO series (resource, epoch, provider, kind, seen) VALUES (?, ?, ?, ?, ?)",
-		ln.Resource, ln.Epoch, provider, string(ln.Kind), sample)
-	if err != nil {
-		return 0, err
-	}
-	return res.LastInsertId()
+	id, _, err = w.insert(formSeries, nil, ln.Resource, ln.Epoch, provider, string(ln.Kind), sample)
+	return id, err
 }
 
 // state is the id of what ln says beside its bill, which seldom changes.
 func (w *batch) state(series int64, ln Line) (int64, error) {
 	return w.intern("SELECT id FROM state WHERE series = ? AND kind = ? AND status = ? AND running = ? AND rate IS ? AND created IS ?",
-		"INSERT INTO state (series, kind, status, running, rate, created) VALUES (?, ?, ?, ?, ?, ?)",
-		series, string(ln.Kind), ln.Status, ln.Running, nullNanos(ln.Rate), nullMicros(ln.Created))
+		formState, series, string(ln.Kind), ln.Status, ln.Running, nullNanos(ln.Rate), nullMicros(ln.Created))
 }
 
 // intern finds the row that holds args, or makes it.
-func (w *batch) intern(find, insert string, args ...any) (id int64, err error) {
+func (w *batch) intern(find string, f *form, args ...any) (id int64, err error) {
 	if err = w.scan(find, args, &id); !errors.Is(err, sql.ErrNoRows) {
 		return id, err
 	}
-	res, err := w.exec(insert, args...)
-	if err != nil {
-		return 0, err
-	}
-	return res.LastInsertId()
+	id, _, err = w.insert(f, append([]any{nil}, args...)...)
+	return id, err
 }
 
 // oneCurrency fixes the ledger's currency at its first sample.
@@ -187,7 +174,7 @@ func nullNanos(n *Nanos) sql.NullInt64 {
 // AddSampleFailure writes a dark minute.
 func (l *Ledger) AddSampleFailure(ctx context.Context, f SampleFailure) error {
 	return l.submit(ctx, func(w *batch) error {
-		_, err := w.exec("INSERT INTO sample_failure (at, call, class) VALUES (?, ?, ?)", micros(f.At), f.Call, f.Class)
+		_, _, err := w.insert(formSampleFailure, nil, micros(f.At), f.Call, f.Class)
 		return err
 	})
 }

@@ -166,7 +166,7 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		// SQLite has rolled back by itself after some errors, and a commit
 		// that failed may have been written: then there is nothing to undo.
 		_ = w.control("ROLLBACK")
-		w.newest = nil
+		w.newest, w.tip = nil, nil
 		var sick *sqlite.Error
 		if errors.As(err, &sick) && sick.Code()&0xff == sqlite3.SQLITE_FULL { // what ENOSPC becomes, too
 			err = fmt.Errorf("%w: %w", ErrFull, err)
@@ -180,9 +180,10 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 // batch is one transaction under way and what the writer remembers between
 // them. Owned by run.
 type batch struct {
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt // prepared once, on conn
-	now   time.Time            // one time for the whole transaction
+	conn    *sql.Conn
+	stmts   map[string]*sql.Stmt // prepared once, on conn
+	inserts []string             // of each form
+	now     time.Time            // one time for the whole transaction
 
 	// saved holds the ids that stand in open_request, as of the last commit.
 	saved   map[string]bool
@@ -196,12 +197,16 @@ type batch struct {
 	last    int64               // finished of the newest request row that we know of
 	wrote   bool                // this transaction has changed something
 
+	link link   // of this transaction
+	tip  *Chain // the newest link, as of the last commit; nil where not known
+	next *Chain // and after this one
+
 	// The time that was asked for last, and the free one given for it.
 	asked, given int64
 }
 
 func newBatch(conn *sql.Conn) *batch {
-	return &batch{conn: conn, stmts: map[string]*sql.Stmt{}, saved: map[string]bool{}, minutes: map[int64]*Totals{}, hours: map[hourKey]*Totals{}}
+	return &batch{conn: conn, inserts: insertsOf(), stmts: map[string]*sql.Stmt{}, saved: map[string]bool{}, minutes: map[int64]*Totals{}, hours: map[hourKey]*Totals{}}
 }
 
 func (w *batch) begin(now time.Time) {
@@ -210,6 +215,7 @@ func (w *batch) begin(now time.Time) {
 	clear(w.minutes)
 	clear(w.hours)
 	w.ran = w.ran[:0]
+	w.link.begin()
 }
 
 // stmt returns query prepared, the first time preparing it.
@@ -294,11 +300,15 @@ func (w *batch) flush() error {
 			return fmt.Errorf("hour: %w", err)
 		}
 	}
-	return w.flushBusy()
+	if err := w.flushBusy(); err != nil {
+		return err
+	}
+	return w.flushLink()
 }
 
 // committed moves what the transaction did into what the writer remembers.
 func (w *batch) committed() {
+	w.tip = w.next
 	if w.replace != nil {
 		clear(w.saved)
 		for _, o := range w.replace {
@@ -316,7 +326,7 @@ func (l *Ledger) AddEvent(e Event) error {
 }
 
 func (w *batch) addEvent(e Event) error {
-	_, err := w.exec("INSERT INTO event (at, kind, subject, detail) VALUES (?, ?, ?, ?)", micros(e.At), e.Kind, e.Subject, e.Detail)
+	_, _, err := w.insert(formEvent, nil, micros(e.At), e.Kind, e.Subject, e.Detail)
 	return err
 }
 
