@@ -150,8 +150,8 @@ func TestPitfall01PeriodReset(t *testing.T) {
 			if st.moves < 6 {
 				t.Errorf("%s: %d samples with a move", provider, st.moves)
 			}
-			if problems, err := led.Verify(t.Context()); err != nil || len(problems) > 0 {
-				t.Errorf("verify: %v, %v", problems, err)
+			if v, err := led.Verify(t.Context()); err != nil || len(v.Problems) > 0 {
+				t.Errorf("verify: %v, %v", v.Problems, err)
 			}
 		})
 	}

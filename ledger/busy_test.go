@@ -227,8 +227,8 @@ func TestVerifyBusyTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := led.Verify(t.Context())
-		if err != nil || len(got) != 1 || !strings.Contains(got[0], want) {
-			t.Errorf("%s: %q, %v, want %q", statement, got, err, want)
+		if err != nil || len(got.Problems) != 1 || !strings.Contains(got.Problems[0], want) {
+			t.Errorf("%s: %q, %v, want %q", statement, got.Problems, err, want)
 		}
 		led.Close()
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,4 +85,35 @@ func FillRollups(db *sql.DB) error {
 	return inTx(db, nil, func(tx *sql.Tx) error {
 		return errors.Join(fillRollups(tx), fillBusy(tx), fillChain(tx, time.Now(), slog.New(slog.DiscardHandler)))
 	})
+}
+
+// VerifyAhead is Verify that holds few rows.
+func (r *Reader) VerifyAhead(ctx context.Context, ahead int) (Verification, error) {
+	return r.verify(ctx, ahead, nil)
+}
+
+// Forms are the columns of each table that is in the chain.
+func Forms() map[string][]string {
+	all := map[string][]string{}
+	for _, f := range forms {
+		all[f.table] = slices.Clone(f.columns)
+	}
+	return all
+}
+
+// Texts asks for one column of text.
+func (r *Reader) Texts(query string) (all []string, err error) {
+	rows, err := r.db.Query(query)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, rows.Err()
 }

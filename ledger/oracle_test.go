@@ -527,8 +527,8 @@ func openFar(t *testing.T, path string) *ledger.Ledger {
 
 func verified(t *testing.T, led *ledger.Ledger) {
 	t.Helper()
-	if problems, err := led.Verify(t.Context()); err != nil || len(problems) > 0 {
-		t.Fatalf("verify: %v, %v", problems, err)
+	if v, err := led.Verify(t.Context()); err != nil || len(v.Problems) > 0 {
+		t.Fatalf("verify: %v, %v", v.Problems, err)
 	}
 }
 

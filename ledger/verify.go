@@ -5,27 +5,54 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
 // maxProblems bounds what Verify names: a broken file breaks in many places.
 const maxProblems = 100
 
+// Verification is what Verify found.
+type Verification struct {
+	Problems []string         // what does not fit; none is a ledger that is as it was written
+	Chain    Chain            // the newest link
+	Rows     map[string]int64 // read of each chained table
+}
+
 // Verify reads everything and says what does not fit: SQLite's own check of the
-// file, and each rollup against the rows that it sums. No problem is an empty
-// list; err is for a ledger that cannot be read at all.
-func (r *Reader) Verify(ctx context.Context) (problems []string, err error) {
-	v := verifier{}
-	err = r.snapshot(ctx, func(tx *sql.Tx) error {
+// file, each row against the chain, and each rollup against the rows that it sums.
+// noted are heads of the chain from before, or at least 16 digits of each. err is
+// for a ledger that cannot be read at all.
+func (r *Reader) Verify(ctx context.Context, noted ...string) (Verification, error) {
+	return r.verify(ctx, lookAhead, noted)
+}
+
+func (r *Reader) verify(ctx context.Context, ahead int, noted []string) (Verification, error) {
+	for _, h := range noted {
+		if err := CheckHead(h); err != nil {
+			return Verification{}, err
+		}
+	}
+	v := verifier{ahead: ahead, rows: map[string]int64{}}
+	err := r.snapshot(ctx, func(tx *sql.Tx) error {
 		v.tx = tx
-		for _, check := range []func() error{v.integrity, v.requests, v.busy, v.bills, v.replies} {
+		chain := func() error { return v.chain(noted) }
+		for _, check := range []func() error{v.integrity, chain, v.requests, v.busy, v.bills, v.replies, v.currency} {
 			if err := check(); err != nil && !errors.Is(err, errEnough) {
 				return err
 			}
 		}
 		return nil
 	})
-	return v.problems, err
+	return Verification{Problems: v.problems, Chain: v.tip, Rows: v.rows}, err
+}
+
+// CheckHead says whether text may be a head, or enough of one.
+func CheckHead(text string) error {
+	if len(text) < shortHead || len(text) > 2*len(Head{}) || strings.Trim(text, "0123456789abcdef") != "" {
+		return fmt.Errorf("head %q: want %d to %d hexadecimal digits, in lower case", text, shortHead, 2*len(Head{}))
+	}
+	return nil
 }
 
 // errEnough ends a check that has found more than anybody reads.
@@ -33,7 +60,10 @@ var errEnough = errors.New("enough problems")
 
 type verifier struct {
 	tx       *sql.Tx
+	ahead    int // rows of a table that are held while the chain comes to them
 	problems []string
+	tip      Chain
+	rows     map[string]int64
 }
 
 func (v *verifier) problem(format string, args ...any) error {
@@ -230,6 +260,14 @@ func (v *verifier) same(got, want any, readErr error, format string, args ...any
 		return v.problem("%s: does not sum its samples", what)
 	}
 	return nil
+}
+
+// currency compares the ledger's one currency with that of its samples.
+func (v *verifier) currency() error {
+	return v.each(`SELECT DISTINCT currency FROM source WHERE currency IS NOT (SELECT value FROM meta WHERE key = 'currency')`,
+		func(text string) error {
+			return v.problem("currency: the ledger's own is not %s, that of its samples", text)
+		})
 }
 
 // replies decodes every reply.

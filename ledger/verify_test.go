@@ -28,8 +28,8 @@ func TestVerifyFindsWhatDoesNotFit(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", statements, err)
 		}
-		if !strings.Contains(strings.Join(got, "\n"), want) {
-			t.Errorf("%s: %q, want %q", statements, got, want)
+		if !strings.Contains(strings.Join(got.Problems, "\n"), want) {
+			t.Errorf("%s: %q, want %q", statements, got.Problems, want)
 		}
 		led.Close()
 	}
