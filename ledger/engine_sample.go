@@ -44,17 +44,22 @@ func (r *Reader) EngineRuns(from, to time.Time) (last []EngineSample, err error)
 		}
 		defer rows.Close()
 		for rows.Next() {
-			var s EngineSample
-			var at, started int64
-			if err := rows.Scan(&at, &started, &s.Engine, &s.Prompt, &s.Completion, &s.WithCached, &s.Quiet); err != nil {
+			s, err := scanEngineSample(rows)
+			if err != nil {
 				return err
 			}
-			s.At, s.Started = fromMicros(at), fromMicros(started)
 			last = append(last, s)
 		}
 		return rows.Err()
 	})
 	return last, err
+}
+
+func scanEngineSample(row interface{ Scan(...any) error }) (s EngineSample, err error) {
+	var at, started int64
+	err = row.Scan(&at, &started, &s.Engine, &s.Prompt, &s.Completion, &s.WithCached, &s.Quiet)
+	s.At, s.Started = fromMicros(at), fromMicros(started)
+	return s, err
 }
 
 // Why the engine's count and the ledger's are as far apart as they are.

@@ -375,7 +375,8 @@ func removeDemo(path string) error {
 
 // Reader answers questions about a ledger that this or another process writes.
 type Reader struct {
-	db *sql.DB
+	db   *sql.DB
+	path string
 }
 
 // OpenReader opens a ledger for reading only; it works beside a writer. It
@@ -403,7 +404,7 @@ func OpenReader(path string, demo bool) (*Reader, error) {
 		db.Close()
 		return nil, wrap(err)
 	}
-	return &Reader{db: db}, nil
+	return &Reader{db: db, path: path}, nil
 }
 
 func checkReadable(db *sql.DB, known int, demo bool) error {
