@@ -158,7 +158,8 @@ func newRoot() *cobra.Command {
 
 	root.AddCommand(
 		newServe(),
-		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter(), newReportWakes()),
+		parent("report", "What the ledger says", newReportUsage(), newReportCost(), newReportGPU(), newReportReconcile(), newReportMeter(), newReportWakes(), newReportEvents()),
+		parent("ledger", "Look after the ledger itself", newLedgerVerify(), newLedgerBackup(), newLedgerExport()),
 		parent("billing", "Look at the provider's bill", newBillingCheck(), newBillingProbe()),
 		parent("budget", "What may be spent, and what is", newBudgetShow(), newBudgetOverride()),
 		parent("key", "API keys: who may use this gateway, and how much", newKeyCreate(), newKeyList(), newKeyRevoke()),
@@ -280,14 +281,7 @@ func ask(cmd *cobra.Command, now time.Time) (q question, err error) {
 	if err != nil {
 		return q, usagef(hintFor(err), "%w", err)
 	}
-	path, err := ledgerPath(s)
-	if err != nil {
-		return q, err
-	}
-	r, err := ledger.OpenReader(path, s.on("demo"))
-	if errors.Is(err, ledger.ErrMissing) {
-		return q, missingLedger(s, err)
-	}
+	r, err := openReader(s)
 	if err != nil {
 		return q, err
 	}

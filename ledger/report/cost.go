@@ -74,6 +74,7 @@ type CostReport struct {
 	Pending        Pending  `json:"pending"`
 	Flags          []string `json:"flags"` // sorted, each once
 	Demo           bool     `json:"demo"`
+	Chain          Chain    `json:"chain"`
 	Band           Band     `json:"band"`
 	// Utilisation is the share of the snapped window in which at least one
 	// request was in the engine, in four digits: "0.3720". Requests that still
@@ -164,6 +165,9 @@ func (b basis) window() ledger.Window {
 // A window whose money is not known is no error: see Refused.
 func Cost(r *ledger.Reader, q CostQuery) (CostReport, error) {
 	c, err := cost(r, q)
+	if err == nil {
+		c.Chain, err = chainOf(r)
+	}
 	if err != nil {
 		return CostReport{}, fmt.Errorf("report cost: %w", err)
 	}
@@ -496,7 +500,7 @@ func (c CostReport) cells() []cell {
 	}
 	fromID, fromAt := c.Samples.From.cells()
 	toID, toAt := c.Samples.To.cells()
-	return []cell{
+	return append([]cell{
 		{"window_from", stampOrEmpty(c.Window.From)},
 		{"window_to", stampOrEmpty(c.Window.To)},
 		{"window_asked_from", stamp(c.Window.AskedFrom)},
@@ -530,7 +534,7 @@ func (c CostReport) cells() []cell {
 		{"split_waking", decimalOrEmpty(c.Split.Waking)},
 		{"split_suspended", decimalOrEmpty(c.Split.Suspended)},
 		{"split_down", decimalOrEmpty(c.Split.Down)},
-	}
+	}, c.Chain.cells()...)
 }
 
 func (s *SampleRef) cells() (id, at string) {

@@ -39,6 +39,7 @@ func (c CostReport) text() string {
 	if c.basis.query.Proof && !c.Refused() {
 		b.WriteString(c.proofText())
 	}
+	c.Chain.write(&b)
 	return b.String()
 }
 

@@ -42,6 +42,7 @@ type GPUReport struct {
 	CostPerMillion *Decimal `json:"cost_per_million_output_tokens"`
 	CostReason     string   `json:"cost_reason"`
 	Demo           bool     `json:"demo"`
+	Chain          Chain    `json:"chain"`
 
 	cost CostReport
 
@@ -143,6 +144,9 @@ func gpuReport(r *ledger.Reader, q GPUQuery) (g GPUReport, err error) {
 	}
 	g.cost, err = cost(r, CostQuery{Window: q.Window, Explicit: q.Explicit, Now: q.Now, MaxSampleAge: q.MaxSampleAge, Bucket: NoBucket, Demo: q.Demo})
 	g.Currency, g.CostPerMillion, g.CostReason = g.cost.Currency, g.cost.CostPerMillion, g.cost.Reason
+	if err == nil {
+		g.Chain, err = chainOf(r)
+	}
 	return g, err
 }
 

@@ -76,6 +76,7 @@ func (g GPUReport) text() string {
 		heading(&b, "GPU", Span{g.Window.AskedFrom, g.Window.AskedTo}, g.Demo)
 		b.WriteString("\n")
 		paragraph(&b, "Not known: no GPU readings in this window. Nothing was serving then, or it found no driver: its log says at the start which source it reads the cards from, and why no better one.")
+		g.Chain.write(&b)
 		return b.String()
 	}
 	heading(&b, "GPU", Span{*g.Window.From, *g.Window.To}, g.Demo)
@@ -94,6 +95,7 @@ func (g GPUReport) text() string {
 	for _, r := range g.remarks() {
 		paragraph(&b, r)
 	}
+	g.Chain.write(&b)
 	return b.String()
 }
 

@@ -21,6 +21,7 @@ type MeterReport struct {
 	Drifts  []MeterDrift  `json:"drifts"`  // in the window, as they were seen
 	Flags   []string      `json:"flags"`
 	Demo    bool          `json:"demo"`
+	Chain   Chain         `json:"chain"`
 
 	Overrides []Override `json:"overrides,omitempty"` // of the budget, in the window
 }
@@ -96,6 +97,9 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 	}
 	if drift || len(rep.Drifts) > 0 {
 		rep.Flags = append(rep.Flags, FlagDrift)
+	}
+	if rep.Chain, err = chainOf(r); err != nil {
+		return wrap(err)
 	}
 	return rep, nil
 }
@@ -187,6 +191,7 @@ func (m MeterReport) text() string {
 		paragraph(&b, note)
 	}
 	paragraph(&b, "An engine's counters begin at zero when its process starts. llama-server's prompt counter leaves out what came from its cache, and so does the ledger's figure beside it. What an engine made to prove that it woke is taken off its count. A difference that no cut or running request and no rounding explains is a drift.")
+	m.Chain.write(&b)
 	return b.String()
 }
 

@@ -78,6 +78,7 @@ type ReconcileReport struct {
 	Ledger     Decimal `json:"ledger"`
 	Difference Decimal `json:"difference"`
 	Demo       bool    `json:"demo"`
+	Chain      Chain   `json:"chain"`
 
 	Overrides []Override `json:"overrides,omitempty"` // of the budget, in these days
 }
@@ -118,6 +119,9 @@ type resourceDay struct {
 // Reconcile compares. Every amount of the ledger's is a difference of bills.
 func Reconcile(r *ledger.Reader, q ReconcileQuery) (ReconcileReport, error) {
 	rep, err := reconcile(r, q)
+	if err == nil {
+		rep.Chain, err = chainOf(r)
+	}
 	if err != nil {
 		return ReconcileReport{}, fmt.Errorf("report reconcile: %w", err)
 	}
@@ -556,5 +560,6 @@ func (rep ReconcileReport) text() string {
 	for _, note := range overrideTexts(rep.Overrides) {
 		paragraph(&b, note)
 	}
+	rep.Chain.write(&b)
 	return b.String()
 }

@@ -18,6 +18,7 @@ type UsageReport struct {
 	CompletionTokens int64    `json:"completion_tokens"`
 	ByStatus         ByStatus `json:"by_status"`
 	Demo             bool     `json:"demo"`
+	Chain            Chain    `json:"chain"`
 
 	Overrides []Override `json:"overrides,omitempty"` // of the budget, in the window
 
@@ -47,6 +48,10 @@ func Usage(r *ledger.Reader, w ledger.Window, demo bool) (UsageReport, error) {
 	if err != nil {
 		return UsageReport{}, fmt.Errorf("report usage: %w", err)
 	}
+	chain, err := chainOf(r)
+	if err != nil {
+		return UsageReport{}, fmt.Errorf("report usage: %w", err)
+	}
 	return UsageReport{
 		Overrides:        lifted,
 		Window:           Span(w),
@@ -56,6 +61,7 @@ func Usage(r *ledger.Reader, w ledger.Window, demo bool) (UsageReport, error) {
 		CompletionTokens: t.Usage.CompletionTokens,
 		ByStatus:         ByStatus{OK: t.OK, Aborted: t.Aborted, Failed: t.Failed, Lost: t.Lost},
 		Demo:             demo,
+		Chain:            chain,
 		lowerBound:       t.LowerBound,
 	}, nil
 }
@@ -75,7 +81,7 @@ func (u UsageReport) Write(w io.Writer, f Format) error {
 }
 
 func (u UsageReport) cells() []cell {
-	return []cell{
+	return append([]cell{
 		{"window_from", stamp(u.Window.From)},
 		{"window_to", stamp(u.Window.To)},
 		{"requests", integer(u.Requests)},
@@ -87,7 +93,7 @@ func (u UsageReport) cells() []cell {
 		{"by_status_failed", integer(u.ByStatus.Failed)},
 		{"by_status_lost", integer(u.ByStatus.Lost)},
 		{"demo", strconv.FormatBool(u.Demo)},
-	}
+	}, u.Chain.cells()...)
 }
 
 func (u UsageReport) text() string {
@@ -107,6 +113,7 @@ func (u UsageReport) text() string {
 		paragraph(&b, note)
 	}
 	paragraph(&b, "Counted: requests that finished in this window, also those that were cut short. Not counted: requests that are still running.")
+	u.Chain.write(&b)
 	return b.String()
 }
 
