@@ -284,10 +284,11 @@ func cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
 // of 50,000 output tokens in all, the last of them cut short.
 func cmdFixture(ts *testscript.TestScript, neg bool, args []string) {
 	wants(ts, !neg && len(args) == 1, "fixture FILE")
-	led, err := ledger.Open(ledger.Config{Path: ts.MkAbs(args[0])})
+	noon := time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
+	// The clock stands, so that the head of the chain is always the same one.
+	led, err := ledger.Open(ledger.Config{Path: ts.MkAbs(args[0]), Now: func() time.Time { return noon.Add(time.Hour) }})
 	ts.Check(err)
 	ts.Check(led.SetProvider("hyperstack"))
-	noon := time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
 	rate := ledger.Nanos(1_800_000_000)
 	for minute := range 11 {
 		bill := ledger.Nanos(2_000_000_000 + 30_000_000*minute)
