@@ -40,11 +40,13 @@ var (
 	formGPU       = &form{number: 11, table: "gpu", keys: 1, numbers: true, columns: columns("id uuid name")}
 	formGPUMinute = &form{number: 12, table: "gpu_minute", keys: 2, twice: " ON CONFLICT DO NOTHING",
 		columns: columns("at gpu since source readings utilisation_avg utilisation_max memory_avg memory_max power_avg power_max temperature_max energy")}
+	formKey        = &form{number: 13, table: "api_key", keys: 1, text: true, columns: columns("id name digest created expires budget rpm tpm models")}
+	formKeyRevoked = &form{number: 14, table: "api_key_revoked", keys: 1, text: true, columns: columns("id at")}
 )
 
 // forms are all of them, by their numbers from 1.
 var forms = []*form{formRequest, formSource, formSeries, formState, formRaw, formSample, formReading, formSampleFailure, formEvent,
-	formEngineSample, formGPU, formGPUMinute}
+	formEngineSample, formGPU, formGPUMinute, formKey, formKeyRevoked}
 
 func columns(names string) []string { return strings.Fields(names) }
 
