@@ -81,7 +81,7 @@ noted a head of the chain before and names it with --head; every report prints o
 				err = writeVerified(cmd.OutOrStdout(), v, heads, s.on("demo"))
 			}
 			if err == nil && len(v.Problems) > 0 {
-				err = &hintedError{fmt.Errorf("%s: %d things do not fit; the first: %s", what, len(v.Problems), v.Problems[0]),
+				err = &hintedError{fmt.Errorf("%s: what does not fit: %d; the first: %s", what, len(v.Problems), v.Problems[0]),
 					"compare it with a copy from before: spotinference ledger verify --ledger COPY"}
 			}
 			return err

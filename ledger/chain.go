@@ -154,12 +154,19 @@ const toldOf = 200_000
 // nothing: a chain is never empty.
 func fillChain(tx *sql.Tx, now time.Time, log *slog.Logger) error {
 	var total, done int64
+	var there []*form // a table that comes with a later step has no row yet
 	for _, f := range forms {
-		var n int64
+		var tables, n int64
+		if err := tx.QueryRow("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?", f.table).Scan(&tables); err != nil {
+			return err
+		}
+		if tables == 0 {
+			continue
+		}
 		if err := tx.QueryRow("SELECT count(*) FROM " + f.table).Scan(&n); err != nil {
 			return err
 		}
-		total += n
+		there, total = append(there, f), total+n
 	}
 	began := time.Now()
 	if total >= toldOf {
@@ -190,7 +197,7 @@ func fillChain(tx *sql.Tx, now time.Time, log *slog.Logger) error {
 			return err
 		}
 	}
-	for _, f := range forms {
+	for _, f := range there {
 		err := eachRow(tx, f, func(row []any) error {
 			l.add(f, row)
 			done++

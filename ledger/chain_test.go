@@ -403,3 +403,19 @@ func TestTheDocumentIsEnoughToCheckTheChain(t *testing.T) {
 		t.Errorf("%d rows to head %x, want %d to %s", rows, head, want, v.Chain.Head)
 	}
 }
+
+// The rows of a ledger that had no chain are linked when it is opened, in links of a
+// bounded size.
+func TestAnOldLedgerGetsItsChain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l.db")
+	oldLedger(t, path, history{}, traffic(seeded(1), 9000), nil)
+	led := open(t, path)
+	before := chain(t, led.Reader)
+	if before.Links != 1+3 {
+		t.Errorf("%d links over 9000 rows, want one over nothing and three over up to 4096", before.Links)
+	}
+	add(t, led, request("new", minute(1), 1))
+	if v, err := led.Verify(t.Context(), before.Head.String()); err != nil || len(v.Problems) > 0 || v.Rows["request"] != 9001 || v.Chain.Links != 5 {
+		t.Errorf("verify: %+v, %v", v, err)
+	}
+}
