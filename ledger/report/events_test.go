@@ -126,6 +126,11 @@ func TestEveryReportSaysTheHead(t *testing.T) {
 		}, err error) {
 			return report.GPU(b.Reader, report.GPUQuery{Window: w, Now: at(5), MaxSampleAge: 3 * 60e9})
 		},
+		"wakes": func() (r interface {
+			Write(io.Writer, report.Format) error
+		}, err error) {
+			return report.Wakes(b.Reader, report.WakesQuery{Window: w, Now: at(5), MaxSampleAge: 3 * 60e9})
+		},
 		"reconcile": func() (r interface {
 			Write(io.Writer, report.Format) error
 		}, err error) {

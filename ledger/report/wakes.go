@@ -44,6 +44,7 @@ type WakesReport struct {
 	Reason string   `json:"reason"`
 	Flags  []string `json:"flags"` // of the cost report
 	Demo   bool     `json:"demo"`
+	Chain  Chain    `json:"chain"`
 
 	cost CostReport
 }
@@ -92,6 +93,9 @@ func (w WakesReport) Refused() bool { return len(w.Wakes) > 0 && w.cost.Refused(
 // all else that the engine did.
 func Wakes(r *ledger.Reader, q WakesQuery) (WakesReport, error) {
 	w, err := wakesReport(r, q)
+	if err == nil {
+		w.Chain, err = chainOf(r)
+	}
 	if err != nil {
 		return WakesReport{}, fmt.Errorf("report wakes: %w", err)
 	}

@@ -69,6 +69,7 @@ func (w WakesReport) text() string {
 	for _, r := range w.remarks() {
 		paragraph(&b, r)
 	}
+	w.Chain.write(&b)
 	return b.String()
 }
 
