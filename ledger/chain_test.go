@@ -39,6 +39,12 @@ func everything(t *testing.T, led *ledger.Ledger) {
 		}
 	}
 	perDay := ledger.Nanos(5e9)
+	if _, err := led.AddOverride(time.Hour, &perDay, "a demo"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := led.EndOverride(); err != nil {
+		t.Fatal(err)
+	}
 	for _, k := range []ledger.Key{
 		{ID: "key_2", Name: "ann", Digest: [32]byte{1}, Created: t0},
 		{ID: "key_1", Name: "bob", Digest: [32]byte{2}, Created: t0, Expires: t0.Add(time.Hour), PerDay: &perDay, RPM: 60, Models: []string{"m"}},
@@ -124,6 +130,8 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 	f(changed+"engine_sample 2026-11-23T12:01:00Z", "UPDATE engine_sample SET prompt = 0")
 	f(changed+"gpu 1, gpu_minute ", "UPDATE gpu SET name = 'A100'")
 	f(changed+"gpu_minute 2026-11-23T12:01:00Z/1", "UPDATE gpu_minute SET power_avg = NULL")
+	f(changed+"override 1", "UPDATE override SET amount = NULL")
+	f(changed+"override_end 1", "UPDATE override_end SET at = at + 1")
 	f(changed+"api_key key_1", "UPDATE api_key SET budget = NULL WHERE id = 'key_1'")
 	f(changed+"api_key_revoked key_2", "UPDATE api_key_revoked SET at = at + 1")
 	f(changed+"event 2", "UPDATE event SET subject = subject || substr(detail, 1, 1), detail = substr(detail, 2) WHERE id = 2") // nothing but a border moves
@@ -134,6 +142,8 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 	f("reading 4/2 is gone", "DELETE FROM reading WHERE sample = 4 AND state = 2")
 	f("raw 4 is gone", "PRAGMA foreign_keys = 0", "DELETE FROM raw WHERE id = 4")
 	f("sample_failure 1 is gone", "DELETE FROM sample_failure WHERE id = 1")
+	f("override 1 is gone", "PRAGMA foreign_keys = 0", "DELETE FROM override")
+	f("override_end 1 is gone", "DELETE FROM override_end")
 	f("api_key_revoked key_2 is gone", "DELETE FROM api_key_revoked")
 	f("api_key key_1 is gone", "DELETE FROM api_key WHERE id = 'key_1'")
 	f("event 4 is gone", "DELETE FROM event WHERE id = 4")
@@ -152,9 +162,11 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 		"state 3":                      "state SELECT 3, series, kind, 'x', running, rate, created FROM state WHERE id = 1",
 		"raw 9":                        "raw SELECT 9, coding, base, body FROM raw WHERE id = 1",
 		"sample_failure 5":             "sample_failure VALUES (5, 1, '', '')",
-		"event 9":                      "event VALUES (9, 1, '', '', '')",
+		"event 99":                     "event VALUES (99, 1, '', '', '')",
 		"engine_sample 1970-01-01T00:00:00.000001Z": "engine_sample VALUES (1, 1, '', 0, 0, 0, 0)",
-		"gpu 2": "gpu VALUES (2, 'x', 'x')",
+		"override 2":     "override VALUES (2, 1, 2, NULL, 'x')",
+		"override_end 2": "override_end VALUES (2, 1)",
+		"gpu 2":          "gpu VALUES (2, 'x', 'x')",
 		"gpu_minute 1970-01-01T00:00:00.000001Z/1": "gpu_minute (at, gpu, since, source, readings) VALUES (1, 1, 1, '', 1)",
 	} {
 		f(table+in, "PRAGMA foreign_keys = 0", "INSERT INTO "+columns)
@@ -306,7 +318,7 @@ func checker(db *sql.DB) (head []byte, rows int, err error) {
 		2: "source id,provider,account,currency,truth,step,lag,calibrated,every", 3: "series id,resource,epoch,provider,kind,seen",
 		4: "state id,series,kind,status,running,rate,created", 5: "raw id,coding,base,body", 6: "sample id,at,source", 7: "reading sample,state,bill,raw",
 		8: "sample_failure id,at,call,class", 9: "event id,at,kind,subject,detail", 10: "engine_sample at,started,engine,prompt,completion,with_cached,quiet",
-		13: "api_key id,name,digest,created,expires,budget,rpm,tpm,models", 14: "api_key_revoked id,at", 11: "gpu id,uuid,name", 12: "gpu_minute at,gpu,since,source,readings,utilisation_avg,utilisation_max,memory_avg,memory_max,power_avg,power_max,temperature_max,energy",
+		13: "api_key id,name,digest,created,expires,budget,rpm,tpm,models", 14: "api_key_revoked id,at", 15: "override id,at,until,amount,reason", 16: "override_end override,at", 11: "gpu id,uuid,name", 12: "gpu_minute at,gpu,since,source,readings,utilisation_avg,utilisation_max,memory_avg,memory_max,power_avg,power_max,temperature_max,energy",
 	}
 	var full []byte
 	put := func(v any) {
@@ -346,7 +358,7 @@ func checker(db *sql.DB) (head []byte, rows int, err error) {
 				where += " AND " + names[1] + " = ?"
 			}
 			args := []any{}
-			if form >= 13 {
+			if form == 13 || form == 14 {
 				size, n := binary.Uvarint(covers)
 				args, covers = append(args, string(covers[n:n+int(size)])), covers[n+int(size):]
 			}

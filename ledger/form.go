@@ -40,13 +40,15 @@ var (
 	formGPU       = &form{number: 11, table: "gpu", keys: 1, numbers: true, columns: columns("id uuid name")}
 	formGPUMinute = &form{number: 12, table: "gpu_minute", keys: 2, twice: " ON CONFLICT DO NOTHING",
 		columns: columns("at gpu since source readings utilisation_avg utilisation_max memory_avg memory_max power_avg power_max temperature_max energy")}
-	formKey        = &form{number: 13, table: "api_key", keys: 1, text: true, columns: columns("id name digest created expires budget rpm tpm models")}
-	formKeyRevoked = &form{number: 14, table: "api_key_revoked", keys: 1, text: true, columns: columns("id at")}
+	formKey         = &form{number: 13, table: "api_key", keys: 1, text: true, columns: columns("id name digest created expires budget rpm tpm models")}
+	formKeyRevoked  = &form{number: 14, table: "api_key_revoked", keys: 1, text: true, columns: columns("id at")}
+	formOverride    = &form{number: 15, table: "override", keys: 1, numbers: true, columns: columns("id at until amount reason")}
+	formOverrideEnd = &form{number: 16, table: "override_end", keys: 1, columns: columns("override at")}
 )
 
 // forms are all of them, by their numbers from 1.
 var forms = []*form{formRequest, formSource, formSeries, formState, formRaw, formSample, formReading, formSampleFailure, formEvent,
-	formEngineSample, formGPU, formGPUMinute, formKey, formKeyRevoked}
+	formEngineSample, formGPU, formGPUMinute, formKey, formKeyRevoked, formOverride, formOverrideEnd}
 
 func columns(names string) []string { return strings.Fields(names) }
 

@@ -66,13 +66,11 @@ func (l *Ledger) AddOverride(length time.Duration, amount *Nanos, reason string)
 			return err
 		}
 		o = Override{At: fromMicros(micros(w.now)), Until: fromMicros(micros(w.now.Add(length))), Amount: amount, Reason: reason}
-		res, err := w.exec("INSERT INTO override (at, until, amount, reason) VALUES (?, ?, ?, ?)", micros(o.At), micros(o.Until), nullNanos(amount), reason)
+		id, _, err := w.insert(formOverride, nil, micros(o.At), micros(o.Until), nullNanos(amount), reason)
 		if err != nil {
 			return fmt.Errorf("override: %w", err)
 		}
-		if o.ID, err = res.LastInsertId(); err != nil {
-			return err
-		}
+		o.ID = id
 		return w.overrideEvent(overrideSet, o)
 	})
 	return o, err
@@ -87,7 +85,7 @@ func (l *Ledger) EndOverride() (o Override, err error) {
 			return err
 		}
 		o.Ended = fromMicros(micros(w.now))
-		if _, err := w.exec("INSERT INTO override_end VALUES (?, ?)", o.ID, micros(o.Ended)); err != nil {
+		if _, _, err := w.insert(formOverrideEnd, o.ID, micros(o.Ended)); err != nil {
 			return fmt.Errorf("end the override: %w", err)
 		}
 		return w.overrideEvent(overrideOver, o)

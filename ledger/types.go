@@ -127,7 +127,7 @@ type SampleFailure struct {
 
 // EventKinds are all the kinds of events that are written.
 func EventKinds() []string {
-	return []string{"billing", "engine", "gate", "gateway", "gpu", "key", "meter"}
+	return []string{"billing", overrideKind, "engine", "gate", "gateway", "gpu", "key", "meter"}
 }
 
 // Event is something that happened and that a person may ask about later.
