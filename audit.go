@@ -195,7 +195,7 @@ microseconds, amounts exact decimal text; what is not known is null, in CSV empt
 				return usagef("use csv or json", "%s: format %q: rows are not written so", what, format)
 			}
 			w := report.All()
-			until, explicit, err := report.ParseUntil(s.text("until"), time.Now())
+			until, explicit, err := report.ParseUntil(s.text("until"), clock())
 			if err != nil {
 				return usagef(hintFor(err), "%w", err)
 			}
@@ -234,7 +234,7 @@ func newReportEvents() *cobra.Command {
 		Example: `  spotinference report events --window 1h
   spotinference report events --window 7d --kind gate,sample --output csv`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := ask(cmd, time.Now())
+			q, err := ask(cmd, clock())
 			if err != nil {
 				return err
 			}

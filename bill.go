@@ -134,7 +134,7 @@ func newBillingCheck() *cobra.Command {
 			if err := warnOfDisk(cmd.ErrOrStderr(), s); err != nil {
 				return err
 			}
-			sample, err := billing.Take(ctx, p, time.Now())
+			sample, err := billing.Take(ctx, p, clock())
 			if err != nil {
 				return noSample(what, err)
 			}
@@ -325,7 +325,7 @@ func runProbe(cmd *cobra.Command, s settings, path string, every, long time.Dura
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	open := func() (*ledger.Ledger, error) {
-		led, err := ledger.Open(ledger.Config{Path: path, Demo: s.on("demo"), Log: slog.New(slog.DiscardHandler)})
+		led, err := ledger.Open(ledger.Config{Path: path, Demo: s.on("demo"), Now: clock, Log: slog.New(slog.DiscardHandler)})
 		if errors.Is(err, ledger.ErrInUse) {
 			return nil, &hintedError{fmt.Errorf("%s: %w", what, err), "stop serve first: the probe writes to its ledger"}
 		}
@@ -607,7 +607,7 @@ where nothing differs but the ledger cannot say it of every day.`,
 			if err != nil {
 				return err
 			}
-			q := report.ReconcileQuery{Currency: invoice.Currency, Tolerance: tolerance, Now: time.Now(), Demo: s.on("demo")}
+			q := report.ReconcileQuery{Currency: invoice.Currency, Tolerance: tolerance, Now: clock(), Demo: s.on("demo")}
 			for _, l := range invoice.Lines {
 				q.Invoice = append(q.Invoice, report.Billed(l))
 			}

@@ -186,7 +186,7 @@ the budgets are those of this command's flags and settings.`,
 			if err != nil {
 				return err
 			}
-			now := time.Now()
+			now := clock()
 			var got budgetStatus
 			err = control.Call(cmd.Context(), control.Path(path), "budget", nil, &got)
 			if errors.Is(err, control.ErrNobody) {
@@ -258,6 +258,6 @@ func budgetCalls(gate *budget.Gate, led *ledger.Ledger) control.Calls {
 
 func budgetOf(gate *budget.Gate, led *ledger.Ledger) (budgetStatus, error) {
 	st, known := gate.State()
-	o, err := overrideNow(led.Reader, time.Now())
+	o, err := overrideNow(led.Reader, clock())
 	return describeBudget(st, known, o), err
 }

@@ -154,7 +154,7 @@ func newReportGPU() *cobra.Command {
 		Use:   "gpu",
 		Short: "What the cards did: utilisation, energy, and joules per output token",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := ask(cmd, time.Now())
+			q, err := ask(cmd, clock())
 			if err != nil {
 				return err
 			}

@@ -179,7 +179,7 @@ func newControl(name, short, long string) *cobra.Command {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			if output == "text" {
-				got.write(cmd.OutOrStdout(), time.Now())
+				got.write(cmd.OutOrStdout(), clock())
 				return nil
 			}
 			enc := json.NewEncoder(cmd.OutOrStdout())

@@ -87,7 +87,7 @@ func runKeyCreate(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	k, err := keyOf(s, time.Now())
+	k, err := keyOf(s, clock())
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func runKeyRevoke(cmd *cobra.Command, words []string) error {
 	}
 	var k ledger.Key
 	err = changeKeys(cmd, s, "key-revoke", words[0], &k, func(led *ledger.Ledger) error {
-		k, err = led.RevokeKey(words[0], time.Now())
+		k, err = led.RevokeKey(words[0], clock())
 		return err
 	})
 	if err != nil {
@@ -137,7 +137,7 @@ func changeKeys(cmd *cobra.Command, s settings, call string, in, out any, alone 
 	if s.on("demo") {
 		return &hintedError{fmt.Errorf("%w: %s", err, path), "start spotinference serve --demo first: it makes its ledger afresh"}
 	}
-	led, err := ledger.Open(ledger.Config{Path: path, Log: newLog(cmd.ErrOrStderr(), false)})
+	led, err := ledger.Open(ledger.Config{Path: path, Now: clock, Log: newLog(cmd.ErrOrStderr(), false)})
 	if errors.Is(err, ledger.ErrInUse) {
 		return &hintedError{err, "a serve starts or stops with this ledger, or its log says why no command can reach it: try again"}
 	}
@@ -177,7 +177,7 @@ func keyCalls(led *ledger.Ledger, srv *server.Server, budgets *keyBudgets, blind
 			}
 			one.Lock()
 			defer one.Unlock()
-			k, err := led.RevokeKey(word, time.Now())
+			k, err := led.RevokeKey(word, clock())
 			if err != nil {
 				return nil, &hintedError{err, hintFor(err)}
 			}
@@ -342,7 +342,7 @@ func runKeyList(cmd *cobra.Command, _ []string) error {
 	}
 	list := []listedKey{}
 	for _, k := range keys {
-		list = append(list, listed(k, time.Now()))
+		list = append(list, listed(k, clock()))
 	}
 	if output == "json" {
 		enc := json.NewEncoder(cmd.OutOrStdout())

@@ -309,7 +309,7 @@ func newReportUsage() *cobra.Command {
 		Use:   "usage",
 		Short: "Requests and tokens that were served",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := ask(cmd, time.Now())
+			q, err := ask(cmd, clock())
 			if err != nil {
 				return err
 			}
@@ -334,7 +334,7 @@ func newReportCost() *cobra.Command {
   spotinference report cost --window 1h --explain
   spotinference report cost --window 7d --output svg > cost.svg`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := ask(cmd, time.Now())
+			q, err := ask(cmd, clock())
 			if err != nil {
 				return err
 			}

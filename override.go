@@ -131,7 +131,7 @@ func overrideOffline(s settings, path string, call overrideCall) (got overrideSt
 	if err := r.Close(); err != nil {
 		return got, err
 	}
-	led, err := ledger.Open(ledger.Config{Path: path, Demo: s.on("demo"), Log: slog.New(slog.DiscardHandler)})
+	led, err := ledger.Open(ledger.Config{Path: path, Demo: s.on("demo"), Now: clock, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return got, err
 	}

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"time"
-
 	"github.com/spf13/cobra"
 
 	"spotinference/ledger/report"
@@ -13,7 +11,7 @@ func newReportMeter() *cobra.Command {
 		Use:   "meter",
 		Short: "The tokens counted here beside the engine's own counters",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := ask(cmd, time.Now())
+			q, err := ask(cmd, clock())
 			if err != nil {
 				return err
 			}

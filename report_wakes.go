@@ -1,8 +1,6 @@
 package main
 
 import (
-	"time"
-
 	"github.com/spf13/cobra"
 
 	"spotinference/ledger/report"
@@ -13,7 +11,7 @@ func newReportWakes() *cobra.Command {
 		Use:   "wakes",
 		Short: "How the engine was woken, what each wake was made of, and its share of the bill",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := ask(cmd, time.Now())
+			q, err := ask(cmd, clock())
 			if err != nil {
 				return err
 			}

@@ -192,7 +192,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	}
 	defer in.Close()
 
-	led, err := ledger.Open(ledger.Config{Path: o.ledger, Demo: o.demo, Afresh: o.demo, Log: log})
+	led, err := ledger.Open(ledger.Config{Path: o.ledger, Demo: o.demo, Afresh: o.demo, Now: clock, Log: log})
 	if err != nil {
 		return err
 	}
@@ -217,14 +217,14 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		}
 	}
 	event := func(kind, subject, detail string) {
-		note(ledger.Event{At: time.Now(), Kind: kind, Subject: subject, Detail: detail})
+		note(ledger.Event{At: clock(), Kind: kind, Subject: subject, Detail: detail})
 	}
 	if err := learn(eng, led); err != nil {
 		log.Warn("how long the engine took to wake before is not known", "err", err)
 	}
 
 	gate, err := budget.New(budget.Config{
-		Ledger: led, Terms: o.terms, MaxSampleAge: o.maxAge, Blind: provider == nil,
+		Ledger: led, Terms: o.terms, MaxSampleAge: o.maxAge, Blind: provider == nil, Now: clock,
 		OnChange: (&gateLog{led: led, log: log}).changed,
 	})
 	if err != nil {
@@ -234,17 +234,18 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		s, ok, err := led.Newest()
 		return s.At, ok && err == nil
 	})
+	metrics.AddRuntime()
 	after := &closer{eng: eng, command: o.onClose, keep: o.onCloseEnv, event: event, log: log, hard: hard}
 	srv, err = server.New(server.Config{
 		CloseGrace: o.terms.CloseGrace, OnClosed: after.closed,
-		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Log: log,
+		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Now: clock, Log: log,
 		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins, TLS: in.tls,
 	})
 	if err != nil {
 		return err
 	}
 	budgets := newKeyBudgets(led, o.terms.Location, provider == nil, srv.SetKeySpend, log)
-	if slices.ContainsFunc(keys, func(k ledger.Key) bool { return k.PerDay != nil && k.Live(time.Now()) }) {
+	if slices.ContainsFunc(keys, func(k ledger.Key) bool { return k.PerDay != nil && k.Live(clock()) }) {
 		budgets.Want()
 		if provider == nil {
 			log.Warn("without a bill no key with a budget is served", "hint", "make keys without --budget")
@@ -272,7 +273,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			})
 		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
-			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Log: log, OnSample: sampled,
+			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Now: clock, Log: log, OnSample: sampled,
 			Watch: watch, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.terms.Location) },
 		})
 		if err != nil {
@@ -381,10 +382,10 @@ func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *serv
 		return nil, nil
 	}
 	return billing.NewWatch(billing.WatchConfig{
-		Witness: w, Low: low, Log: log,
+		Witness: w, Low: low, Now: clock, Log: log,
 		OnResidual: func(r ledger.Residual) {
 			m.Residual()
-			if err := led.AddResidual(time.Now(), r); err != nil && !errors.Is(err, ledger.ErrClosed) {
+			if err := led.AddResidual(clock(), r); err != nil && !errors.Is(err, ledger.ErrClosed) {
 				log.Error("write an event", "event", "residual", "err", err)
 			}
 		},
@@ -424,7 +425,7 @@ type gateLog struct {
 const unsaidMost = 100
 
 func (g *gateLog) changed(r *budget.Refusal) {
-	e := ledger.Event{At: time.Now(), Kind: "gate", Subject: "open"}
+	e := ledger.Event{At: clock(), Kind: "gate", Subject: "open"}
 	if r == nil {
 		g.log.Info("gate open")
 	} else {

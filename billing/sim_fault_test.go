@@ -42,6 +42,8 @@ func simulateFaults(t *testing.T, st *stage) {
 	f(sim.Fault{Mode: sim.Empty, Only: "volumes"}, billing.Incomplete, "runpod")
 	f(sim.Fault{Mode: sim.Cut}, billing.Network)
 	f(sim.Fault{Mode: sim.NaN}, billing.Malformed)
+	f(sim.Fault{Mode: sim.Negative}, billing.Malformed, "hyperstack")
+	f(sim.Fault{Mode: sim.Euro}, billing.Currency, "hyperstack")
 	f(sim.Fault{Mode: sim.Empty}, billing.Incomplete)
 	f(sim.Fault{Mode: sim.StatusFalse}, billing.Incomplete)
 	f(sim.Fault{Mode: sim.Elsewhere, To: "https://elsewhere.test/"}, billing.Redirect)

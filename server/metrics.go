@@ -147,6 +147,10 @@ func (m *Metrics) Add(write func(io.Writer)) {
 	m.set.RegisterMetricsWriter(write)
 }
 
+// AddRuntime adds what Go's runtime knows of our own process, by the names that every Go
+// program has it under: goroutines, memory, collections.
+func (m *Metrics) AddRuntime() { m.Add(metrics.WriteGoMetrics) }
+
 // LowBalance says whether the provider's account is low. It is there from the first
 // look at the balance on: what is not known has no value.
 func (m *Metrics) LowBalance(low bool) {

@@ -24,6 +24,8 @@ const (
 	Truncated     = "truncated"      // half of the JSON
 	Cut           = "cut"            // the connection breaks half-way
 	NaN           = "nan"            // a bill that is no number
+	Negative      = "negative"       // a bill below zero
+	Euro          = "euro"           // a bill in another currency, of Hyperstack alone
 	Frozen        = "frozen"         // good answers whose bill stands still
 	Empty         = "empty"          // a bill without an entry
 	StatusFalse   = "status_false"   // 200, status false, nothing else
@@ -57,7 +59,7 @@ func (s *Sim) SetFault(f Fault) error {
 		defaultTo(&f.Delay, 3*time.Second)
 	case Skew:
 		defaultTo(&f.Delay, 2*time.Minute)
-	case None, Dark, ServerError, TooMany, Unauthorized, HTML, Truncated, Cut, NaN, Frozen, Empty, StatusFalse,
+	case None, Dark, ServerError, TooMany, Unauthorized, HTML, Truncated, Cut, NaN, Negative, Euro, Frozen, Empty, StatusFalse,
 		Elsewhere, Huge, MissingVolume, Refund:
 	default:
 		return fmt.Errorf("%w %q", errFault, f.Mode)
@@ -213,7 +215,7 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request) {
 	case Skew:
 		w.Header().Set("Date", s.cfg.Now().Add(f.Delay).UTC().Format(http.TimeFormat))
 		s.mux.ServeHTTP(w, r)
-	case Truncated, Cut, NaN:
+	case Truncated, Cut, NaN, Negative, Euro:
 		s.spoiled(w, r, f.Mode)
 	default: // None, and the faults of what is said rather than how
 		s.mux.ServeHTTP(w, r)
@@ -234,6 +236,12 @@ func (s *Sim) spoiled(w http.ResponseWriter, r *http.Request, mode string) {
 		body = bills.ReplaceAll(body, []byte("${1}NaN"))
 		w.WriteHeader(rec.code)
 		w.Write(body)
+	case Negative:
+		w.WriteHeader(rec.code)
+		w.Write(bills.ReplaceAll(body, []byte("${1}-1")))
+	case Euro:
+		w.WriteHeader(rec.code)
+		w.Write(bytes.ReplaceAll(body, []byte(`"org_id":`), []byte(`"currency":"EUR","org_id":`)))
 	case Truncated:
 		w.WriteHeader(rec.code)
 		w.Write(body[:len(body)/2])
