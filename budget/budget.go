@@ -69,6 +69,7 @@ func (r *Refusal) Unwrap() error { return r.Err }
 // Ledger is what the gate reads. *ledger.Ledger has it.
 type Ledger interface {
 	Reader
+	Latest() (time.Time, bool, error)
 	Frozen() (resource string, since time.Time, frozen bool, err error)
 	NewestFailure() (ledger.SampleFailure, bool, error)
 	Override(t time.Time) (ledger.Override, bool, error)
@@ -120,7 +121,8 @@ type verdict struct {
 	until   time.Time
 }
 
-// New checks cfg. The gate is closed until the first Refresh.
+// New checks cfg, and the clock by what the ledger holds. The gate is closed until the
+// first Refresh.
 func New(cfg Config) (*Gate, error) {
 	if cfg.Ledger == nil {
 		return nil, errors.New("budget: no ledger")
@@ -144,7 +146,17 @@ func New(cfg Config) (*Gate, error) {
 		begun := time.Now()
 		cfg.Elapsed = func() time.Duration { return time.Since(begun) }
 	}
-	return &Gate{cfg: cfg, nudged: make(chan struct{}, 1), book: book{led: cfg.Ledger, terms: cfg.Terms}}, nil
+	g := &Gate{cfg: cfg, nudged: make(chan struct{}, 1), book: book{led: cfg.Ledger, terms: cfg.Terms}}
+	if !cfg.Blind {
+		latest, _, err := cfg.Ledger.Latest()
+		if err != nil {
+			return nil, fmt.Errorf("budget: %w", err)
+		}
+		// It was set back before we began. Here no slack is given: the price of a doubt
+		// is to wait for the next sample.
+		g.clock.back = latest.After(cfg.Now())
+	}
+	return g, nil
 }
 
 // Allow returns nil when a new request may start, a *Refusal otherwise. It is

@@ -20,6 +20,7 @@ import (
 // world is a gate over a real ledger, with a clock that the test moves.
 type world struct {
 	t       *testing.T
+	cfg     budget.Config
 	path    string
 	led     *ledger.Ledger
 	gate    *budget.Gate
@@ -53,10 +54,18 @@ func newWorld(t *testing.T, now time.Time, change func(*budget.Config)) *world {
 	if change != nil {
 		change(&cfg)
 	}
-	if w.gate, err = budget.New(cfg); err != nil {
-		t.Fatal(err)
-	}
+	w.cfg = cfg
+	w.restart()
 	return w
+}
+
+// restart makes a new gate over the same ledger, as after a crash.
+func (w *world) restart() {
+	w.t.Helper()
+	var err error
+	if w.gate, err = budget.New(w.cfg); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // perDay is a budget.
@@ -237,6 +246,32 @@ func TestAClockThatMovedBack(t *testing.T) {
 	w.expect("")
 	w.step(-time.Hour)
 	w.expect(budget.ReasonClockBack)
+}
+
+// A gate that begins after the clock was set back knows it by what was written since
+// the newest sample: without, it would take an old bill for a young one.
+func TestAClockThatMovedBackBeforeTheGateBegan(t *testing.T) {
+	w := newWorld(t, noon, nil)
+	w.sample(0, 0)
+	for range 6 { // dark minutes
+		w.now = w.now.Add(time.Minute)
+		if err := w.led.AddSampleFailure(context.Background(), ledger.SampleFailure{At: w.now, Call: "GET /bill", Class: "timeout"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.expect(budget.ReasonFailed)
+	w.step(-5 * time.Minute)
+	w.restart()
+	w.expect(budget.ReasonClockBack)
+	w.restart() // nor is it forgotten
+	w.expect(budget.ReasonClockBack)
+	w.sample(time.Minute, 1)
+	w.expect("")
+	w.restart() // the dark minutes are still to come, again
+	w.expect(budget.ReasonClockBack)
+	w.sample(10*time.Minute, 1)
+	w.restart()
+	w.expect("")
 }
 
 func TestAClockThatJumped(t *testing.T) {

@@ -257,3 +257,16 @@ func nanosOrNil(v sql.NullInt64) *Nanos {
 	n := Nanos(v.Int64)
 	return &n
 }
+
+// Latest is the newest time that anything in the ledger carries, false where it is
+// empty. The clock was set back since, where that is still to come.
+func (r *Reader) Latest() (at time.Time, ok bool, err error) {
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		var us sql.NullInt64
+		err := tx.QueryRow(`SELECT max(at) FROM (SELECT max(at) AS at FROM sample UNION ALL SELECT max(at) FROM sample_failure
+			UNION ALL SELECT max(at) FROM event UNION ALL SELECT max(finished) FROM request)`).Scan(&us)
+		at, ok = fromMicros(us.Int64), us.Valid
+		return err
+	})
+	return at, ok, err
+}
