@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"spotinference/budget"
@@ -24,15 +23,19 @@ type closing struct {
 	opened bool               // the gate was open once
 	since  time.Time          // when it closed; zero while it is open
 	end    context.CancelFunc // ends what follows the grace, once the gate is open again; nil before
-	after  sync.WaitGroup
+	after  <-chan struct{}    // closed when what follows has ended, which may be after the closing; nil before the first
 }
 
 // watchGate closes what runs when the gate has closed, until ctx ends; OnClosed has
 // returned then.
 func (s *Server) watchGate(ctx context.Context) {
 	var c closing
-	defer c.after.Wait()
-	defer func() { c.open() }()
+	defer func() {
+		c.open()
+		if c.after != nil {
+			<-c.after
+		}
+	}()
 	every(ctx, gateLook, func() { s.lookAtGate(ctx, &c) })
 }
 
@@ -69,13 +72,29 @@ func (s *Server) lookAtGate(ctx context.Context, c *closing) {
 		s.cfg.Metrics.gateCuts.Add(n)
 		s.cfg.Log.Warn("the gate is closed: cut the answers that were still running", "requests", n)
 	}
-	if c.end != nil || s.cfg.OnClosed == nil || s.calls.inside() > 0 {
+	if c.end != nil || s.cfg.OnClosed == nil || s.calls.inside() > 0 || c.ending() {
 		return
 	}
-	var until context.Context
-	until, c.end = context.WithCancel(ctx)
-	c.after.Wait() // for that of the closing before
-	c.after.Go(func() { s.cfg.OnClosed(until, gateWord(err)) })
+	until, end := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	c.end, c.after = end, ended
+	go func() {
+		defer close(ended)
+		s.cfg.OnClosed(until, gateWord(err))
+	}()
+}
+
+// ending reports whether what followed the closing before still runs.
+func (c *closing) ending() bool {
+	if c.after == nil {
+		return false
+	}
+	select {
+	case <-c.after:
+		return false
+	default:
+		return true
+	}
 }
 
 // cutWaiting ends the calls that wait for the engine.

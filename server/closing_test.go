@@ -234,3 +234,41 @@ func TestOnceAClosing(t *testing.T) {
 	w.gate.set(stale)
 	says("exhausted", "stale")
 }
+
+// TestAClosingWhoseEndIsSlow: what follows one closing may still run in the next, which
+// waits for it and sees to the requests meanwhile; and where that has ended, too, nothing
+// follows it.
+func TestAClosingWhoseEndIsSlow(t *testing.T) {
+	let := make(chan struct{})
+	var c closings
+	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(cfg *server.Config) {
+		cfg.OnClosed = func(ctx context.Context, reason string) { c.closed(ctx, reason); <-let }
+	})
+	t.Cleanup(func() { close(let) }) // or the server could not end
+	w.engine.set(engine.Suspended)
+	w.seenOpen()
+	w.gate.set(spent)
+	eventually(t, "the first", func() bool { return len(c.heard()) == 1 })
+	w.gate.set(nil)
+	w.seenOpen()
+	w.gate.set(stale)
+	w.seenOpen()
+	w.gate.set(nil)
+	w.seenOpen()
+	go func() {
+		eventually(t, "a waiter", func() bool { _, n := w.engine.load(); return n == 1 })
+		w.gate.set(stale)
+	}()
+	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 503 || !strings.Contains(body, "(stale)") {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+	w.gate.set(nil)
+	w.seenOpen()
+	let <- struct{}{}
+	w.seenOpen()
+	if got := c.heard(); !slices.Equal(got, []string{"exhausted"}) {
+		t.Errorf("closed for %q, and the gate is open", got)
+	}
+	w.gate.set(spent)
+	eventually(t, "the next", func() bool { return len(c.heard()) == 2 })
+}
