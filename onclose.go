@@ -78,9 +78,9 @@ func (c *closer) suspend(ctx context.Context) bool {
 	}
 }
 
-// run runs the command in a process group of its own. It is not killed when we are:
-// it is what ends the spending.
-func (c *closer) run(reason string) {
+// run runs the command in a process group of its own, and returns the end of what it
+// said. It is not killed when we are: it is what ends the spending.
+func (c *closer) run(reason string) string {
 	ctx, cancel := context.WithTimeout(c.hard, onCloseTime)
 	defer cancel()
 	said := &tail{}
@@ -96,6 +96,9 @@ func (c *closer) run(reason string) {
 	}{reason}))
 	begun := time.Now()
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) { // a child that it left behind holds its output open
+		err = nil
+	}
 	took := time.Since(begun)
 	if ctx.Err() == context.DeadlineExceeded {
 		err = fmt.Errorf("killed after %s", onCloseTime)
@@ -111,6 +114,7 @@ func (c *closer) run(reason string) {
 		Outcome string  `json:"outcome"`
 		Took    float64 `json:"seconds"`
 	}{outcome, took.Seconds()}))
+	return said.String()
 }
 
 // tail keeps the end of what is written to it.

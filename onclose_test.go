@@ -61,6 +61,32 @@ func TestOnCloseIsEndedWithItsChildren(t *testing.T) {
 	}
 }
 
+// TestOnCloseMayLeaveAChild: what it leaves behind to stop the machine a moment later
+// holds its output open, and is no failure; and of much that it says the end is kept.
+func TestOnCloseMayLeaveAChild(t *testing.T) {
+	for command, want := range map[string]string{
+		`sleep 1000 & echo $!`:         `"outcome":"done"`,
+		`sleep 1000 & echo $!; exit 3`: `"outcome":"exit status 3"`,
+		`sleep 1000 & head -c 3000000 /dev/zero | tr '\0' x; echo; echo $!`: `"outcome":"done"`,
+	} {
+		var ended string
+		c := &closer{hard: t.Context(), log: slog.New(slog.DiscardHandler), event: func(_, _, detail string) { ended = detail },
+			command: []string{"sh", "-c", command}}
+		said := c.run("stale")
+		lines := strings.Fields(said)
+		pid, err := strconv.Atoi(lines[len(lines)-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Errorf("%s: its child is gone: %v", command, err)
+		}
+		if !strings.Contains(ended, want) || len(said) > tailMost {
+			t.Errorf("%s: event %s, said %d bytes, want %s", command, ended, len(said), want)
+		}
+	}
+}
+
 // TestGateEventsOutliveTheLedgersIllness: that it closed since the ledger failed is
 // written when it can be, with its own time.
 func TestGateEventsOutliveTheLedgersIllness(t *testing.T) {
