@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ func (c overrideCall) apply(led *ledger.Ledger) (overrideStatus, error) {
 		do = func() (ledger.Override, error) { return led.AddOverride(c.For, c.Amount, c.Reason) }
 	}
 	o, err := do()
-	if errors.Is(err, ledger.ErrRefused) && !c.End {
+	if errors.Is(err, ledger.ErrOverridden) {
 		return overrideStatus{}, &hintedError{err, "end it first: spotinference budget override --end"}
 	}
 	return overrideStatus{o.At, o.End(), decimal(o.Amount), o.Reason}, err
@@ -85,12 +86,15 @@ gate stays closed.`,
 	f.String("reason", "", "why: it stays in the ledger")
 	f.String("amount", "", "how much more may be spent; as much as comes where it is left out")
 	f.Bool("end", false, "end the override that is in force")
+	for _, name := range []string{"for", "reason", "amount", "end"} {
+		typed(f, name) // it is somebody's word, once: no setting may say it
+	}
 	return c
 }
 
 func readOverride(s settings) (c overrideCall, err error) {
 	const form = `spotinference budget override --for 2h --reason "why"`
-	c.Reason = s.text("reason")
+	c.Reason = strings.TrimSpace(s.text("reason"))
 	if c.For, err = s.flags.GetDuration("for"); err != nil {
 		return c, err
 	}
@@ -114,6 +118,9 @@ func readOverride(s settings) (c overrideCall, err error) {
 		return c, usagef("give a duration of 24h at most; it can be lifted again after that", "budget override: --for %s: not within a day", c.For)
 	case c.Reason == "":
 		return c, usagef(form, "budget override: --reason is missing")
+	}
+	if err := ledger.CheckReason(c.Reason); err != nil {
+		return c, usagef(form, "budget override: %w", err)
 	}
 	return c, nil
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Override lifts the budget for a while, by somebody's word. It is written before it
@@ -23,6 +25,24 @@ type Override struct {
 
 // MaxOverride is the longest time for which a budget can be lifted at once.
 const MaxOverride = 24 * time.Hour
+
+// maxReason is how many characters a reason may have: reports print it on one line.
+const maxReason = 500
+
+// ErrOverridden is returned where an override is in force already.
+var ErrOverridden = fmt.Errorf("one at a time: %w", ErrRefused)
+
+// ErrBadReason is returned for a reason that cannot be shown.
+var ErrBadReason = fmt.Errorf("want one line of %d printable characters at most: %w", maxReason, ErrRefused)
+
+// CheckReason says why text is no reason for an override, nil where it is one.
+func CheckReason(text string) error {
+	if text == "" || !utf8.ValidString(text) || utf8.RuneCountInString(text) > maxReason ||
+		strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("reason %.40q: %w", text, ErrBadReason)
+	}
+	return nil
+}
 
 // End is when o is or was over.
 func (o Override) End() time.Time {
@@ -50,9 +70,10 @@ type overrideDetail struct {
 // transaction. One is in force at a time: a second one is refused.
 func (l *Ledger) AddOverride(length time.Duration, amount *Nanos, reason string) (o Override, err error) {
 	reason = strings.TrimSpace(reason)
+	if err := CheckReason(reason); err != nil {
+		return o, fmt.Errorf("override: %w", err)
+	}
 	switch {
-	case reason == "":
-		return o, fmt.Errorf("override without a reason: %w", ErrRefused)
 	case length < time.Microsecond || length > MaxOverride:
 		return o, fmt.Errorf("override for %s: must be more than nothing and %s at most: %w", length, MaxOverride, ErrRefused)
 	case amount != nil && *amount <= 0:
@@ -61,7 +82,7 @@ func (l *Ledger) AddOverride(length time.Duration, amount *Nanos, reason string)
 	err = l.submit(context.Background(), func(w *batch) error {
 		switch old, err := scanOverride(w.row(overrideAt, micros(w.now))); {
 		case err == nil:
-			return fmt.Errorf("override: one is in force until %s (%s): %w", old.Until.Format(time.RFC3339), old.Reason, ErrRefused)
+			return fmt.Errorf("override: one is in force until %s (%s): %w", old.Until.Format(time.RFC3339), old.Reason, ErrOverridden)
 		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}

@@ -35,7 +35,7 @@ func TestOverride(t *testing.T) {
 	if err != nil || first.Reason != "a demo" || !first.Until.Equal(t0.Add(2*time.Hour)) || *first.Amount != 5 {
 		t.Fatalf("AddOverride = %+v, %v", first, err)
 	}
-	if _, err := led.AddOverride(time.Hour, nil, "more"); !errors.Is(err, ledger.ErrRefused) || !strings.Contains(err.Error(), "a demo") {
+	if _, err := led.AddOverride(time.Hour, nil, "more"); !errors.Is(err, ledger.ErrOverridden) || !errors.Is(err, ledger.ErrRefused) || !strings.Contains(err.Error(), "a demo") {
 		t.Errorf("a second override: %v", err)
 	}
 	if err := led.Close(); err != nil {
@@ -100,12 +100,20 @@ func TestOverrideRefuses(t *testing.T) {
 	}
 	f(time.Hour, nil, "")
 	f(time.Hour, nil, " \t")
+	f(time.Hour, nil, "two\nlines")
+	f(time.Hour, nil, "\x1b[2Ja demo")
+	f(time.Hour, nil, "read \u202ebackwards")
+	f(time.Hour, nil, "half a \xc3")
+	f(time.Hour, nil, strings.Repeat("é", 501))
 	f(0, nil, "x")
 	f(-time.Hour, nil, "x")
 	f(24*time.Hour+time.Microsecond, nil, "x")
 	f(time.Hour, &none, "x")
 	if n, err := led.Count("SELECT (SELECT count(*) FROM override) + (SELECT count(*) FROM event)"); err != nil || n != 0 {
 		t.Errorf("%d rows, %v", n, err)
+	}
+	if _, err := led.AddOverride(time.Hour, nil, strings.Repeat("é", 500)); err != nil {
+		t.Error(err)
 	}
 }
 
