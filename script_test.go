@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,21 +41,40 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   cmdExits,
-			"serve":   cmdServe,
-			"ready":   cmdReady,
-			"asleep":  cmdAsleep,
-			"stop":    cmdStop,
-			"metrics": cmdMetrics,
-			"logs":    cmdLogs,
-			"post":    cmdPost,
-			"begin":   cmdBegin,
-			"rest":    cmdRest,
-			"gone":    cmdGone,
-			"sql":     cmdSQL,
-			"fixture": cmdFixture,
+			"exits":    cmdExits,
+			"serve":    cmdServe,
+			"ready":    cmdReady,
+			"asleep":   cmdAsleep,
+			"shutdown": cmdShutdown,
+			"metrics":  cmdMetrics,
+			"logs":     cmdLogs,
+			"post":     cmdPost,
+			"begin":    cmdBegin,
+			"rest":     cmdRest,
+			"gone":     cmdGone,
+			"sql":      cmdSQL,
+			"fixture":  cmdFixture,
 		},
 	})
+}
+
+// TestScriptsHaveNoStop: testscript's own stop ends a script well, and what follows it
+// would never be looked at.
+func TestScriptsHaveNoStop(t *testing.T) {
+	scripts, err := filepath.Glob(filepath.Join("testdata", "script", "*.txt"))
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("%d scripts, %v", len(scripts), err)
+	}
+	for _, name := range scripts {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		script, _, _ := strings.Cut(string(text), "\n-- ")
+		if slices.Contains(strings.Split(script, "\n"), "stop") {
+			t.Errorf("%s has a stop: write shutdown", name)
+		}
+	}
 }
 
 // gateway is the serve that a script runs beside its other commands.
@@ -197,9 +217,9 @@ func cmdLogs(ts *testscript.TestScript, neg bool, args []string) {
 	g.await(ts, "the log says "+args[0], func() bool { return strings.Contains(ts.ReadFile(g.log), args[0]) })
 }
 
-// stop asks the serve to end by SIGTERM, and wants it to end well.
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
-	wants(ts, !neg && len(args) == 0, "stop")
+// shutdown asks the serve to end by SIGTERM, and wants it to end well.
+func cmdShutdown(ts *testscript.TestScript, neg bool, args []string) {
+	wants(ts, !neg && len(args) == 0, "shutdown")
 	g := theGateway(ts)
 	ts.Check(g.cmd.Process.Signal(syscall.SIGTERM))
 	select {
