@@ -33,6 +33,9 @@ var ErrNobody = errors.New("no serve runs with this ledger")
 // maxCall bounds a call and its answer.
 const maxCall = 1 << 20
 
+// sendTime is how long a caller may take to send the head of a call, or its body.
+const sendTime = 5 * time.Second
+
 // Path is where the serve that writes a ledger listens.
 func Path(ledger string) string { return ledger + ".sock" }
 
@@ -95,7 +98,8 @@ func Serve(ctx context.Context, ln net.Listener, calls Calls) error {
 	s := &http.Server{
 		Handler:           calls,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ReadHeaderTimeout: 5 * time.Second,
+		ReadHeaderTimeout: sendTime,
+		IdleTimeout:       sendTime,
 		MaxHeaderBytes:    8 << 10,
 	}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
@@ -119,11 +123,15 @@ func (c Calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusNotFound, failure{Message: fmt.Sprintf("serve knows no call %q", r.URL.Path), Hint: "use the same binary as serve does"})
 		return
 	}
+	// Who hangs in the middle of a call is not waited for; its answer may take long.
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(time.Now().Add(sendTime)) // it cannot fail here
 	in, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCall))
 	if err != nil {
 		answer(http.StatusBadRequest, failure{Message: "read a call: " + err.Error()})
 		return
 	}
+	_ = conn.SetReadDeadline(time.Time{})
 	out, err := call(r.Context(), in)
 	if err != nil {
 		f := failure{Message: err.Error()}

@@ -1,14 +1,20 @@
 package control_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"spotinference/control"
 )
@@ -130,3 +136,65 @@ func TestListenRefuses(t *testing.T) {
 		t.Errorf("Listen at a long path = %v", err)
 	}
 }
+
+// TestACallThatIsNotSentToItsEnd: who hangs in the middle of a call is let go of; who
+// waits long for an answer is not.
+func TestACallThatIsNotSentToItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- control.Serve(ctx, &one{conn: theirs, closed: make(chan struct{})}, control.Calls{"wait": func(ctx context.Context, _ json.RawMessage) (any, error) {
+				select {
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				case <-time.After(time.Hour):
+					return "done", nil
+				}
+			}})
+		}()
+		if _, err := io.WriteString(ours, "POST /wait HTTP/1.1\r\nHost: serve\r\nContent-Length: 4\r\n\r\nnull"); err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(ours)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("a long call: %v, %v", resp, err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		if _, err := io.WriteString(ours, "POST /wait HTTP/1.1\r\nHost: serve\r\nContent-Length: 4\r\n\r\nnu"); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		if resp, err = http.ReadResponse(r, nil); err != nil || resp.StatusCode != 400 {
+			t.Errorf("half a call: %v, %v", resp, err)
+		}
+		if took := time.Since(begun); took > time.Minute {
+			t.Errorf("half a call was waited for for %s", took)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// one is a listener that has one connection.
+type one struct {
+	conn   net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *one) Accept() (net.Conn, error) {
+	if c := l.conn; c != nil {
+		l.conn = nil
+		return c, nil
+	}
+	<-l.closed
+	return nil, net.ErrClosed
+}
+
+func (l *one) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
+func (l *one) Addr() net.Addr { return &net.UnixAddr{} }
