@@ -145,7 +145,7 @@ func (b budgetStatus) write(w io.Writer, now time.Time) {
 	}
 }
 
-// warnBudget says at the first sample what the rate would make of the budgets.
+// warnBudget says once, when it is first known, what the rate would make of the budgets.
 func warnBudget(log *slog.Logger, st budget.State) {
 	for _, w := range st.Windows {
 		if room, err := st.Room(budget.Window{Limit: w.Limit}); st.Headroom != nil && err == nil && room <= 0 {
@@ -248,6 +248,9 @@ func budgetCalls(gate *budget.Gate, led *ledger.Ledger) control.Calls {
 			var c overrideCall
 			if err := json.Unmarshal(in, &c); err != nil {
 				return nil, fmt.Errorf("read the call: %w", err)
+			}
+			if st, known := gate.State(); known && c.Amount != nil && st.Headroom != nil && *c.Amount <= *st.Headroom {
+				return nil, &hintedError{fmt.Errorf("--amount %s: lifts nothing, with a headroom of %s", *c.Amount, *st.Headroom), "give an amount above the headroom, or none"}
 			}
 			got, err := c.apply(led)
 			gate.Nudge()

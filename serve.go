@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -261,16 +260,18 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		if err != nil {
 			return err
 		}
-		var warned sync.Once
+		warned := false // owned by who samples, one at a time
 		sampled := func() {
 			gate.Nudge()
 			budgets.Nudge()
-			warned.Do(func() {
-				gate.Refresh()
-				if st, ok := gate.State(); ok {
-					warnBudget(log, st)
-				}
-			})
+			if warned {
+				return
+			}
+			gate.Refresh()
+			if st, ok := gate.State(); ok && st.Rate != nil {
+				warned = true
+				warnBudget(log, st)
+			}
 		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
 			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Now: clock, Log: log, OnSample: sampled,
