@@ -123,6 +123,9 @@ func runKeyRevoke(cmd *cobra.Command, words []string) error {
 	return err
 }
 
+// busyHint is for a ledger that a serve writes which answers no call.
+const busyHint = "a serve starts or stops with this ledger, or its log says why no command can reach it: try again"
+
 // changeKeys has the serve that runs with the ledger do call; with none, it does the
 // same itself, as the ledger's one writer.
 func changeKeys(cmd *cobra.Command, s settings, call string, in, out any, alone func(*ledger.Ledger) error) error {
@@ -139,7 +142,7 @@ func changeKeys(cmd *cobra.Command, s settings, call string, in, out any, alone 
 	}
 	led, err := ledger.Open(ledger.Config{Path: path, Now: clock, Log: newLog(cmd.ErrOrStderr(), false)})
 	if errors.Is(err, ledger.ErrInUse) {
-		return &hintedError{err, "a serve starts or stops with this ledger, or its log says why no command can reach it: try again"}
+		return &hintedError{err, busyHint}
 	}
 	if err != nil {
 		return err

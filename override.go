@@ -139,6 +139,9 @@ func overrideOffline(s settings, path string, call overrideCall) (got overrideSt
 		return got, err
 	}
 	led, err := ledger.Open(ledger.Config{Path: path, Demo: s.on("demo"), Now: clock, Log: slog.New(slog.DiscardHandler)})
+	if errors.Is(err, ledger.ErrInUse) {
+		return got, &hintedError{err, busyHint}
+	}
 	if err != nil {
 		return got, err
 	}
