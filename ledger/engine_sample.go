@@ -142,13 +142,14 @@ func (r *Reader) canaries(from, to time.Time) (u Usage, err error) {
 	return u, err
 }
 
-// cause judges a difference. The ledger is never ahead of an engine, whatever
-// runs or was cut: it counts less than was made, and later.
+// cause judges a difference. The ledger counts less than was made, and later: it is
+// ahead of an engine only while that has yet to let go of a request that was cut, whose
+// tokens llama-server adds then.
 func cause(d EngineDiff, quiet, cut bool) string {
 	switch n := d.Difference(); {
 	case n <= d.Rounding && n >= -d.Rounding:
 		return DiffNone
-	case n < 0:
+	case n < 0 && (quiet || !cut):
 		return DiffDrift
 	case !quiet:
 		return DiffRunning

@@ -55,6 +55,7 @@ func TestCheckEngine(t *testing.T) {
 	f("less, and a request runs", nil, sample(60, 15, 99, busy), "", ledger.DiffDrift, -1)
 	f("more, and one was cut", nil, sample(120, 35, 180), "", ledger.DiffCut, 30)
 	f("less, and one was cut", nil, sample(120, 35, 149), "", ledger.DiffDrift, -1)
+	f("less, and the engine has yet to let go of the one that was cut", nil, sample(120, 35, 149, busy), "", ledger.DiffRunning, -1)
 	f("cut in its prefill", nil, sample(120, 20, 150), ledger.DiffCut, "", 0)
 	base := sample(60, 15, 100)
 	f("since a quiet one", &base, sample(120, 35, 180), "", ledger.DiffCut, 30)
