@@ -75,7 +75,6 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 	led := open(t, path)
 	everything(t, led)
 	head := chain(t, led.Reader).Head
-	noTriggers(t, led)
 	if v, err := led.Verify(t.Context(), head.String(), head.Short()); err != nil || len(v.Problems) > 0 || v.Chain.Head != head {
 		t.Fatalf("verify: %+v, %v", v, err)
 	}
@@ -90,7 +89,8 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 			t.Fatal(err)
 		}
 		led := open(t, path)
-		for _, s := range statements {
+		putBack := noTriggers(t, led)
+		for _, s := range append(statements, putBack...) {
 			if err := led.Exec(s); err != nil {
 				t.Fatalf("%s: %v", s, err)
 			}
@@ -201,14 +201,16 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 // cutTail removes the last link of everything with its rows, as if they never were.
 var cutTail = []string{"DELETE FROM chain WHERE id = (SELECT max(id) FROM chain)", "DELETE FROM api_key_revoked", "DELETE FROM event WHERE id = (SELECT max(id) FROM event)"}
 
-// noTriggers takes away what keeps rows from being changed.
-func noTriggers(t *testing.T, led *ledger.Ledger) {
+// noTriggers takes away what keeps rows from being changed, and says how to put it back.
+func noTriggers(t *testing.T, led *ledger.Ledger) (putBack []string) {
 	t.Helper()
+	putBack = names(t, led.Reader, "SELECT sql FROM sqlite_master WHERE type = 'trigger'")
 	for _, name := range names(t, led.Reader, "SELECT name FROM sqlite_master WHERE type = 'trigger'") {
 		if err := led.Exec("DROP TRIGGER " + name); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return putBack
 }
 
 func names(t *testing.T, r *ledger.Reader, query string) (all []string) {

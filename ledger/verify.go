@@ -19,8 +19,8 @@ type Verification struct {
 	Rows     map[string]int64 // read of each chained table
 }
 
-// Verify reads everything and says what does not fit: SQLite's own check of the
-// file, each row against the chain, and each rollup against the rows that it sums.
+// Verify reads everything and says what does not fit: the schema, SQLite's own check of
+// the file, each row against the chain, and each rollup against the rows that it sums.
 // noted are heads of the chain from before, or at least 16 digits of each. err is
 // for a ledger that cannot be read at all.
 func (r *Reader) Verify(ctx context.Context, noted ...string) (Verification, error) {
@@ -37,8 +37,17 @@ func (r *Reader) verify(ctx context.Context, ahead int, noted []string) (Verific
 	err := r.snapshot(ctx, func(tx *sql.Tx) error {
 		v.tx = tx
 		chain := func() error { return v.chain(noted) }
+		if err := v.schema(); err != nil && !errors.Is(err, errEnough) {
+			return err
+		}
+		strange := len(v.problems) > 0
 		for _, check := range []func() error{v.integrity, chain, v.requests, v.busy, v.bills, v.replies, v.currency} {
-			if err := check(); err != nil && !errors.Is(err, errEnough) {
+			err := check()
+			switch {
+			case err == nil, errors.Is(err, errEnough):
+			case strange && ctx.Err() == nil: // no wonder, and the schema must be told of
+				_ = v.problem("not everything could be read: %v", err)
+			default:
 				return err
 			}
 		}
