@@ -38,7 +38,13 @@ func Listen(path string) (*Listener, error) {
 	}
 	defer os.RemoveAll(dir)
 	made := filepath.Join(dir, "s")
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	here, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("make a socket: %w", err)
+	}
+	defer here.Close()
+	// By its descriptor, since the directory's name makes path longer than it may be.
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/s", here.Fd()), Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("make a socket: %w", err)
 	}

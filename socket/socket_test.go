@@ -52,6 +52,31 @@ func TestListen(t *testing.T) {
 	}
 }
 
+// A path of any length that an address may have works, whatever is made beside it on
+// the way there.
+func TestListenAtTheLongestPath(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	deep := filepath.Join(dir, strings.Repeat("x", 107-len(dir)-len("//s")))
+	if err := os.Mkdir(deep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(deep, "s")
+	ln, err := socket.Listen(path)
+	if err != nil {
+		t.Fatalf("%d bytes: %v", len(path), err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 func TestListenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
