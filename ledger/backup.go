@@ -47,7 +47,10 @@ func (r *Reader) Backup(ctx context.Context, path string) (err error) {
 		return wrap(err)
 	}
 	defer tmp.Close()
-	defer os.Remove(tmp.Name())          // which fails in the good case
+	defer func() {
+		os.Remove(tmp.Name())              // which is not there in the good case
+		os.Remove(tmp.Name() + "-journal") // SQLite leaves it where the disk is full
+	}()
 	db, err := openDB(r.path, "mode=ro") // not query_only: that would be in force for the copy too
 	if err != nil {
 		return wrap(err)

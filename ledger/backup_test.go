@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -97,6 +99,36 @@ func TestBackupRefuses(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(dir, "*.part"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// A copy that does not fit leaves nothing behind, and certainly none of the room that was
+// missing.
+func TestBackupToAFullDisk(t *testing.T) {
+	small := t.TempDir()
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("no small file system can be made here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(small, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	led := open(t, filepath.Join(t.TempDir(), "l.db"))
+	var many []ledger.Request
+	for i := range 500 { // more than SQLite holds in memory before it writes
+		r := request(strconv.Itoa(i), t0.Add(time.Duration(i)*time.Second), 1)
+		r.Model = strings.Repeat("m", 10_000)
+		many = append(many, r)
+	}
+	if err := led.AddRequests(many); err != nil {
+		t.Fatal(err)
+	}
+	if err := led.Backup(t.Context(), filepath.Join(small, "copy")); err == nil {
+		t.Error("it fits")
+	}
+	if left, err := os.ReadDir(small); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
