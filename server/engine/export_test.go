@@ -7,3 +7,6 @@ func (e *Engine) Chosen() Method {
 	}
 	return Stop
 }
+
+// CanEnter says whether a user comes to a directory.
+func (u *User) CanEnter(dir string) error { return u.canEnter(dir) }

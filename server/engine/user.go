@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -103,7 +104,7 @@ func (u *User) canEnter(dir string) error {
 		switch {
 		case sys.Uid == u.UID:
 			enter = 0o100
-		case sys.Gid == u.GID:
+		case sys.Gid == u.GID, slices.Contains(u.Groups, sys.Gid):
 			enter = 0o010
 		}
 		if st.Mode().Perm()&enter == 0 {
