@@ -135,11 +135,22 @@ func TestEngineUsersThatAreRefused(t *testing.T) {
 		if err == nil || !strings.Contains(string(out), "only root can start the engine as another user") {
 			t.Errorf("as nobody: %s, %v", out, err)
 		}
+		hidden := filepath.Join(t.TempDir(), "engine") // which nobody comes to, and who tries it by hand does
+		if err := os.Symlink(bin, hidden); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Dir(hidden), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := command(t, nil, "serve", "--listen", "127.0.0.1:0", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", hidden, "sim-engine", "-m", "x")
+		if code != 1 || !strings.Contains(stderr, "cannot be executed: permission denied\nspotinference: hint: run it by hand first, as nobody\n") {
+			t.Errorf("exit %d, %s", code, stderr)
+		}
 		closed := filepath.Join(t.TempDir(), "closed")
 		if err := os.Mkdir(closed, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		_, stderr, code := command(t, []string{"TMPDIR=" + closed}, "serve", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", bin, "sim-engine", "-m", "x")
+		_, stderr, code = command(t, []string{"TMPDIR=" + closed}, "serve", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", bin, "sim-engine", "-m", "x")
 		if code != 2 || !strings.Contains(stderr, fmt.Sprintf("cannot enter %s", closed)) || !strings.Contains(stderr, "hint: set TMPDIR") {
 			t.Errorf("exit %d, %s", code, stderr)
 		}

@@ -333,10 +333,11 @@ func (e *Engine) prepare() (endpoint, plan, error) {
 }
 
 func (e *Engine) execError(why string) error {
-	return &Error{
-		Msg:  fmt.Sprintf("engine command %q cannot be executed: %s", e.command[0], why),
-		Hint: "run it by hand first",
+	hint := "run it by hand first"
+	if u := e.cfg.User; u != nil {
+		hint += ", as " + u.Name // we are root, who may come to any file
 	}
+	return &Error{Msg: fmt.Sprintf("engine command %q cannot be executed: %s", e.command[0], why), Hint: hint}
 }
 
 func (e *Engine) keyError() error {
