@@ -144,6 +144,8 @@ func (s status) write(w io.Writer, now time.Time) {
 	switch {
 	case s.Bill != nil:
 		fmt.Fprintf(w, "bill     %s, seen %s ago\n", s.Bill.Provider, age(s.Bill.At))
+	case s.Gate.Open: // which without a bill it is in one case only
+		fmt.Fprintln(w, "bill     not read: serve runs with --provider none")
 	default:
 		fmt.Fprintln(w, "bill     never seen")
 	}

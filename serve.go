@@ -69,10 +69,10 @@ from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 	f := c.Flags()
 	f.SetInterspersed(false) // a forgotten -- is seen at the command, not at its first flag
 	f.String("listen", "127.0.0.1:8080", "address to serve on, beyond loopback only with an API key; or unix: and a path, for our own user only")
-	f.String("tls-cert", "", "serve TLS with this certificate, and those that signed it, in PEM; read again when it changes")
-	f.String("tls-key", "", "its key, readable by its owner only")
+	f.String("tls-cert", "", "serve TLS with this certificate, its own first and then those that signed it, in PEM; read again when it changes")
+	f.String("tls-key", "", "the key of --tls-cert, readable by its owner only")
 	f.StringSlice("tls-domain", nil, "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
-	f.String("tls-cache", "", "directory for them and their keys (default beside the ledger)")
+	f.String("tls-cache", "", "directory for the certificates of --tls-domain and their keys (default beside the ledger)")
 	f.String("tls-authority", "", "ACME directory of another authority")
 	f.Lookup("tls-authority").Hidden = true
 	f.String("engine", "", "llama or vllm, where the command's name does not tell")

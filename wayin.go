@@ -79,7 +79,11 @@ func (o wayInOptions) open(log *slog.Logger) (w *wayIn, err error) {
 	if path, ok := strings.CutPrefix(o.listen, unixListen); ok {
 		ln, err := socket.Listen(path)
 		if err != nil {
-			return nil, fmt.Errorf("serve: listen: %w", err)
+			err = fmt.Errorf("serve: listen: %w", err)
+			if hintFor(err) == "" {
+				err = &hintedError{err, "name a path where nothing lies, in a directory that is there and may be written"}
+			}
+			return nil, err
 		}
 		w.Listener, w.url = ln, unixListen+ln.Path()
 		w.curl = "curl --unix-socket " + path + " " + scheme + "://localhost"

@@ -118,7 +118,7 @@ func (p *Pair) read() (*tls.Certificate, [sha256.Size]byte, error) {
 	}
 	c, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return nil, sum, &Error{fmt.Sprintf("certificate %s and key %s: %v", p.cert, p.key, err), "give a certificate and the key that it was made for, both in PEM", err}
+		return nil, sum, &Error{fmt.Sprintf("certificate %s and key %s: %v", p.cert, p.key, err), "give the certificate, before those that signed it, and the key that it was made for, both in PEM", err}
 	}
 	return &c, sum, nil
 }
