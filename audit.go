@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -81,7 +82,7 @@ noted a head of the chain before and names it with --head; every report prints o
 				err = writeVerified(cmd.OutOrStdout(), v, heads, s.on("demo"))
 			}
 			if err == nil && len(v.Problems) > 0 {
-				err = &hintedError{fmt.Errorf("%s: what does not fit: %d; the first: %s", what, len(v.Problems), v.Problems[0]),
+				err = &hintedError{fmt.Errorf("%s: what does not fit: %s; the first: %s", what, foundText(len(v.Problems)), v.Problems[0]),
 					"compare it with a copy from before: spotinference ledger verify --ledger COPY"}
 			}
 			return err
@@ -128,6 +129,15 @@ func writeVerified(w io.Writer, v ledger.Verification, heads []string, demo bool
 	fmt.Fprintf(&b, "Ledger: head %s, of %s.\n", v.Chain.Head, v.Chain.At.Format(time.RFC3339))
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// foundText says how many problems were found, and not that there are no more where
+// Verify named as many as it does.
+func foundText(n int) string {
+	if n >= ledger.MaxProblems {
+		return fmt.Sprintf("%d or more", n)
+	}
+	return strconv.Itoa(n)
 }
 
 func newLedgerBackup() *cobra.Command {

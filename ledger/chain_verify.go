@@ -50,7 +50,7 @@ func (v *verifier) chain(noted []string) (err error) {
 	}
 	for _, f := range forms {
 		w := tables[f]
-		rest, more, err := w.rest(maxProblems)
+		rest, more, err := w.rest(MaxProblems)
 		if err != nil {
 			return err
 		}

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 )
 
-// maxProblems bounds what Verify names: a broken file breaks in many places.
-const maxProblems = 100
+// MaxProblems bounds what Verify names: a broken file breaks in many places.
+const MaxProblems = 100
 
 // Verification is what Verify found.
 type Verification struct {
@@ -76,11 +77,19 @@ type verifier struct {
 }
 
 func (v *verifier) problem(format string, args ...any) error {
-	if len(v.problems) >= maxProblems {
+	if len(v.problems) >= MaxProblems {
 		return errEnough
 	}
-	v.problems = append(v.problems, fmt.Sprintf(format, args...))
+	v.problems = append(v.problems, strings.Map(printable, fmt.Sprintf(format, args...)))
 	return nil
+}
+
+// printable keeps what a file that was changed by hand says to a terminal to letters.
+func printable(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return unicode.ReplacementChar
+	}
+	return r
 }
 
 // each runs query and calls row for each of its rows, given as text.

@@ -46,6 +46,7 @@ func TestVerifyFindsWhatDoesNotFit(t *testing.T) {
 	f("first bill of vm, epoch e1: does not sum its samples", "UPDATE series SET base = base + 1 WHERE id = 1")
 	f("raw reply 1:", "DROP TRIGGER raw_update", "UPDATE raw SET body = substr(body, 1, 20) WHERE id = 1")
 	f("row 9 of raw_head has no parent in ", "PRAGMA foreign_keys = 0", "INSERT INTO raw_head VALUES (9, 1, 1, 1)")
+	f("hour 2026-11-23T13Z of model '\ufffd[2J\ufffd', key ''", "UPDATE hour SET model = char(27) || '[2J' || CAST(x'a0' AS TEXT) WHERE hour % 24 = 13") // no terminal is told what a file says
 	f("NULL value in request.model", "PRAGMA writable_schema = 1", "UPDATE sqlite_schema SET sql = replace(sql, 'model             TEXT    NOT NULL', 'model             TEXT') WHERE name = 'request'", "PRAGMA writable_schema = RESET",
 		"INSERT INTO request VALUES (1, 'z', 'chat', NULL, '', 0, 'ok', 200, 1, NULL, 0, 0, 0, 0)",
 		"PRAGMA writable_schema = 1", "UPDATE sqlite_schema SET sql = replace(sql, 'model             TEXT', 'model             TEXT    NOT NULL') WHERE name = 'request'", "PRAGMA writable_schema = RESET")
