@@ -8,6 +8,9 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // MaxProblems bounds what Verify names: a broken file breaks in many places.
@@ -41,12 +44,12 @@ func (r *Reader) verify(ctx context.Context, ahead int, noted []string) (Verific
 		if err := v.schema(); err != nil && !errors.Is(err, errEnough) {
 			return err
 		}
-		strange := len(v.problems) > 0
+		strange := len(v.problems) > 0 // then it is no wonder if some question cannot be asked
 		for _, check := range []func() error{v.integrity, chain, v.requests, v.busy, v.bills, v.replies, v.currency} {
 			err := check()
 			switch {
 			case err == nil, errors.Is(err, errEnough):
-			case strange && ctx.Err() == nil: // no wonder, and the schema must be told of
+			case ctx.Err() == nil && (strange || isCorrupt(err)): // the other checks may say more
 				_ = v.problem("not everything could be read: %v", err)
 			default:
 				return err
@@ -84,12 +87,21 @@ func (v *verifier) problem(format string, args ...any) error {
 	return nil
 }
 
+// isCorrupt tells a file that SQLite finds broken from one that cannot be read now.
+func isCorrupt(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CORRUPT
+}
+
 // printable keeps what a file that was changed by hand says to a terminal to letters.
 func printable(r rune) rune {
-	if !unicode.IsPrint(r) {
-		return unicode.ReplacementChar
+	switch {
+	case r == '\n': // SQLite's own words have some
+		return ' '
+	case unicode.IsPrint(r):
+		return r
 	}
-	return r
+	return unicode.ReplacementChar
 }
 
 // each runs query and calls row for each of its rows, given as text.

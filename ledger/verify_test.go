@@ -1,10 +1,14 @@
 package ledger_test
 
 import (
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"spotinference/ledger"
 )
 
 // Whatever is changed behind the ledger's back, Verify says what.
@@ -82,6 +86,43 @@ func TestVerifyFindsAnotherSchema(t *testing.T) {
 	f("schema: table request was changed", "ALTER TABLE request ADD COLUMN note TEXT")
 	f("schema: table override was changed", writable, "UPDATE sqlite_schema SET sql = replace(sql, ' CHECK (amount > 0)', '') WHERE name = 'override'", done)
 	f("schema: index state_series is missing", "DROP INDEX state_series")
+}
+
+// A file of which a page is lost is one that does not fit, whichever page it is, and not
+// one of which nothing can be said.
+func TestVerifyABrokenFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l.db")
+	led := open(t, path)
+	everything(t, led)
+	led.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	said := 0
+	for at := page; at < len(whole); at += page {
+		broken := slices.Clone(whole)
+		for i := range page {
+			broken[at+i] = 0xff
+		}
+		if err := os.WriteFile(path, broken, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := ledger.OpenReader(path, false)
+		if err != nil {
+			continue // not even the schema can be read
+		}
+		v, err := r.Verify(t.Context())
+		if err != nil || len(v.Problems) == 0 {
+			t.Errorf("page %d: %q, %v", at/page+1, v.Problems, err)
+		}
+		said += len(v.Problems)
+		r.Close()
+	}
+	if said == 0 {
+		t.Error("no page was broken")
+	}
 }
 
 // Bounded: a resource that was born a moment ago must not make the gate read the
