@@ -62,6 +62,8 @@ type Sampler struct {
 	dark   string // why polls fail
 	failed int    // polls in a row that did
 
+	// Both are by the monotonic clock: peace is a length of time, and the wall clock
+	// may be set.
 	mu      sync.Mutex // guards what is below
 	free    time.Time  // when the rate limit allows the next poll
 	holdOff time.Time  // the provider asked for peace until then
@@ -139,14 +141,11 @@ func (s *Sampler) Last(ctx context.Context) error {
 		if s.stored.Equal(now.UTC().Truncate(time.Second)) {
 			return nil // nothing can have been added to it
 		}
-		s.mu.Lock()
-		until := s.barred(now)
-		asked := until.Equal(s.holdOff)
-		s.mu.Unlock()
+		wait, asked := s.barred()
 		if asked {
-			return fmt.Errorf("last sample: %s asked for no call before %s", s.cfg.Provider.Name(), until.UTC().Format(time.RFC3339))
+			return fmt.Errorf("last sample: %s asked for no call before %s", s.cfg.Provider.Name(), now.Add(wait).UTC().Format(time.RFC3339))
 		}
-		if !s.sleep(ctx, until) {
+		if !s.sleep(ctx, now.Add(wait)) {
 			return fmt.Errorf("last sample: %w", ctx.Err())
 		}
 		if err := s.poll(ctx); err != nil {
@@ -199,7 +198,7 @@ func (s *Sampler) locked(ctx context.Context, f func(context.Context) error) err
 func (s *Sampler) poll(ctx context.Context) error {
 	now := s.cfg.Now()
 	s.mu.Lock()
-	s.free = now.Truncate(time.Second).Add(s.cfg.Provider.MinInterval())
+	s.free = time.Now().Add(s.cfg.Provider.MinInterval() - now.Sub(now.Truncate(time.Second)))
 	s.mu.Unlock()
 	timed, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
@@ -227,7 +226,7 @@ func (s *Sampler) poll(ctx context.Context) error {
 	f := failureOf(err, timed)
 	if f.RetryAfter > 0 {
 		s.mu.Lock()
-		s.holdOff = s.cfg.Now().Add(f.RetryAfter)
+		s.holdOff = time.Now().Add(f.RetryAfter)
 		s.mu.Unlock()
 	}
 	if err := s.save(ctx, func(ctx context.Context) error {
@@ -334,29 +333,30 @@ func complete(s ledger.Sample) error {
 	return nil
 }
 
+// drift is how far the wall clock, in which samples are due, may run from the
+// monotonic one, in which we are barred, from one sample to the next.
+const drift = 100 * time.Millisecond
+
 // schedule decides when the next sample is due.
 func (s *Sampler) schedule() time.Time {
 	now := s.cfg.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	wait, _ := s.barred()
 	next := now.Truncate(s.cfg.Every).Add(s.cfg.Every)
-	for next.Before(s.barred(now)) {
+	for next.Sub(now) < wait-drift {
 		next = next.Add(s.cfg.Every)
 	}
 	return next
 }
 
-// barred is the time before which no call may be made. A clock that was set back
-// leaves times behind that are too far ahead to mean anything. Called with mu held.
-func (s *Sampler) barred(now time.Time) time.Time {
-	until := now
-	if s.free.Sub(now) <= s.cfg.Provider.MinInterval() && s.free.After(until) {
-		until = s.free
+// barred is how long no call may be made, and whether the provider asked for that.
+func (s *Sampler) barred() (wait time.Duration, asked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait = max(time.Until(s.free), 0)
+	if d := time.Until(s.holdOff); d > wait {
+		return d, true
 	}
-	if s.holdOff.Sub(now) <= maxRetryAfter && s.holdOff.After(until) {
-		until = s.holdOff
-	}
-	return until
+	return wait, false
 }
 
 // sleep waits until due by the wall clock, and reports whether ctx let it. The

@@ -394,6 +394,36 @@ func TestSamplerClockSetBack(t *testing.T) {
 	})
 }
 
+// The peace that a provider asks for is a length of time: setting the clock back does
+// not make it longer.
+func TestSamplerRetryAfterAndClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var back atomic.Int64
+		now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+		p := &script{t: t, poll: func(_ context.Context, n int, now time.Time) (ledger.Sample, error) {
+			if n == 2 {
+				return ledger.Sample{}, &billing.Failure{Class: "http_429", RetryAfter: 90 * time.Second}
+			}
+			return good(now), nil
+		}}
+		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: &memory{}, Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		time.Sleep(2 * time.Minute)
+		back.Store(int64(30 * time.Minute))
+		time.Sleep(150 * time.Second)
+		cancel()
+		<-done
+		if got, want := clocks(p.polls), "00:00:00 00:01:00 23:33:00 23:34:00"; got != want {
+			t.Errorf("polled at %s, want %s", got, want)
+		}
+	})
+}
+
 func TestNewSamplerRefuses(t *testing.T) {
 	p, st := &script{t: t, least: 5 * time.Second}, &memory{}
 	f := func(cfg billing.SamplerConfig, want string) {
