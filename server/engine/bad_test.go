@@ -217,6 +217,7 @@ func TestLearns(t *testing.T) {
 	}{
 		{"nothing", nil, engine.Sleep},
 		{"quick", []time.Duration{time.Millisecond}, engine.Sleep},
+		{"slow at first", []time.Duration{time.Hour, time.Hour}, engine.Sleep},
 		{"slow once", []time.Duration{time.Millisecond, time.Hour, time.Millisecond}, engine.Sleep},
 		{"slow as a rule", []time.Duration{time.Hour, time.Millisecond, time.Hour}, engine.Stop},
 		{"slow long ago", append([]time.Duration{time.Hour, time.Hour, time.Hour}, make([]time.Duration, 5)...), engine.Sleep},

@@ -13,6 +13,10 @@ import (
 // that one slow disk does not move, few enough to follow a changed machine.
 const remembered = 5
 
+// judged is how many wakes a way must have had before it is left for being slow: the
+// first one may have waited for a cold disk, and a way that is left is not seen again.
+const judged = 3
+
 // Identity names the engine where its wakes are recorded: two are the same where kind,
 // sleep level and every word of the command are. It is a digest, for a command may
 // hold a token. The environment is not in it: much of that changes with each login.

@@ -125,7 +125,7 @@ func available(r rung) bool {
 }
 
 // choose picks how to suspend, nil for stopping: what the user named, else the first
-// that works and is not known to wake more slowly than a start takes.
+// that works and is not known, by judged wakes, to be slower than a start.
 func (e *Engine) choose() rung {
 	for _, r := range e.ladder {
 		m := r.method()
@@ -133,7 +133,7 @@ func (e *Engine) choose() rung {
 			continue
 		}
 		start, wake := e.typical(Stop), e.typical(m)
-		if e.cfg.Suspend == Auto && start > 0 && wake > start {
+		if e.cfg.Suspend == Auto && start > 0 && wake > start && len(e.took[m]) >= judged {
 			continue
 		}
 		return r
