@@ -71,7 +71,10 @@ func newCheckpointer(ctx context.Context, method engine.Method, latest func() gp
 func keepCheckpointer(ctx context.Context, c *gpu.Checkpointer, log *slog.Logger) error {
 	defer c.Close()
 	if c.Available() != nil {
-		if err := c.Probe(ctx); err != nil && ctx.Err() == nil {
+		switch err := c.Probe(ctx); {
+		case err == nil, ctx.Err() != nil:
+		case errors.Is(err, gpu.ErrNoHelper): // what reads the cards has said so
+		default:
 			log.Info("the engine cannot be suspended by checkpoint", "why", err)
 		}
 	}

@@ -16,10 +16,14 @@ func sources() []source {
 	}
 }
 
+// ErrNoHelper is why a plain go build reads no card through NVML and suspends nothing
+// by checkpoint.
+var ErrNoHelper = errors.New("this build carries none")
+
 // startHelper starts the helper that we carry.
 func startHelper(args ...string) (process, error) {
 	if len(helperImage) == 0 {
-		return nil, errors.New("this build carries none")
+		return nil, ErrNoHelper
 	}
 	c, err := startImage(helperImage, append([]string{helperName}, args...), startFromMemory, startFromFile)
 	if err != nil {
