@@ -262,7 +262,8 @@ func family(pid int) []int {
 	return out
 }
 
-// start starts a command that dies with us, its output in a file.
+// start starts a command that dies with us, its output in a file. Settings of the
+// caller's would be the gateway's.
 func (r *run) start(log string, args []string, env ...string) (*exec.Cmd, error) {
 	f, err := os.Create(filepath.Join(r.dir, log))
 	if err != nil {
@@ -271,7 +272,7 @@ func (r *run) start(log string, args []string, env ...string) (*exec.Cmd, error)
 	defer f.Close()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, f, f
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SPOTINFERENCE_") }), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd, cmd.Start()
 }

@@ -117,7 +117,8 @@ func (r *run) ready(t *target) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("%s is not ready: %w", t.name, err), t.stop())
+			said, _ := os.ReadFile(filepath.Join(r.dir, t.name+".log"))
+			return errors.Join(fmt.Errorf("%s is not ready: %w\n%s", t.name, err, said), t.stop())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
