@@ -146,7 +146,7 @@ func (b budgetStatus) write(w io.Writer, now time.Time) {
 }
 
 // warnBudget says once, when it is first known, what the rate would make of the budgets.
-func warnBudget(log *slog.Logger, st budget.State) {
+func warnBudget(log *slog.Logger, st budget.State, onClose bool) {
 	for _, w := range st.Windows {
 		if room, err := st.Room(budget.Window{Limit: w.Limit}); st.Headroom != nil && err == nil && room <= 0 {
 			log.Warn("the headroom leaves nothing of the budget: nothing will be served", "per", w.Per, "budget", w.Amount.String(), "headroom", st.Headroom.String(),
@@ -156,6 +156,10 @@ func warnBudget(log *slog.Logger, st budget.State) {
 			args := []any{"per", w.Per, "budget", w.Amount.String(), "estimate", cost.String(), "currency", st.Currency}
 			if at, ok := st.Reached(w); ok {
 				args = append(args, "estimated_reached", at.UTC().Round(time.Second).Format(time.RFC3339))
+			}
+			if onClose {
+				log.Warn("at the sampled rate this budget does not last; --on-close runs when it is spent", args...)
+				continue
 			}
 			log.Warn("at the sampled rate this budget does not last; a closed gate stops the serving, not the machine", append(args, "hint", "stop the machine with --on-close, or raise --budget")...)
 		}

@@ -270,7 +270,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			gate.Refresh()
 			if st, ok := gate.State(); ok && st.Rate != nil {
 				warned = true
-				warnBudget(log, st)
+				warnBudget(log, st, o.onClose != nil)
 			}
 		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
