@@ -18,7 +18,9 @@ func TestOverrideBesideASilentServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer led.Close()
-	out, err := exec.Command(program(t), "budget", "override", "--for", "1h", "--reason", "x", "--ledger", path).CombinedOutput()
+	cmd := exec.Command(program(t), "budget", "override", "--for", "1h", "--reason", "x", "--ledger", path)
+	cmd.Env = cleanEnv()
+	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "hint: a serve starts or stops with this ledger") {
 		t.Errorf("%v, %s", err, out)
 	}
