@@ -15,7 +15,7 @@ func (r *rig) check(ctx context.Context, all []*attempt) error {
 	if err := r.alone(); err != nil {
 		return err
 	}
-	if err := r.lean(); err != nil {
+	if err := r.lean(ctx); err != nil {
 		return err
 	}
 	err := r.reading(func(led *ledger.Reader, db *sql.DB) error {
