@@ -21,19 +21,6 @@ import (
 // The commands that look after the ledger itself: prove it, copy it, hand out its rows,
 // and tell what happened. They read; serve may run beside them.
 
-// openReader opens the ledger that the settings name.
-func openReader(s settings) (*ledger.Reader, error) {
-	path, err := ledgerPath(s)
-	if err != nil {
-		return nil, err
-	}
-	r, err := ledger.OpenReader(path, s.on("demo"))
-	if errors.Is(err, ledger.ErrMissing) {
-		return nil, missingLedger(s, err)
-	}
-	return r, err
-}
-
 func newLedgerVerify() *cobra.Command {
 	const what = "ledger verify"
 	c := &cobra.Command{

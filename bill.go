@@ -591,14 +591,7 @@ where nothing differs but the ledger cannot say it of every day.`,
 			if err != nil || tolerance < 0 {
 				return usagef("give an amount such as 0.01", "%s: tolerance %q: not an amount of money", what, s.text("tolerance"))
 			}
-			path, err := ledgerPath(s)
-			if err != nil {
-				return err
-			}
-			r, err := ledger.OpenReader(path, s.on("demo"))
-			if errors.Is(err, ledger.ErrMissing) {
-				return missingLedger(s, err)
-			}
+			r, err := openReader(s)
 			if err != nil {
 				return err
 			}

@@ -220,10 +220,7 @@ the budgets are those of this command's flags and settings.`,
 
 // readBudget is what the ledger alone tells.
 func readBudget(s settings, path string, terms budget.Terms, now time.Time) (b budgetStatus, err error) {
-	r, err := ledger.OpenReader(path, s.on("demo"))
-	if errors.Is(err, ledger.ErrMissing) {
-		return b, missingLedger(s, err)
-	}
+	r, err := openReaderAt(s, path)
 	if err != nil {
 		return b, err
 	}

@@ -327,14 +327,7 @@ func runKeyList(cmd *cobra.Command, _ []string) error {
 	if output != "text" && output != "json" {
 		return usagef("use text or json", "key list: output %q: not known", output)
 	}
-	path, err := ledgerPath(s)
-	if err != nil {
-		return err
-	}
-	r, err := ledger.OpenReader(path, s.on("demo"))
-	if errors.Is(err, ledger.ErrMissing) {
-		return missingLedger(s, err)
-	}
+	r, err := openReader(s)
 	if err != nil {
 		return err
 	}

@@ -291,6 +291,24 @@ func ask(cmd *cobra.Command, now time.Time) (q question, err error) {
 	}, nil
 }
 
+// openReader opens the ledger that the settings name.
+func openReader(s settings) (*ledger.Reader, error) {
+	path, err := ledgerPath(s)
+	if err != nil {
+		return nil, err
+	}
+	return openReaderAt(s, path)
+}
+
+// openReaderAt is openReader where the path is known.
+func openReaderAt(s settings, path string) (*ledger.Reader, error) {
+	r, err := ledger.OpenReader(path, s.on("demo"))
+	if errors.Is(err, ledger.ErrMissing) {
+		return nil, missingLedger(s, err)
+	}
+	return r, err
+}
+
 // missingLedger says what to do where there is no ledger yet.
 func missingLedger(s settings, err error) error {
 	if s.on("demo") {

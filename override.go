@@ -128,10 +128,7 @@ func readOverride(s settings) (c overrideCall, err error) {
 // overrideOffline writes it where no serve runs: then the ledger is ours to write.
 func overrideOffline(s settings, path string, call overrideCall) (got overrideStatus, err error) {
 	// A ledger is not begun for this, nor migrated.
-	r, err := ledger.OpenReader(path, s.on("demo"))
-	if errors.Is(err, ledger.ErrMissing) {
-		return got, missingLedger(s, err)
-	}
+	r, err := openReaderAt(s, path)
 	if err != nil {
 		return got, err
 	}
