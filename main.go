@@ -123,6 +123,8 @@ func hintFor(err error) string {
 		return "use the newer binary, or another --ledger"
 	case errors.Is(err, ledger.ErrMissing):
 		return "start spotinference serve first, or name the ledger with --ledger"
+	case errors.Is(err, ledger.ErrAccess):
+		return "ask as the user that runs serve: to read a ledger that may be in use, SQLite writes beside it"
 	case errors.Is(err, ledger.ErrForeign):
 		return "give --ledger a path of its own"
 	case errors.Is(err, ledger.ErrDemo):

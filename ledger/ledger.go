@@ -52,6 +52,10 @@ var (
 	ErrDemo = errors.New("demo and real ledgers do not mix")
 	// ErrMissing is returned by OpenReader where there is no ledger.
 	ErrMissing = errors.New("no such ledger")
+	// ErrAccess is returned by OpenReader where this user may not read the ledger, or
+	// may not write what SQLite keeps beside it (-wal, -shm), without which it reads
+	// no ledger that another process may be writing (sqlite.org/wal.html, 5).
+	ErrAccess = errors.New("this user may not read it")
 	// ErrPlace is returned where no ledger can be kept at the path.
 	ErrPlace = errors.New("no ledger can be kept there")
 	// ErrLocks is returned where the file system does not keep its locks.
@@ -382,7 +386,12 @@ type Reader struct {
 // OpenReader opens a ledger for reading only; it works beside a writer. It
 // refuses what Open refuses, and a path where no ledger is.
 func OpenReader(path string, demo bool) (*Reader, error) {
-	wrap := func(err error) error { return fmt.Errorf("read ledger %s: %w", path, err) }
+	wrap := func(err error) error {
+		if denied(err) {
+			err = fmt.Errorf("%w: %w", ErrAccess, err)
+		}
+		return fmt.Errorf("read ledger %s: %w", path, err)
+	}
 	st, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -405,6 +414,17 @@ func OpenReader(path string, demo bool) (*Reader, error) {
 		return nil, wrap(err)
 	}
 	return &Reader{db: db, path: path}, nil
+}
+
+// denied tells whether a file that is there could not be opened for reading, or what
+// SQLite keeps beside it for writing.
+func denied(err error) bool {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		code := e.Code() & 0xff
+		return code == sqlite3.SQLITE_CANTOPEN || code == sqlite3.SQLITE_READONLY
+	}
+	return errors.Is(err, fs.ErrPermission)
 }
 
 func checkReadable(db *sql.DB, known int, demo bool) error {

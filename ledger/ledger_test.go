@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -352,6 +354,61 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := ledger.OpenReader(filepath.Join(dir, "none.db"), false); !errors.Is(err, ledger.ErrMissing) {
 		t.Errorf("OpenReader of nothing = %v", err)
 	}
+}
+
+// TestAnotherUsersLedger is told from one that is broken, whichever of its files
+// this user may not open.
+func TestAnotherUsersLedger(t *testing.T) {
+	for name, mode := range map[string]struct{ dir, file fs.FileMode }{
+		"the directory": {0o000, 0o444},
+		"the file":      {0o777, 0o000},
+		"beside it":     {0o555, 0o444},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "d")
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "l.db")
+			if err := open(t, path).Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(os.Chmod(path, mode.file), os.Chmod(dir, mode.dir)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.Chmod(dir, 0o700) })
+			if err := asNobody(t, dir, path); !errors.Is(err, ledger.ErrAccess) {
+				t.Errorf("OpenReader = %v", err)
+			}
+		})
+	}
+}
+
+// asNobody opens a ledger on a thread that file modes bind, as they do not bind root.
+func asNobody(t *testing.T, dir, path string) error {
+	above := filepath.Dir(dir) // t.TempDir's, and the one above it, are ours alone
+	for range 2 {
+		if err := os.Chmod(above, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		above = filepath.Dir(above)
+	}
+	got := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with this goroutine
+		if os.Getuid() == 0 {
+			if err := unix.Setfsuid(65534); err != nil {
+				got <- err
+				return
+			}
+		}
+		r, err := ledger.OpenReader(path, false)
+		if err == nil {
+			r.Close()
+		}
+		got <- err
+	}()
+	return <-got
 }
 
 func TestDemoAfreshForgetsOnlyDemo(t *testing.T) {
