@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -86,22 +85,6 @@ func noSample(what string, err error) error {
 		}
 	}
 	return &hintedError{fmt.Errorf("%s: no sample: %s: %w", what, f.Class, f), hint}
-}
-
-func textOrJSON(s settings, what string) (asJSON bool, err error) {
-	switch f := s.text("output"); f {
-	case "text", "json":
-		return f == "json", nil
-	default:
-		return false, usagef("use text or json", "%s: format %q: not a format", what, f)
-	}
-}
-
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 func newBillingCheck() *cobra.Command {

@@ -182,9 +182,9 @@ the budgets are those of this command's flags and settings.`,
 			if err != nil {
 				return err
 			}
-			output := s.text("output")
-			if output != "text" && output != "json" {
-				return usagef("use text or json", "budget show: output %q: not known", output)
+			asJSON, err := textOrJSON(s, "budget show")
+			if err != nil {
+				return err
 			}
 			path, err := ledgerPath(s)
 			if err != nil {
@@ -199,10 +199,8 @@ the budgets are those of this command's flags and settings.`,
 			if err != nil {
 				return fmt.Errorf("budget show: %w", err)
 			}
-			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(got)
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), got)
 			}
 			if len(got.Budgets) == 0 && got.SampledAt == nil {
 				fmt.Fprintln(cmd.OutOrStdout(), "bill     never seen")

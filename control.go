@@ -169,9 +169,9 @@ func newControl(name, short, long string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			output := s.text("output")
-			if output != "text" && output != "json" { // before anything is done
-				return usagef("use text or json", "%s: output %q: not known", name, output)
+			asJSON, err := textOrJSON(s, name) // before anything is done
+			if err != nil {
+				return err
 			}
 			var got status
 			if err := control.Call(cmd.Context(), control.Path(path), name, nil, &got); err != nil {
@@ -180,13 +180,11 @@ func newControl(name, short, long string) *cobra.Command {
 				}
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			if output == "text" {
-				got.write(cmd.OutOrStdout(), clock())
-				return nil
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), got)
 			}
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			enc.SetIndent("", "  ")
-			return enc.Encode(got)
+			got.write(cmd.OutOrStdout(), clock())
+			return nil
 		},
 	}
 	c.Flags().String("output", "text", "text or json")

@@ -323,9 +323,9 @@ func runKeyList(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	output := s.text("output")
-	if output != "text" && output != "json" {
-		return usagef("use text or json", "key list: output %q: not known", output)
+	asJSON, err := textOrJSON(s, "key list")
+	if err != nil {
+		return err
 	}
 	r, err := openReader(s)
 	if err != nil {
@@ -340,10 +340,8 @@ func runKeyList(cmd *cobra.Command, _ []string) error {
 	for _, k := range keys {
 		list = append(list, listed(k, clock()))
 	}
-	if output == "json" {
-		enc := json.NewEncoder(cmd.OutOrStdout())
-		enc.SetIndent("", "  ")
-		return enc.Encode(list)
+	if asJSON {
+		return writeJSON(cmd.OutOrStdout(), list)
 	}
 	return writeKeys(cmd.OutOrStdout(), list)
 }

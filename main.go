@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,23 @@ func (e *hintedError) Hint() string  { return e.hint }
 
 func usagef(hint, format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...), hint}
+}
+
+// textOrJSON reads the --output of a command that has these two.
+func textOrJSON(s settings, what string) (asJSON bool, err error) {
+	switch f := s.text("output"); f {
+	case "text", "json":
+		return f == "json", nil
+	default:
+		return false, usagef("use text or json", "%s: format %q: not a format", what, f)
+	}
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 // errRefused is a report that was printed and is a refusal.

@@ -534,6 +534,7 @@ func (c CostReport) cells() []cell {
 		{"split_waking", decimalOrEmpty(c.Split.Waking)},
 		{"split_suspended", decimalOrEmpty(c.Split.Suspended)},
 		{"split_down", decimalOrEmpty(c.Split.Down)},
+		{"overrides", overrideSpans(c.Overrides)},
 	}, c.Chain.cells()...)
 }
 

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"strings"
 	"time"
 
 	"spotinference/ledger"
@@ -40,4 +41,13 @@ func overrideTexts(all []Override) (notes []string) {
 		notes = append(notes, "note: the budget was lifted by hand from "+period(Span{o.From, o.To})+amount+": "+printable(o.Reason))
 	}
 	return notes
+}
+
+// overrideSpans are when they were in force, in one cell.
+func overrideSpans(all []Override) string {
+	var spans []string
+	for _, o := range all {
+		spans = append(spans, stamp(o.From)+"/"+stamp(o.To))
+	}
+	return strings.Join(spans, " ")
 }

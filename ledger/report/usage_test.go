@@ -58,8 +58,8 @@ Counted: requests that finished in this window, also those that were cut short.
 }
 `)
 	same(t, "csv", written(t, u, report.CSV), `
-window_from,window_to,requests,prompt_tokens,cached_tokens,completion_tokens,by_status_ok,by_status_aborted,by_status_failed,by_status_lost,demo
-2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,3,300,75,1234582,1,1,0,1,false
+window_from,window_to,requests,prompt_tokens,cached_tokens,completion_tokens,by_status_ok,by_status_aborted,by_status_failed,by_status_lost,demo,overrides
+2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,3,300,75,1234582,1,1,0,1,false,
 `)
 	sameColumns(t, written(t, u, report.CSV), written(t, u, report.JSON))
 }
