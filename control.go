@@ -176,7 +176,11 @@ func newControl(name, short, long string) *cobra.Command {
 			var got status
 			if err := control.Call(cmd.Context(), control.Path(path), name, nil, &got); err != nil {
 				if errors.Is(err, control.ErrNobody) {
-					return &hintedError{fmt.Errorf("%s: %w: %s", name, err, path), "start spotinference serve, or name its ledger with --ledger"}
+					hint := "start spotinference serve, or name its ledger with --ledger"
+					if maybeDemo(s) {
+						hint = "for the demo add --demo; else " + hint
+					}
+					return &hintedError{fmt.Errorf("%s: %w: %s", name, err, path), hint}
 				}
 				return fmt.Errorf("%s: %w", name, err)
 			}

@@ -334,12 +334,23 @@ func missingLedger(s settings, err error) error {
 	if s.on("demo") {
 		return &hintedError{err, "start spotinference serve --demo first"}
 	}
-	if demo, _ := ledgerPathOf(s, true); demo != "" && s.text("ledger") == "" {
-		if _, statErr := os.Stat(demo); statErr == nil {
-			return &hintedError{err, "for the demo's figures add --demo; real ones come after spotinference serve, or name the ledger with --ledger"}
-		}
+	if maybeDemo(s) {
+		return &hintedError{err, "for the demo's figures add --demo; real ones come after spotinference serve, or name the ledger with --ledger"}
 	}
 	return err
+}
+
+// maybeDemo tells whether who names no ledger may have meant the demo's: there is one.
+func maybeDemo(s settings) bool {
+	if s.on("demo") || s.text("ledger") != "" {
+		return false
+	}
+	demo, err := ledgerPathOf(s, true)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(demo)
+	return err == nil
 }
 
 func newReportUsage() *cobra.Command {
