@@ -491,13 +491,9 @@ func (g Group) cells(c CostReport) []cell {
 	}...)
 }
 
-// cells flattens the report, less its tables. Gaps are from/to pairs and flags are words, both
-// with a space between.
+// cells flattens the report, less its tables. Gaps and overrides are from/to pairs, flags are
+// words, with a space between.
 func (c CostReport) cells() []cell {
-	var gaps []string
-	for _, g := range c.Samples.Gaps {
-		gaps = append(gaps, stamp(g.From)+"/"+stamp(g.To))
-	}
 	fromID, fromAt := c.Samples.From.cells()
 	toID, toAt := c.Samples.To.cells()
 	return append([]cell{
@@ -519,7 +515,7 @@ func (c CostReport) cells() []cell {
 		{"samples_to_id", toID},
 		{"samples_to_at", toAt},
 		{"samples_count", strconv.Itoa(c.Samples.Count)},
-		{"samples_gaps", strings.Join(gaps, " ")},
+		{"samples_gaps", spanCell(c.Samples.Gaps)},
 		{"pending_requests", integer(c.Pending.Requests)},
 		{"pending_completion_tokens", integer(c.Pending.CompletionTokens)},
 		{"pending_next_sample_at", stampOrEmpty(c.Pending.NextSampleAt)},
@@ -534,7 +530,7 @@ func (c CostReport) cells() []cell {
 		{"split_waking", decimalOrEmpty(c.Split.Waking)},
 		{"split_suspended", decimalOrEmpty(c.Split.Suspended)},
 		{"split_down", decimalOrEmpty(c.Split.Down)},
-		{"overrides", overrideSpans(c.Overrides)},
+		{"overrides", spanCell(spansOf(c.Overrides))},
 	}, c.Chain.cells()...)
 }
 

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"strings"
 	"time"
 
 	"spotinference/ledger"
@@ -43,11 +42,10 @@ func overrideTexts(all []Override) (notes []string) {
 	return notes
 }
 
-// overrideSpans are when they were in force, in one cell.
-func overrideSpans(all []Override) string {
-	var spans []string
+// spansOf are the times in which they were in force.
+func spansOf(all []Override) (spans []Span) {
 	for _, o := range all {
-		spans = append(spans, stamp(o.From)+"/"+stamp(o.To))
+		spans = append(spans, Span{o.From, o.To})
 	}
-	return strings.Join(spans, " ")
+	return spans
 }

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -121,6 +122,15 @@ func writeAll(w io.Writer, b []byte) error {
 }
 
 func stamp(t time.Time) string { return t.Format(time.RFC3339Nano) }
+
+// spanCell is how spans stand in one cell.
+func spanCell(spans []Span) string {
+	var pairs []string
+	for _, s := range spans {
+		pairs = append(pairs, stamp(s.From)+"/"+stamp(s.To))
+	}
+	return strings.Join(pairs, " ")
+}
 
 func stampOrEmpty(t *time.Time) string {
 	if t == nil {

@@ -93,7 +93,7 @@ func (u UsageReport) cells() []cell {
 		{"by_status_failed", integer(u.ByStatus.Failed)},
 		{"by_status_lost", integer(u.ByStatus.Lost)},
 		{"demo", strconv.FormatBool(u.Demo)},
-		{"overrides", overrideSpans(u.Overrides)},
+		{"overrides", spanCell(spansOf(u.Overrides))},
 	}, u.Chain.cells()...)
 }
 
