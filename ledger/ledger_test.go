@@ -377,7 +377,7 @@ func TestAnotherUsersLedger(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { os.Chmod(dir, 0o700) })
-			if err := asNobody(t, dir, path); !errors.Is(err, ledger.ErrAccess) {
+			if err := asNobody(t, path); !errors.Is(err, ledger.ErrAccess) {
 				t.Errorf("OpenReader = %v", err)
 			}
 		})
@@ -385,8 +385,8 @@ func TestAnotherUsersLedger(t *testing.T) {
 }
 
 // asNobody opens a ledger on a thread that file modes bind, as they do not bind root.
-func asNobody(t *testing.T, dir, path string) error {
-	above := filepath.Dir(dir) // t.TempDir's, and the one above it, are ours alone
+func asNobody(t *testing.T, path string) error {
+	above := filepath.Dir(filepath.Dir(path)) // t.TempDir's, and the one above it, are ours alone
 	for range 2 {
 		if err := os.Chmod(above, 0o755); err != nil {
 			t.Fatal(err)
