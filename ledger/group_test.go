@@ -50,6 +50,7 @@ func TestOneSyncServesAllWhoWait(t *testing.T) {
 		for range 50 { // while the first syncs
 			finish()
 		}
+		synctest.Wait() // they are all queued
 		gate <- struct{}{}
 		acknowledged(1)
 		gate <- struct{}{}
