@@ -18,6 +18,7 @@ import (
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
 	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "ledger", "ledger/report", "server/cert", "socket"},
+	"internal/hint":                         {},
 	"control":                               {"socket"},
 	"socket":                                {},
 	"server/cert":                           {},
