@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"spotinference/budget"
-	"spotinference/control"
+	"spotinference/server/control"
 	"spotinference/ledger"
 )
 

@@ -13,12 +13,12 @@ import (
 	"spotinference/gpu"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
-	"spotinference/server"
+	"spotinference/server/api"
 	"spotinference/server/engine"
 )
 
 // newCards reads the cards into metrics, ledger and log.
-func newCards(led *ledger.Ledger, metrics *server.Metrics, log *slog.Logger, event func(kind, subject, detail string)) *gpu.Monitor {
+func newCards(led *ledger.Ledger, metrics *api.Metrics, log *slog.Logger, event func(kind, subject, detail string)) *gpu.Monitor {
 	cards := gpu.New(gpu.Config{
 		Log: log,
 		OnMinute: func(m gpu.Minute) {

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spotinference/budget"
-	"spotinference/control"
+	"spotinference/server/control"
 	"spotinference/gpu"
 	"spotinference/ledger"
 	"spotinference/ledger/report"

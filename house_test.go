@@ -17,30 +17,30 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "ledger", "ledger/report", "server/cert", "socket"},
-	"internal/hint":                         {},
-	"control":                               {"socket"},
-	"socket":                                {},
-	"server/cert":                           {},
-	"server/cert/certtest":                  {},
-	"server":                                {"server/engine", "server/meter", "budget", "ledger"},
-	"server/meter":                          {"ledger"},
-	"server/engine":                         {},
-	"server/engine/sim":                     {},
-	"server/engine/tinymodel":               {},
-	"server/engine/tinymodel/cmd/tinymodel": {"server/engine/tinymodel"},
-	"server/engine/realengine":              {"server/engine/tinymodel"},
-	"gpu":                                   {},
-	"gpu/helper":                            {"gpu"}, // a program apart: nothing imports it
-	"billing":                               {"ledger"},
-	"billing/sim":                           {},
-	"budget":                                {"ledger"},
-	"ledger":                                {},
-	"ledger/report":                         {"ledger"},
-	"torture":                               {"billing/sim", "ledger"}, // it knows the product from outside
-	"bench/mock":                            {},
-	"bench/load":                            {"bench/mock"},
-	"bench/compare":                         {"bench/load", "bench/mock"},
+	"":                             {"server/api", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "server/control", "gpu", "ledger", "ledger/report", "server/listener", "internal/socket"},
+	"internal/hint":                {},
+	"server/control":               {"internal/socket"},
+	"internal/socket":              {},
+	"server/listener":              {},
+	"server/listener/certtest":     {},
+	"server/api":                   {"server/engine", "server/meter", "budget", "ledger"},
+	"server/meter":                 {"ledger"},
+	"server/engine":                {},
+	"server/engine/sim":            {},
+	"test/tinymodel":               {},
+	"test/tinymodel/cmd/tinymodel": {"test/tinymodel"},
+	"test/realengine":              {"test/tinymodel"},
+	"gpu":                          {},
+	"gpu/helper":                   {"gpu"}, // a program apart: nothing imports it
+	"billing":                      {"ledger"},
+	"billing/sim":                  {},
+	"budget":                       {"ledger"},
+	"ledger":                       {},
+	"ledger/report":                {"ledger"},
+	"test/torture":                 {"billing/sim", "ledger"}, // it knows the product from outside
+	"test/bench/mock":              {},
+	"test/bench/load":              {"test/bench/mock"},
+	"test/bench/compare":           {"test/bench/load", "test/bench/mock"},
 }
 
 func TestImportsPointDown(t *testing.T) {

@@ -20,10 +20,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"spotinference/control"
+	"spotinference/server/control"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
-	"spotinference/server"
+	"spotinference/server/api"
 )
 
 // keyPrefix begins every key, so that scanners of leaks know one when they see it:
@@ -151,7 +151,7 @@ func changeKeys(cmd *cobra.Command, s settings, call string, in, out any, alone 
 }
 
 // keyCalls are what the key commands ask of serve.
-func keyCalls(led *ledger.Ledger, srv *server.Server, budgets *keyBudgets, blind bool) control.Calls {
+func keyCalls(led *ledger.Ledger, srv *api.Server, budgets *keyBudgets, blind bool) control.Calls {
 	var one sync.Mutex // what the server is told last is what the ledger was told last
 	return control.Calls{
 		"key-create": func(_ context.Context, in json.RawMessage) (any, error) {

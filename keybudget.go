@@ -10,7 +10,7 @@ import (
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
-	"spotinference/server"
+	"spotinference/server/api"
 )
 
 const (
@@ -27,7 +27,7 @@ type keyBudgets struct {
 	led      *ledger.Ledger
 	location *time.Location
 	blind    bool // no bill is followed: nothing is known of what a key has used
-	tell     func(server.KeySpend)
+	tell     func(api.KeySpend)
 	log      *slog.Logger
 	now      func() time.Time
 	nudged   chan struct{}
@@ -35,13 +35,13 @@ type keyBudgets struct {
 	wanted atomic.Bool // some key has a budget
 
 	mu     sync.Mutex // guards what follows: one evaluation at a time
-	told   server.KeySpend
+	told   api.KeySpend
 	sample int64     // that told is from
 	day    time.Time // and its day
 	failed string    // what was logged last
 }
 
-func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, tell func(server.KeySpend), log *slog.Logger) *keyBudgets {
+func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, tell func(api.KeySpend), log *slog.Logger) *keyBudgets {
 	return &keyBudgets{led: led, location: location, blind: blind, tell: tell, log: log, now: time.Now, nudged: make(chan struct{}, 1)}
 }
 
@@ -97,16 +97,16 @@ func (b *keyBudgets) refresh() {
 	b.tell(spent)
 }
 
-func (b *keyBudgets) evaluate(now time.Time) (server.KeySpend, error) {
+func (b *keyBudgets) evaluate(now time.Time) (api.KeySpend, error) {
 	if b.blind {
-		return server.KeySpend{}, nil
+		return api.KeySpend{}, nil
 	}
 	newest, ok, err := b.led.Newest()
 	if err != nil {
-		return server.KeySpend{}, err
+		return api.KeySpend{}, err
 	}
 	if !ok {
-		return server.KeySpend{Known: true}, nil // nothing was spent yet; the gate is closed until the first sample
+		return api.KeySpend{Known: true}, nil // nothing was spent yet; the gate is closed until the first sample
 	}
 	day := budget.DayStart(now, b.location)
 	if b.told.Known && b.sample == newest.ID && b.day.Equal(day) {
@@ -114,12 +114,12 @@ func (b *keyBudgets) evaluate(now time.Time) (server.KeySpend, error) {
 	}
 	from, ok, err := budget.CountFrom(b.led, day)
 	if err != nil {
-		return server.KeySpend{}, err
+		return api.KeySpend{}, err
 	}
-	spent := server.KeySpend{Known: true}
+	spent := api.KeySpend{Known: true}
 	if ok {
 		if spent.By, err = report.KeySpend(b.led.Reader, ledger.Window{From: from, To: now}); err != nil {
-			return server.KeySpend{}, err
+			return api.KeySpend{}, err
 		}
 	}
 	b.sample, b.day = newest.ID, day

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"spotinference/ledger"
-	"spotinference/server"
+	"spotinference/server/api"
 )
 
 // TestKeyBudgets: what the server is told is the day's, follows each sample, and is not
@@ -24,8 +24,8 @@ func TestKeyBudgets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer led.Close()
-	var told server.KeySpend
-	b := newKeyBudgets(led, berlin, false, func(s server.KeySpend) { told = s }, slog.New(slog.DiscardHandler))
+	var told api.KeySpend
+	b := newKeyBudgets(led, berlin, false, func(s api.KeySpend) { told = s }, slog.New(slog.DiscardHandler))
 	b.now = func() time.Time { return now }
 	event := func(kind, subject string) {
 		t.Helper()
@@ -97,15 +97,15 @@ func TestKeyBudgets(t *testing.T) {
 	sample(1_700_000_000)
 	want(false, 0) // what the engine did is not known, and so neither is who owes what
 
-	b = newKeyBudgets(led, berlin, true, func(s server.KeySpend) { told = s }, slog.New(slog.DiscardHandler))
+	b = newKeyBudgets(led, berlin, true, func(s api.KeySpend) { told = s }, slog.New(slog.DiscardHandler))
 	b.now = func() time.Time { return now }
 	want(false, 0) // without a bill nothing is
 }
 
 // TestKeyBudgetsWaitForNobody: the server is told only where a key has a budget.
 func TestKeyBudgetsWaitForNobody(t *testing.T) {
-	told := make(chan server.KeySpend, 1)
-	b := newKeyBudgets(nil, time.UTC, true, func(s server.KeySpend) { told <- s }, slog.New(slog.DiscardHandler))
+	told := make(chan api.KeySpend, 1)
+	b := newKeyBudgets(nil, time.UTC, true, func(s api.KeySpend) { told <- s }, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()

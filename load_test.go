@@ -20,7 +20,7 @@ import (
 
 	_ "modernc.org/sqlite"
 
-	"spotinference/server/engine/realengine"
+	"spotinference/test/realengine"
 )
 
 // kinds are the requests of a mixed load: every dialect, both modes. Each event

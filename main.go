@@ -21,7 +21,7 @@ import (
 	"spotinference/ledger/report"
 	"spotinference/server/engine"
 	"spotinference/server/engine/sim"
-	"spotinference/socket"
+	"spotinference/internal/socket"
 )
 
 // Exit codes.

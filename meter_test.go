@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/server/engine/realengine"
+	"spotinference/test/realengine"
 )
 
 type meterReport struct {

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"spotinference/server/engine/realengine"
+	"spotinference/test/realengine"
 )
 
 // node runs one part of testdata/node/sdk.mjs against s, each of its checks as a

@@ -12,7 +12,7 @@ import (
 	"spotinference/billing"
 	"spotinference/budget"
 	"spotinference/ledger"
-	"spotinference/server"
+	"spotinference/server/api"
 	"spotinference/server/engine"
 )
 
@@ -169,7 +169,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 		return o, err
 	}
 	for _, origin := range o.origins {
-		if err := server.CheckOrigin(origin); err != nil {
+		if err := api.CheckOrigin(origin); err != nil {
 			return o, usagef("write it as browsers do: https://app.example, http://localhost:3000", "serve: --cors-origin: %w", err)
 		}
 	}
@@ -250,7 +250,7 @@ func readKey(path string) (string, error) {
 
 // checkOrigins refuses a gateway that every page could spend on.
 func checkOrigins(origins []string, keyed bool) error {
-	if slices.Contains(origins, server.AnyOrigin) && !keyed {
+	if slices.Contains(origins, api.AnyOrigin) && !keyed {
 		return usagef("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or name the origins",
 			"serve: --cors-origin *: any page that is open on this machine could spend your money without a key")
 	}

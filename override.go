@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"spotinference/control"
+	"spotinference/server/control"
 	"spotinference/ledger"
 )
 

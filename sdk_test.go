@@ -14,7 +14,7 @@ import (
 	"github.com/openai/openai-go/v3/option"
 	"github.com/openai/openai-go/v3/responses"
 
-	"spotinference/server/engine/realengine"
+	"spotinference/test/realengine"
 )
 
 const testKey = "sk-test-0123456789abcdef"

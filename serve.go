@@ -23,7 +23,7 @@ import (
 	"spotinference/budget"
 	"spotinference/gpu"
 	"spotinference/ledger"
-	"spotinference/server"
+	"spotinference/server/api"
 	"spotinference/server/engine"
 )
 
@@ -150,7 +150,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	// What is wrong with the command, the address or the provider's key is said
 	// before the ledger is touched.
 	var note func(ledger.Event) // set before anything runs
-	var srv *server.Server      // and so is this
+	var srv *api.Server      // and so is this
 	var cards *gpu.Monitor      // and this; the demo has none, whose figures are all simulated
 	var eng *engine.Engine
 	engineConfig := engine.Config{
@@ -229,13 +229,13 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	metrics := server.NewMetrics(func() (time.Time, bool) {
+	metrics := api.NewMetrics(func() (time.Time, bool) {
 		s, ok, err := led.Newest()
 		return s.At, ok && err == nil
 	})
 	metrics.AddRuntime()
 	after := &closer{eng: eng, command: o.onClose, keep: o.onCloseEnv, event: event, log: log, hard: hard}
-	srv, err = server.New(server.Config{
+	srv, err = api.New(api.Config{
 		CloseGrace: o.terms.CloseGrace, OnClosed: after.closed,
 		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Now: clock, Log: log,
 		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins, TLS: in.tls,
@@ -344,7 +344,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 }
 
 // lastCounters reads the engine's counters before they may end with it.
-func lastCounters(srv *server.Server) {
+func lastCounters(srv *api.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	srv.SampleCounters(ctx)
@@ -377,7 +377,7 @@ func (a *ledgerAnchors) Open(provider string) ([]string, error) { return a.led.O
 
 // newWatch looks at what the provider's account has left, or is nil where the provider
 // does not tell.
-func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.Watch, error) {
+func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *api.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.Watch, error) {
 	w, ok := p.(billing.Witness)
 	if !ok {
 		return nil, nil
@@ -406,7 +406,7 @@ func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *serv
 // countFailures shows dark minutes in the metrics as they are written.
 type countFailures struct {
 	*ledger.Ledger
-	metrics *server.Metrics
+	metrics *api.Metrics
 }
 
 func (c countFailures) AddSampleFailure(ctx context.Context, f ledger.SampleFailure) error {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"spotinference/server/engine/realengine"
+	"spotinference/test/realengine"
 )
 
 // severals are requests of several results, streamed and not.

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/control"
+	"spotinference/server/control"
 	"spotinference/ledger/report"
 )
 

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/control"
+	"spotinference/server/control"
 	"spotinference/ledger"
 )
 

@@ -9,8 +9,8 @@ import (
 	"net"
 	"strings"
 
-	"spotinference/server/cert"
-	"spotinference/socket"
+	"spotinference/server/listener"
+	"spotinference/internal/socket"
 )
 
 // unixListen begins a --listen that is a Unix socket's path.
@@ -65,9 +65,9 @@ func (o wayInOptions) open(log *slog.Logger) (w *wayIn, err error) {
 	}
 	switch {
 	case o.certFile != "":
-		identity, err = cert.NewPair(o.certFile, o.key, log)
+		identity, err = listener.NewPair(o.certFile, o.key, log)
 	case len(o.domains) > 0:
-		identity, err = cert.NewAccount(o.domains, o.cache, o.authority, log)
+		identity, err = listener.NewAccount(o.domains, o.cache, o.authority, log)
 	}
 	if err != nil {
 		return nil, usagef(hintFor(err), "serve: %w", err)

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/server/cert/certtest"
+	"spotinference/server/listener/certtest"
 )
 
 // TestServeOverTLS, and tells where.

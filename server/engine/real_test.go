@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/server/engine"
-	"spotinference/server/engine/realengine"
+	"spotinference/test/realengine"
 )
 
 // TestRealLlamaServer runs llama.cpp's own server through the same life.

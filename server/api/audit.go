@@ -1,0 +1,135 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"spotinference/ledger"
+	"spotinference/server/engine"
+)
+
+// Audit is where the engine's own counters are kept beside the rows, and held
+// against them. *ledger.Ledger has it.
+type Audit interface {
+	AddEngineSample(ledger.EngineSample) error
+	CheckEngine(from *ledger.EngineSample, to ledger.EngineSample) (ledger.EngineCheck, error)
+	AddEvent(ledger.Event) error
+}
+
+// audit is what the sampling of the counters remembers. Owned by who holds mu.
+type audit struct {
+	mu    sync.Mutex
+	base  *ledger.EngineSample // the last quiet one of the engine's process; nil: from its start
+	last  ledger.EngineSample  // the last one written
+	drift bool                 // since base one was told of already
+}
+
+// counterWait bounds the wait for an engine that may hang.
+const counterWait = 5 * time.Second
+
+// watchCounters samples the engine's counters until ctx ends.
+func (s *Server) watchCounters(ctx context.Context) {
+	if s.cfg.Audit == nil {
+		return
+	}
+	every(ctx, s.cfg.AuditEvery, func() { s.SampleCounters(ctx) })
+}
+
+// counted reports whether the engine's process is one whose counters can be read.
+func counted(s engine.Status) bool { return s.State == engine.Ready || s.State == engine.Suspending }
+
+// SampleCounters takes one sample and says whether it agrees with the rows. It is for
+// the moment before an engine is suspended, whose counters may end with its process;
+// Run takes all others. The order matters: a row that is there before the counters are
+// read is in them.
+func (s *Server) SampleCounters(ctx context.Context) {
+	if s.cfg.Audit == nil {
+		return
+	}
+	if !s.audit.mu.TryLock() {
+		return // one is under way, and an engine that waits to be suspended does not wait for it
+	}
+	defer s.audit.mu.Unlock()
+	before := s.cfg.Engine.Status()
+	if !counted(before) {
+		return
+	}
+	begun, running := s.calls.count()
+	at := s.cfg.Now()
+	ctx, cancel := context.WithTimeout(ctx, counterWait)
+	defer cancel()
+	n, err := engine.ReadCounters(ctx, s.cfg.Engine.Dial, s.cfg.Engine.Key(), s.cfg.Engine.Kind())
+	if err != nil {
+		s.cfg.Log.Debug("sample the engine's counters", "err", err)
+		return
+	}
+	after := s.cfg.Engine.Status()
+	if !counted(after) || after.PID != before.PID || !after.StartedAt.Equal(before.StartedAt) {
+		return // of which process they are is not known
+	}
+	begunSince, _ := s.calls.count()
+	sample := ledger.EngineSample{
+		At: at, Started: before.StartedAt, Engine: string(s.cfg.Engine.Kind()), Prompt: n.Prompt, Completion: n.Completion,
+		WithCached: n.WithCached, Quiet: running == 0 && n.Running == 0 && begunSince == begun,
+	}
+	if !s.audit.last.Started.Equal(sample.Started) {
+		s.audit.base, s.audit.last, s.audit.drift = nil, ledger.EngineSample{}, false // its counters began again
+	}
+	err = s.audited(sample)
+	if errors.Is(err, ledger.ErrRefused) { // a clock that was set back: the gate sees to that
+		s.cfg.Log.Warn("sample the engine's counters", "err", err)
+	} else if err != nil {
+		s.ledgerFailed(err)
+	}
+}
+
+// audited writes a sample and what is wrong with it.
+func (s *Server) audited(sample ledger.EngineSample) error {
+	a := &s.audit
+	check, err := s.cfg.Audit.CheckEngine(a.base, sample)
+	if err != nil {
+		return err
+	}
+	idle := a.base != nil && a.base.At.Equal(a.last.At) && check.Requests == 0
+	if idle && sample.Quiet && sample.Prompt == a.last.Prompt && sample.Completion == a.last.Completion {
+		return nil // it would say the same again
+	}
+	if err := s.cfg.Audit.AddEngineSample(sample); err != nil {
+		return err
+	}
+	a.last = sample
+	if check.Drift() && !a.drift {
+		a.drift = true
+		s.cfg.Log.Error("the ledger and the engine's own counters disagree", "since", check.From, "requests", check.Requests,
+			"prompt", check.Prompt.Ledger, "engine_prompt", check.Prompt.Engine, "completion", check.Completion.Ledger, "engine_completion", check.Completion.Engine)
+		if err := s.cfg.Audit.AddEvent(driftEvent(check)); err != nil {
+			return err
+		}
+		s.cfg.Metrics.drifts.Inc()
+	}
+	if sample.Quiet {
+		a.base, a.drift = &sample, false
+	}
+	return nil
+}
+
+func driftEvent(c ledger.EngineCheck) ledger.Event {
+	type counter struct {
+		Engine   int64 `json:"engine"`
+		Ledger   int64 `json:"ledger"`
+		Rounding int64 `json:"rounding"`
+	}
+	of := func(d ledger.EngineDiff) counter { return counter{d.Engine, d.Ledger, d.Rounding} }
+	detail, err := json.Marshal(struct {
+		From       time.Time `json:"from"`
+		Prompt     counter   `json:"prompt"`
+		Completion counter   `json:"completion"`
+	}{c.From.UTC(), of(c.Prompt), of(c.Completion)})
+	if err != nil {
+		panic("BUG: an event that is not JSON: " + err.Error())
+	}
+	return ledger.Event{At: c.To, Kind: "meter", Subject: "drift", Detail: string(detail)}
+}

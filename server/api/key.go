@@ -1,0 +1,169 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"spotinference/ledger"
+)
+
+// key is one API key and what is left of its limits.
+type key struct {
+	ledger.Key
+	limits *limits // nil for a key without any; shared by what the key was and becomes
+}
+
+// keyring knows the digests of the keys, never a key. Who asks reads one snapshot.
+type keyring struct {
+	// own is the key that serve was started with: it may do everything.
+	own *key
+
+	put      sync.Mutex // one change at a time
+	snapshot atomic.Pointer[keys]
+
+	spent atomic.Pointer[KeySpend]
+}
+
+// keys are found by the first half of their digest: the whole of it is compared in a
+// time that does not tell how much of a guess is right.
+type keys map[[sha256.Size / 2]byte]*key
+
+func prefix(digest *[sha256.Size]byte) [sha256.Size / 2]byte {
+	return [sha256.Size / 2]byte(digest[:])
+}
+
+// newKeyring makes a ring of the key that serve was started with, "" for none, and
+// those of the ledger.
+func newKeyring(own string, listed []ledger.Key, now time.Time) *keyring {
+	r := &keyring{}
+	if own != "" {
+		r.own = &key{Key: ledger.Key{Digest: sha256.Sum256([]byte(own))}}
+	}
+	all := keys{}
+	for _, k := range listed {
+		// What was used before the start is not known: nobody gains by a restart.
+		all[prefix(&k.Digest)] = &key{Key: k, limits: newLimits(k, now, drained)}
+	}
+	r.snapshot.Store(&all)
+	return r
+}
+
+// set takes in a key that is new or has changed, at once.
+func (r *keyring) set(k ledger.Key, now time.Time) {
+	r.put.Lock()
+	defer r.put.Unlock()
+	old := *r.snapshot.Load()
+	all := maps.Clone(old)
+	fresh := &key{Key: k}
+	if was := old[prefix(&k.Digest)]; was != nil {
+		fresh.limits = was.limits
+	} else {
+		fresh.limits = newLimits(k, now, full)
+	}
+	all[prefix(&k.Digest)] = fresh
+	r.snapshot.Store(&all)
+}
+
+// asked reports whether a request needs a key. From the first key on it does, also
+// when that has been revoked: the end of a key must let nobody in.
+func (r *keyring) asked() bool { return r.own != nil || len(*r.snapshot.Load()) > 0 }
+
+// find returns the key of a request, nil where none is asked for, or why it may not
+// come in. OpenAI's clients send a key as a bearer token, Anthropic's as x-api-key.
+func (r *keyring) find(h *fasthttp.RequestHeader, now time.Time) (*key, *apiError) {
+	if !r.asked() {
+		return nil, nil
+	}
+	given := h.Peek("X-Api-Key")
+	if auth := h.Peek(fasthttp.HeaderAuthorization); len(auth) > 7 && bytes.EqualFold(auth[:7], []byte("Bearer ")) {
+		given = auth[7:]
+	}
+	digest := sha256.Sum256(given)
+	if r.own != nil && subtle.ConstantTimeCompare(digest[:], r.own.Digest[:]) == 1 {
+		return r.own, nil
+	}
+	k := r.of(&digest)
+	switch {
+	case k == nil:
+		return nil, errKey
+	case !k.Revoked.IsZero():
+		return nil, errKeyRevoked
+	case k.Expired(now):
+		return nil, errKeyExpired
+	}
+	return k, nil
+}
+
+func (r *keyring) of(digest *[sha256.Size]byte) *key {
+	k := (*r.snapshot.Load())[prefix(digest)]
+	if k == nil || subtle.ConstantTimeCompare(digest[:], k.Digest[:]) != 1 {
+		return nil
+	}
+	return k
+}
+
+// still says why a key that was let in may not go on, nil where it may: much may have
+// happened while its request waited.
+func (r *keyring) still(k *key, now time.Time) *apiError {
+	if k == nil || k == r.own {
+		return nil
+	}
+	switch k = r.of(&k.Digest); {
+	case k == nil, !k.Revoked.IsZero():
+		return errKeyRevoked
+	case k.Expired(now):
+		return errKeyExpired
+	}
+	return r.budget(k, now)
+}
+
+// mayUse says why a key may not have a model.
+func (k *key) mayUse(model string) *apiError {
+	if k == nil || k.Models == nil {
+		return nil
+	}
+	if model == "" {
+		return errModelUnnamed
+	}
+	if !k.lists(model) {
+		return errModel(model)
+	}
+	return nil
+}
+
+func (k *key) lists(model string) bool {
+	for _, m := range k.Models {
+		if m == model {
+			return true
+		}
+	}
+	return false
+}
+
+// id is what rows call the key, "" for none and for the one that serve was started with.
+func (k *key) id() string {
+	if k == nil {
+		return ""
+	}
+	return k.ID
+}
+
+// keySlot is where a request keeps its key while it is handled.
+const keySlot = "key"
+
+// keyOf is the key that a request came in with, nil where none was asked for.
+func keyOf(ctx *fasthttp.RequestCtx) *key {
+	k, _ := ctx.UserValue(keySlot).(*key)
+	return k
+}
+
+// PutKey takes in a key that was written to the ledger, or that has changed there: it
+// counts from here on.
+func (s *Server) PutKey(k ledger.Key) { s.keys.set(k, s.cfg.Now()) }

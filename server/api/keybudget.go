@@ -1,0 +1,39 @@
+package api
+
+import (
+	"time"
+
+	"spotinference/ledger"
+)
+
+// KeySpend is what each key has used of today's bill, and for how long that may be
+// believed.
+type KeySpend struct {
+	By    map[string]ledger.Nanos // by the key's id; what is not in it has used nothing
+	Known bool                    // false: the ledger does not tell, and no key with a budget is served
+	Until time.Time               // then it is too old
+	Next  time.Time               // when the next day of the budgets begins
+}
+
+// SetKeySpend says what each key has used. Whoever looks at the ledger calls it again
+// before Until: a key with a budget is refused without it.
+func (s *Server) SetKeySpend(spent KeySpend) { s.keys.spent.Store(&spent) }
+
+// budget says why a key's own budget refuses it. A budget that cannot be seen is a
+// spent one, as the gate has it.
+func (r *keyring) budget(k *key, now time.Time) *apiError {
+	if k == nil || k.PerDay == nil {
+		return nil
+	}
+	spent := r.spent.Load()
+	if spent == nil || !now.Before(spent.Until) {
+		return errKeySpendStale
+	}
+	if !spent.Known {
+		return errKeySpendUnknown
+	}
+	if spent.By[k.ID] >= *k.PerDay {
+		return errKeyBudget(max(time.Second, spent.Next.Sub(now)))
+	}
+	return nil
+}

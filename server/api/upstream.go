@@ -1,0 +1,222 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// Both engines close a connection that was idle for five seconds, and
+// llama-server one that has had a hundred requests. We let go of it before
+// they do: a request sent into a closing connection cannot be told from one
+// that was served, so it may not be sent again.
+const (
+	maxIdle     = 4 * time.Second
+	maxUses     = 90
+	dialTimeout = 5 * time.Second
+	readBuffer  = 8 << 10
+	writeBuffer = 16 << 10
+)
+
+// upstream keeps the connections to the engine. The parsing is fasthttp's; the
+// connections are ours, because only who holds the connection can cut a request
+// whose client has left.
+type upstream struct {
+	engine  Engine
+	bearer  string    // what the engine asks for as Authorization
+	readers sync.Pool // of *bufio.Reader
+	writers sync.Pool // of *bufio.Writer
+
+	mu   sync.Mutex
+	idle []*conn // the last used is the last; guarded by mu
+	down bool    // guarded by mu
+}
+
+// conn is one connection to the engine.
+type conn struct {
+	net.Conn
+	br   *bufio.Reader
+	raw  syscall.RawConn
+	used time.Time // when it was last let go of
+	uses int
+}
+
+func newUpstream(e Engine) *upstream { return &upstream{engine: e, bearer: "Bearer " + e.Key()} }
+
+// get returns a connection that the engine has not closed, and on which it has
+// said nothing unasked: that would be taken for the next answer.
+func (u *upstream) get(now time.Time) (*conn, error) {
+	for {
+		c := u.pop()
+		if c == nil {
+			break
+		}
+		if now.Sub(c.used) < maxIdle && c.uses < maxUses && c.quiet() {
+			c.uses++
+			return c, nil
+		}
+		u.discard(c)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	nc, err := u.engine.Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dial engine: %w", err)
+	}
+	var raw syscall.RawConn // nil where it has no descriptor, as in memory
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err = sc.SyscallConn(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			nc.Close()
+			return nil, fmt.Errorf("dial engine: %w", err)
+		}
+	}
+	br, _ := u.readers.Get().(*bufio.Reader)
+	if br == nil {
+		br = bufio.NewReaderSize(nc, readBuffer)
+	}
+	br.Reset(nc)
+	return &conn{Conn: nc, br: br, raw: raw, uses: 1}, nil
+}
+
+// quiet reports whether the engine is there and has said nothing, as far as that can
+// be seen. It takes nothing from the socket.
+func (c *conn) quiet() bool {
+	if c.raw == nil {
+		return false
+	}
+	quiet := false
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		quiet = err == syscall.EAGAIN
+	})
+	return err == nil && quiet
+}
+
+// discard closes a connection that no call holds any more.
+func (u *upstream) discard(c *conn) {
+	c.Close()
+	c.br.Reset(nil)
+	u.readers.Put(c.br)
+	c.br = nil
+}
+
+// write sends a request. Its buffer is large enough for most requests to leave
+// in one write, and is not the connection's: an answer takes much longer.
+func (u *upstream) write(c *conn, req *fasthttp.Request) error {
+	bw, _ := u.writers.Get().(*bufio.Writer)
+	if bw == nil {
+		bw = bufio.NewWriterSize(nil, writeBuffer)
+	}
+	bw.Reset(c)
+	err := req.Write(bw)
+	if err == nil {
+		err = bw.Flush()
+	}
+	bw.Reset(nil)
+	u.writers.Put(bw)
+	return err
+}
+
+func (u *upstream) pop() *conn {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.idle) == 0 {
+		return nil
+	}
+	c := u.idle[len(u.idle)-1]
+	u.idle = u.idle[:len(u.idle)-1]
+	return c
+}
+
+// put gives back a connection whose answer was read to its end.
+func (u *upstream) put(c *conn, now time.Time) {
+	c.used = now
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.down || c.br.Buffered() > 0 {
+		u.discard(c)
+		return
+	}
+	u.idle = append(u.idle, c)
+	// The oldest are first: they are let go of here, not by a goroutine.
+	for len(u.idle) > 0 && now.Sub(u.idle[0].used) >= maxIdle {
+		u.discard(u.idle[0])
+		u.idle = u.idle[1:]
+	}
+}
+
+func (u *upstream) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.down = true
+	for _, c := range u.idle {
+		c.Close()
+	}
+	u.idle = nil
+}
+
+// exchange is one request to the engine and its answer.
+type exchange struct {
+	conn *conn
+	resp *fasthttp.Response // its body is a stream; released by end
+}
+
+// errUnsent marks a request that the engine never saw: it has made nothing.
+var errUnsent = errors.New("not sent")
+
+// do sends req and reads the head of the answer; the body is left to be read.
+// It can be cut through c while it waits, which may be long: a queued request
+// sees no byte.
+func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange, error) {
+	cn, err := u.get(now)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnsent, err)
+	}
+	if !c.attach(cn) {
+		u.discard(cn)
+		return nil, errUnsent
+	}
+	req.Header.Set(fasthttp.HeaderAuthorization, u.bearer)
+	req.Header.SetHost("engine")
+	if err := u.write(cn, req); err != nil {
+		c.detach()
+		u.discard(cn)
+		return nil, fmt.Errorf("write to engine: %w", err)
+	}
+	x := &exchange{conn: cn, resp: fasthttp.AcquireResponse()}
+	x.resp.StreamBody = true
+	if err := x.resp.Read(cn.br); err != nil {
+		c.detach()
+		u.discard(cn)
+		fasthttp.ReleaseResponse(x.resp)
+		return nil, fmt.Errorf("read from engine: %w", err)
+	}
+	if x.resp.BodyStream() == nil { // 204 and 304 have none; no engine's answer is one
+		status := x.resp.StatusCode()
+		u.end(c, x, false, now)
+		return nil, fmt.Errorf("read from engine: status %d without a body", status)
+	}
+	return x, nil
+}
+
+// end lets go of the exchange. reusable says that the body was read to its end
+// and the connection can serve again; else it is closed, and the engine stops.
+func (u *upstream) end(c *call, x *exchange, reusable bool, now time.Time) {
+	reuse := reusable && !x.resp.ConnectionClose()
+	uncut := c.detach() != nil
+	_ = x.resp.CloseBodyStream()
+	fasthttp.ReleaseResponse(x.resp)
+	if reuse && uncut {
+		u.put(x.conn, now)
+	} else {
+		u.discard(x.conn)
+	}
+}
