@@ -17,7 +17,8 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                             {"server/api", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "server/control", "gpu", "ledger", "ledger/report", "server/listener", "internal/socket"},
+	"":                             {"cli"},
+	"cli":                          {"server/api", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "server/control", "gpu", "ledger", "ledger/report", "server/listener", "internal/socket"},
 	"internal/hint":                {},
 	"server/control":               {"internal/socket"},
 	"internal/socket":              {},

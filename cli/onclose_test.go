@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"spotinference/budget"
+	"spotinference/ledger"
+)
+
+// TestOnCloseIsEndedWithItsChildren: past its time nothing of it is left.
+func TestOnCloseIsEndedWithItsChildren(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "pid")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hard, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var events []string
+	c := &closer{hard: hard, log: slog.New(slog.DiscardHandler), event: func(kind, subject, detail string) { events = append(events, kind+" "+subject+" "+detail) },
+		command: []string{"sh", "-c", `sleep 1000 & echo $! >"$0"; wait`, fifo}}
+	done := make(chan struct{})
+	go func() { defer close(done); c.run("stale") }()
+	f, err := os.Open(fifo) // blocks until the child is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	line, err := bufio.NewReader(f).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-done
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		state, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if errors.Is(err, os.ErrNotExist) || strings.Contains(string(state), ") Z ") { // whoever adopts it may not reap it
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("process %d runs on: %s", pid, state)
+		}
+	}
+	if len(events) != 2 || events[0] != `gate on_close_started {"reason":"stale"}` || !strings.HasPrefix(events[1], `gate on_close_ended {"outcome":"signal: killed",`) {
+		t.Errorf("events = %q", events)
+	}
+}
+
+// TestOnCloseMayLeaveAChild: what it leaves behind to stop the machine a moment later
+// holds its output open, and is no failure; and of much that it says the end is kept.
+func TestOnCloseMayLeaveAChild(t *testing.T) {
+	for command, want := range map[string]string{
+		`sleep 1000 & echo $!`:         `"outcome":"done"`,
+		`sleep 1000 & echo $!; exit 3`: `"outcome":"exit status 3"`,
+		`sleep 1000 & head -c 3000000 /dev/zero | tr '\0' x; echo; echo $!`: `"outcome":"done"`,
+	} {
+		var ended string
+		c := &closer{hard: t.Context(), log: slog.New(slog.DiscardHandler), event: func(_, _, detail string) { ended = detail },
+			command: []string{"sh", "-c", command}}
+		said := c.run("stale")
+		lines := strings.Fields(said)
+		pid, err := strconv.Atoi(lines[len(lines)-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Errorf("%s: its child is gone: %v", command, err)
+		}
+		if !strings.Contains(ended, want) || len(said) > tailMost {
+			t.Errorf("%s: event %s, said %d bytes, want %s", command, ended, len(said), want)
+		}
+	}
+}
+
+// TestGateEventsOutliveTheLedgersIllness: that it closed since the ledger failed is
+// written when it can be, with its own time.
+func TestGateEventsOutliveTheLedgersIllness(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l.db")
+	led, err := ledger.Open(ledger.Config{Path: path, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer led.Close()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	do := func(statement string) {
+		t.Helper()
+		if _, err := db.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := &gateLog{led: led, log: slog.New(slog.DiscardHandler)}
+	g.changed(nil)
+	do("ALTER TABLE event RENAME TO away")
+	g.changed(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonDiskFull, Detail: "no room"})
+	do("ALTER TABLE away RENAME TO event")
+	g.changed(nil)
+	events, err := led.Events("gate", time.Now().Add(-time.Hour), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range events {
+		got = append(got, e.Subject+" "+e.Detail)
+	}
+	if want := `open |closed {"reason":"disk_full","why":"no room"}|open `; strings.Join(got, "|") != want {
+		t.Errorf("events = %q, want %q", got, want)
+	}
+}

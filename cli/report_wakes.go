@@ -1,0 +1,36 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"spotinference/ledger/report"
+)
+
+func newReportWakes() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "wakes",
+		Short: "How the engine was woken, what each wake was made of, and its share of the bill",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q, err := ask(cmd, clock())
+			if err != nil {
+				return err
+			}
+			defer q.ledger.Close()
+			w, err := report.Wakes(q.ledger, report.WakesQuery{
+				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: defaultMaxSampleAge, Demo: q.demo,
+			})
+			if err != nil {
+				return err
+			}
+			if err := w.Write(cmd.OutOrStdout(), q.format); err != nil {
+				return err
+			}
+			if w.Refused() {
+				return errRefused{"report wakes: no figure: " + w.Reason}
+			}
+			return nil
+		},
+	}
+	addWindow(c)
+	return c
+}

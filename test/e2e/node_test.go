@@ -1,0 +1,93 @@
+package e2e_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"spotinference/test/realengine"
+)
+
+// node runs one part of testdata/node/sdk.mjs against s, each of its checks as a
+// subtest, and returns what the SDKs were told. Without Node or its SDKs the test
+// skips, or fails where the environment requires them.
+func (s *serving) node(t *testing.T, part string) counted {
+	t.Helper()
+	dir := filepath.Join("testdata", "node")
+	_, sdks := os.Stat(filepath.Join(dir, "node_modules", ".lock"))
+	bin, err := exec.LookPath("node")
+	if err != nil || sdks != nil {
+		const missing = "NOT TESTED WITH THE NODE SDKS: Node or they are missing; run: scripts/node-sdks"
+		if os.Getenv(realengine.Require) == "1" {
+			t.Fatal(missing)
+		}
+		t.Skip(missing)
+	}
+	cmd := exec.Command(bin, "sdk.mjs", part)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "BASE_URL="+s.url, "API_KEY="+testKey, "NO_PROXY=127.0.0.1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("node: %v\n%s", err, &stderr)
+	}
+	var sum counted
+	checks := 0
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); checks++ {
+		var c struct {
+			Name, Error                  string
+			Requests, Prompt, Completion int64
+		}
+		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
+			t.Fatalf("node: %v in %q", err, lines.Text())
+		}
+		t.Run("node, "+c.Name, func(t *testing.T) {
+			if c.Error != "" {
+				t.Error(c.Error)
+			}
+		})
+		sum.requests += c.Requests
+		sum.prompt += c.Prompt
+		sum.completion += c.Completion
+	}
+	if checks == 0 {
+		t.Fatalf("node: no check ran\n%s", &stderr)
+	}
+	return sum
+}
+
+func TestNodeSDKsOverARealEngine(t *testing.T) {
+	s := real(t)
+	want := s.node(t, "engine")
+	if u := s.usage(); u.ByStatus.OK != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion {
+		t.Errorf("report usage = %+v, the clients saw %+v", u, want)
+	}
+	s.stop()
+}
+
+// TestTheLockIsWhole: what CI installs is pinned by its content.
+func TestTheLockIsWhole(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("testdata", "node", "package-lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lock struct {
+		Packages map[string]struct{ Version, Integrity, Resolved string }
+	}
+	if err := json.Unmarshal(b, &lock); err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range lock.Packages {
+		if name != "" && (p.Integrity == "" || p.Version == "" || p.Resolved != "") {
+			t.Errorf("%q: version %q, integrity %q, from %q: want it by content and from any registry", name, p.Version, p.Integrity, p.Resolved)
+		}
+	}
+	if len(lock.Packages) < 3 {
+		t.Errorf("%d packages", len(lock.Packages))
+	}
+}

@@ -1,0 +1,27 @@
+package e2e_test
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"spotinference/ledger"
+)
+
+// TestOverrideBesideASilentServe: one that starts or stops holds the ledger and answers
+// nobody yet, or any more. To stop it would be no help.
+func TestOverrideBesideASilentServe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l.db")
+	led, err := ledger.Open(ledger.Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer led.Close()
+	cmd := exec.Command(program(t), "budget", "override", "--for", "1h", "--reason", "x", "--ledger", path)
+	cmd.Env = cleanEnv()
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "hint: a serve starts or stops with this ledger") {
+		t.Errorf("%v, %s", err, out)
+	}
+}

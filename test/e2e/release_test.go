@@ -1,0 +1,174 @@
+//go:build cgo
+
+package e2e_test
+
+import (
+	"debug/elf"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// release builds what make builds, once.
+var release = sync.OnceValues(func() (string, error) {
+	bin := filepath.Join(buildDir, "release", "spotinference")
+	out, err := exec.Command("make", "-C", root, "BIN="+bin).CombinedOutput()
+	if err != nil {
+		return "", &buildError{err, out}
+	}
+	return bin, nil
+})
+
+type buildError struct {
+	error
+	output []byte
+}
+
+func (e *buildError) Error() string { return "make: " + e.error.Error() + "\n" + string(e.output) }
+
+func releaseProgram(t *testing.T) string {
+	t.Helper()
+	bin, err := release()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+// One file, with the helper inside, that needs nothing of the machine that it runs
+// on: it is alone in its root directory here.
+func TestTheReleaseNeedsNothing(t *testing.T) {
+	bin := releaseProgram(t)
+	f, err := elf.Open(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("the release has a %v: it is not static", p.Type)
+		}
+	}
+	image, err := os.ReadFile(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "spotinference"), image, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{"--version": `^spotinference \S+\n$`, "--help": `(?m)^  serve `, "report --help": `(?m)^  gpu `} {
+		cmd := &exec.Cmd{Path: "/spotinference", Args: append([]string{"spotinference"}, strings.Fields(args)...), Dir: "/", Env: []string{}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+		if os.Geteuid() != 0 {
+			cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !regexp.MustCompile(want).Match(out) {
+			t.Errorf("spotinference %s in an empty root: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// page is the metrics page.
+func (s *serving) page() string {
+	resp, err := http.Get(s.url + "/metrics")
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return string(b)
+}
+
+// shows waits until the metrics page has a line.
+func (s *serving) shows(line string) {
+	s.t.Helper()
+	eventually(s.t, time.Minute, "the metrics show "+line, func() bool {
+		return strings.Contains(s.page(), "\n"+line+"\n")
+	})
+}
+
+// The release reads a card through its helper. A driver's library that hangs or
+// aborts costs readings and nothing else: the gateway serves, shows that it reads
+// nothing, and reads again when the library is well.
+func TestTheReleaseReadsACard(t *testing.T) {
+	dir := t.TempDir()
+	mode := filepath.Join(dir, "mode")
+	build := exec.Command("gcc", "-shared", "-fPIC", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "-DMODE=\""+mode+"\"", root+"/gpu/helper/testdata/standin.c")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	set := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(mode+".next", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(mode+".next", mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := releaseProgram(t)
+	s := start(t, bin, []string{"LD_LIBRARY_PATH=" + dir, "PATH=/nonexistent"}, "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").listens()
+	const (
+		card = `{gpu="0",uuid="GPU-00000000-0000-0000-0000-000000000001"}`
+		used = "spotinference_gpu_memory_used_bytes" + card + " 21474836480"
+	)
+	s.shows(`spotinference_gpu_source{source="helper"} 1`)
+	s.shows(used)
+	s.shows("spotinference_gpu_utilisation_ratio" + card + " 0.42")
+	s.shows(`spotinference_gpu_xid_errors_total{uuid="GPU-00000000-0000-0000-0000-000000000001",xid="79"} 1`)
+
+	for _, trouble := range []string{"abort", "hang"} {
+		set(trouble)
+		s.shows(`spotinference_gpu_source{source="none"} 1`)
+		if strings.Contains(s.page(), "spotinference_gpu_memory_used_bytes") {
+			t.Error("dead figures are shown as living ones")
+		}
+		s.ready() // it serves all the same
+		set("")
+		s.shows(`spotinference_gpu_source{source="helper"} 1`)
+		s.shows(used)
+	}
+	if log := s.stderr(); !strings.Contains(log, "helper: exit status 2: SIGABRT: abort") || !strings.Contains(log, "helper: silent for 10s, and killed") {
+		t.Error("the log does not say what happened to the helper")
+	}
+	s.stop()
+
+	var g struct {
+		Cards []struct {
+			UUID, Name         string
+			Readings           int64
+			UtilisationAverage string `json:"utilisation_average"`
+		}
+		Energy struct{ Joules *string }
+		Reason string
+	}
+	s.report(&g, "gpu", "--window", "1h")
+	if len(g.Cards) != 1 || g.Cards[0].Name != "Stand-in" || g.Cards[0].Readings < 3 || g.Cards[0].UtilisationAverage != "0.4200" || g.Reason != "no_tokens" || g.Energy.Joules == nil {
+		t.Errorf("report gpu: %+v", g)
+	}
+}
+
+// Without a driver the helper says so, from memory, and nothing else is wrong.
+func TestTheReleaseWithoutADriver(t *testing.T) {
+	if _, err := os.Stat("/proc/driver/nvidia"); err == nil {
+		t.Skip("this machine has a driver")
+	}
+	bin := releaseProgram(t)
+	s := start(t, bin, []string{"PATH=/nonexistent"}, "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").listens()
+	eventually(t, time.Minute, "the log says why there are no readings", func() bool {
+		return strings.Contains(s.stderr(), `"msg":"no GPU readings","why":"helper: initialise NVML: libnvidia-ml.so.1 not found: no NVIDIA driver here, or none for this container; nvidia-smi: not found in PATH"`)
+	})
+	s.ready().stop()
+}

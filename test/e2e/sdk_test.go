@@ -1,0 +1,267 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/anthropics/anthropic-sdk-go"
+	anthropicoption "github.com/anthropics/anthropic-sdk-go/option"
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"github.com/openai/openai-go/v3/responses"
+
+	"spotinference/test/realengine"
+)
+
+const testKey = "sk-test-0123456789abcdef"
+
+// real is a serve in front of a real llama-server, with a key and without a bill.
+func real(t testing.TB, flags ...string) *serving {
+	t.Helper()
+	launcher, model := realengine.Find(t), realengine.Model(t)
+	args := append([]string{"--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1"}, flags...)
+	return serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, args...).ready()
+}
+
+func (s *serving) openAI(opts ...option.RequestOption) openai.Client {
+	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(s.url + "/v1/"), option.WithAPIKey(testKey)}, opts...)...)
+}
+
+func (s *serving) anthropic(opts ...anthropicoption.RequestOption) anthropic.Client {
+	return anthropic.NewClient(append([]anthropicoption.RequestOption{anthropicoption.WithBaseURL(s.url), anthropicoption.WithAPIKey(testKey)}, opts...)...)
+}
+
+// counted remembers what the clients were told, to be held against the ledger.
+type counted struct{ requests, prompt, completion int64 }
+
+func (c *counted) add(prompt, completion int64) {
+	c.requests++
+	c.prompt += prompt
+	c.completion += completion
+}
+
+func (c *counted) addAll(d counted) {
+	c.requests += d.requests
+	c.prompt += d.prompt
+	c.completion += d.completion
+}
+
+func TestOfficialSDKsOverARealEngine(t *testing.T) {
+	s := real(t)
+	ctx := context.Background()
+	oa, an := s.openAI(), s.anthropic()
+	var want counted
+
+	t.Run("chat", func(t *testing.T) {
+		r, err := oa.Chat.Completions.New(ctx, openai.ChatCompletionNewParams{
+			Model: "tiny", MaxCompletionTokens: openai.Int(12),
+			Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("What does a token cost?")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Choices) != 1 || r.Choices[0].Message.Content == "" || r.Usage.CompletionTokens == 0 || r.Usage.PromptTokens == 0 {
+			t.Errorf("chat = %s", r.RawJSON())
+		}
+		want.add(r.Usage.PromptTokens, r.Usage.CompletionTokens)
+	})
+	t.Run("chat stream, usage asked for", func(t *testing.T) {
+		st := oa.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
+			Model: "tiny", MaxCompletionTokens: openai.Int(12),
+			Messages:      []openai.ChatCompletionMessageParamUnion{openai.UserMessage("Tell me about the bill.")},
+			StreamOptions: openai.ChatCompletionStreamOptionsParam{IncludeUsage: openai.Bool(true)},
+		})
+		var text strings.Builder
+		var usage openai.CompletionUsage
+		for st.Next() {
+			c := st.Current()
+			for _, ch := range c.Choices {
+				text.WriteString(ch.Delta.Content)
+			}
+			if c.Usage.TotalTokens > 0 {
+				usage = c.Usage
+			}
+		}
+		if err := st.Err(); err != nil || text.Len() == 0 || usage.CompletionTokens == 0 {
+			t.Fatalf("stream: %v, text %q, usage %+v", err, text.String(), usage)
+		}
+		want.add(usage.PromptTokens, usage.CompletionTokens)
+	})
+	t.Run("chat stream, usage not asked for", func(t *testing.T) {
+		before := s.usage()
+		st := oa.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
+			Model: "tiny", MaxCompletionTokens: openai.Int(12),
+			Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("Tell me about the engine.")},
+		})
+		chunks := 0
+		for st.Next() {
+			c := st.Current()
+			if len(c.Choices) == 0 || c.JSON.Usage.Valid() || strings.Contains(c.RawJSON(), `"timings"`) {
+				t.Errorf("a chunk that this client did not ask for: %s", c.RawJSON())
+			}
+			chunks++
+		}
+		if err := st.Err(); err != nil || chunks == 0 {
+			t.Fatalf("stream: %v after %d chunks", err, chunks)
+		}
+		after := s.usage()
+		if after.Requests != before.Requests+1 || after.CompletionTokens == before.CompletionTokens {
+			t.Errorf("usage before %+v, after %+v", before, after)
+		}
+		want.add(after.PromptTokens-before.PromptTokens, after.CompletionTokens-before.CompletionTokens)
+	})
+	t.Run("completions", func(t *testing.T) {
+		r, err := oa.Completions.New(ctx, openai.CompletionNewParams{Model: "tiny", MaxTokens: openai.Int(9),
+			Prompt: openai.CompletionNewParamsPromptUnion{OfString: openai.String("The bill")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.add(r.Usage.PromptTokens, r.Usage.CompletionTokens)
+		st := oa.Completions.NewStreaming(ctx, openai.CompletionNewParams{Model: "tiny", MaxTokens: openai.Int(9),
+			Prompt: openai.CompletionNewParamsPromptUnion{OfString: openai.String("The engine")}})
+		var usage openai.CompletionUsage
+		for st.Next() {
+			if u := st.Current().Usage; u.TotalTokens > 0 {
+				usage = u
+			}
+		}
+		if st.Err() != nil || usage.CompletionTokens == 0 {
+			t.Fatalf("stream: %v, usage %+v", st.Err(), usage)
+		}
+		want.add(usage.PromptTokens, usage.CompletionTokens)
+	})
+	t.Run("responses", func(t *testing.T) {
+		r, err := oa.Responses.New(ctx, responses.ResponseNewParams{Model: "tiny", MaxOutputTokens: openai.Int(16),
+			Input: responses.ResponseNewParamsInputUnion{OfString: openai.String("What is served?")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.OutputText() == "" {
+			t.Errorf("response = %s", r.RawJSON())
+		}
+		want.add(r.Usage.InputTokens, r.Usage.OutputTokens)
+	})
+	t.Run("messages", func(t *testing.T) {
+		p := anthropic.MessageNewParams{Model: "tiny", MaxTokens: 11,
+			Messages: []anthropic.MessageParam{anthropic.NewUserMessage(anthropic.NewTextBlock("Who pays?"))}}
+		r, err := an.Messages.New(ctx, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.add(r.Usage.InputTokens+r.Usage.CacheReadInputTokens, r.Usage.OutputTokens)
+		st := an.Messages.NewStreaming(ctx, p)
+		var m anthropic.Message
+		for st.Next() {
+			if err := m.Accumulate(st.Current()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if st.Err() != nil || len(m.Content) == 0 || m.Content[0].Text == "" {
+			t.Fatalf("stream: %v, %+v", st.Err(), m)
+		}
+		want.add(m.Usage.InputTokens+m.Usage.CacheReadInputTokens, m.Usage.OutputTokens)
+		n, err := an.Messages.CountTokens(ctx, anthropic.MessageCountTokensParams{Model: "tiny", Messages: p.Messages})
+		if err != nil || n.InputTokens == 0 {
+			t.Errorf("count = %+v, %v", n, err)
+		}
+	})
+	t.Run("models", func(t *testing.T) {
+		page, err := oa.Models.List(ctx)
+		if err != nil || len(page.Data) != 1 || page.Data[0].ID != "tiny" {
+			t.Errorf("models = %+v, %v", page, err)
+		}
+	})
+	t.Run("the ledger agrees with what the clients were told", func(t *testing.T) {
+		if u := s.usage(); u.Requests != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion || u.ByStatus.OK != want.requests {
+			t.Errorf("report usage = %+v, the clients saw %+v", u, want)
+		}
+	})
+
+	t.Run("errors", func(t *testing.T) {
+		chat := func(c openai.Client, p openai.ChatCompletionNewParams) *openai.Error {
+			t.Helper()
+			_, err := c.Chat.Completions.New(ctx, p)
+			var e *openai.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("error = %v (%T), want *openai.Error", err, err)
+			}
+			if e.Response.Header.Get("X-Request-Id") == "" {
+				t.Errorf("%v: no x-request-id", e)
+			}
+			return e
+		}
+		hello := []openai.ChatCompletionMessageParamUnion{openai.UserMessage("hi")}
+		attempts := 0
+		counting := option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+			attempts++
+			return next(r)
+		})
+		if e := chat(s.openAI(option.WithAPIKey("sk-wrong"), counting), openai.ChatCompletionNewParams{Model: "tiny", Messages: hello}); e.StatusCode != 401 || e.Code != "invalid_api_key" || attempts != 1 {
+			t.Errorf("wrong key: %d %q after %d attempts", e.StatusCode, e.Code, attempts)
+		}
+		long := []openai.ChatCompletionMessageParamUnion{openai.UserMessage(strings.Repeat("the bill is the truth ", 3000))}
+		if e := chat(oa, openai.ChatCompletionNewParams{Model: "tiny", Messages: long}); e.StatusCode != 400 || e.Code != "context_length_exceeded" || e.Param != "messages" {
+			t.Errorf("too long: %d %q %q", e.StatusCode, e.Code, e.Param)
+		}
+		wrong := s.anthropic(anthropicoption.WithAPIKey("wrong"))
+		_, err := wrong.Messages.New(ctx, anthropic.MessageNewParams{Model: "tiny", MaxTokens: 5,
+			Messages: []anthropic.MessageParam{anthropic.NewUserMessage(anthropic.NewTextBlock("hi"))}})
+		var ae *anthropic.Error
+		if !errors.As(err, &ae) || ae.StatusCode != 401 || !strings.Contains(ae.RawJSON(), `"authentication_error"`) {
+			t.Errorf("anthropic, wrong key: %v", err)
+		}
+	})
+	s.stop()
+}
+
+func TestEmbeddingsOverARealEngine(t *testing.T) {
+	s := real(t, "--embeddings")
+	client := s.openAI()
+	r, err := client.Embeddings.New(context.Background(), openai.EmbeddingNewParams{Model: "tiny",
+		Input: openai.EmbeddingNewParamsInputUnion{OfArrayOfStrings: []string{"the bill", "the engine and the token"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Data) != 2 || len(r.Data[0].Embedding) == 0 || r.Usage.PromptTokens == 0 {
+		t.Errorf("embeddings = %d vectors, usage %+v", len(r.Data), r.Usage)
+	}
+	want := counted{requests: 1, prompt: r.Usage.PromptTokens}
+	want.addAll(s.node(t, "embeddings"))
+	if u := s.usage(); u.PromptTokens != want.prompt || u.CompletionTokens != 0 || u.ByStatus.OK != want.requests {
+		t.Errorf("report usage = %+v, the clients saw %+v", u, want)
+	}
+	s.stop()
+}
+
+// TestRerankOverARealEngine uses no SDK, since none of the two has rerank.
+func TestRerankOverARealEngine(t *testing.T) {
+	s := real(t, "--reranking")
+	req, err := http.NewRequest(http.MethodPost, s.url+"/v1/rerank",
+		strings.NewReader(`{"model":"tiny","query":"the bill","documents":["the engine","the token and the bill"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testKey)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got struct {
+		Results []struct{ Index int }
+		Usage   struct {
+			PromptTokens int64 `json:"prompt_tokens"`
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || resp.StatusCode != http.StatusOK || len(got.Results) != 2 || got.Usage.PromptTokens == 0 {
+		t.Errorf("rerank: %d %+v, %v", resp.StatusCode, got, err)
+	}
+	if u := s.usage(); u.PromptTokens != got.Usage.PromptTokens || u.CompletionTokens != 0 || u.ByStatus.OK != 1 {
+		t.Errorf("report usage = %+v, the client saw %+v", u, got.Usage)
+	}
+	s.stop()
+}
