@@ -18,9 +18,10 @@ import (
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
 	"":                             {"cli"},
-	"cli":                          {"server/api", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "server/control", "gpu", "ledger", "ledger/report", "server/listener", "internal/socket"},
+	"cli":                          {"server", "server/api", "server/control", "server/engine", "server/engine/sim", "billing", "budget", "ledger", "ledger/report", "internal/hint", "internal/socket"},
+	"server":                       {"server/api", "server/control", "server/engine", "server/listener", "billing", "billing/sim", "budget", "gpu", "ledger", "ledger/report", "internal/hint", "internal/socket"},
 	"internal/hint":                {},
-	"server/control":               {"internal/socket"},
+	"server/control":               {"internal/socket", "ledger"},
 	"internal/socket":              {},
 	"server/listener":              {},
 	"server/listener/certtest":     {},

@@ -1,36 +1,53 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"spotinference/ledger/report"
 )
 
-func newReportWakes() *cobra.Command {
+type reportWakesOptions struct {
+	windowOptions
+	ageOptions
+}
+
+func newReportWakes(g *global) *cobra.Command {
+	var o reportWakesOptions
 	c := &cobra.Command{
 		Use:   "wakes",
 		Short: "How the engine was woken, what each wake was made of, and its share of the bill",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := ask(cmd, clock())
-			if err != nil {
-				return err
-			}
-			defer q.ledger.Close()
-			w, err := report.Wakes(q.ledger, report.WakesQuery{
-				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: defaultMaxSampleAge, Demo: q.demo,
-			})
-			if err != nil {
-				return err
-			}
-			if err := w.Write(cmd.OutOrStdout(), q.format); err != nil {
-				return err
-			}
-			if w.Refused() {
-				return errRefused{"report wakes: no figure: " + w.Reason}
-			}
-			return nil
-		},
+		Args:  noWords,
+		RunE:  g.run(func(ctx context.Context) error { return runReportWakes(ctx, g, o) }),
 	}
-	addWindow(c)
-	return c
+	f := flagsOf(c)
+	o.windowOptions.addFlags(f)
+	o.ageOptions.addFlags(f)
+	return exits(c, refuses3)
+}
+
+func runReportWakes(_ context.Context, g *global, o reportWakesOptions) error {
+	const what = "report wakes"
+	if err := o.check(what); err != nil {
+		return err
+	}
+	q, err := g.ask(o.windowOptions)
+	if err != nil {
+		return err
+	}
+	defer q.ledger.Close()
+	w, err := report.Wakes(q.ledger, report.WakesQuery{
+		Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: o.maxSampleAge, Demo: q.demo,
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.Write(g.stdout, q.format); err != nil {
+		return err
+	}
+	if w.Refused() {
+		return noFigure(what, w.Reason)
+	}
+	return nil
 }

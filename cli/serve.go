@@ -3,33 +3,96 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
-	"log/slog"
-	"maps"
+	"fmt"
 	"os"
-	"os/signal"
+	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	charm "github.com/charmbracelet/log"
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"spotinference/billing"
-	"spotinference/budget"
-	"spotinference/gpu"
 	"spotinference/ledger"
+	"spotinference/server"
 	"spotinference/server/api"
 	"spotinference/server/engine"
 )
 
-const defaultSampleEvery = time.Minute
+// serveOptions are the flags of serve, in the groups of its help.
+type serveOptions struct {
+	listen, tlsCert, tlsKey, tlsCache string
+	tlsDomains                        []string
 
-func newServe() *cobra.Command {
+	keyFile string
+	origins []string
+
+	engine, engineUser         string
+	engineTCP                  bool
+	startTimeout, stallTimeout time.Duration
+
+	suspend           string
+	sleepLevel        int
+	idle, wakeTimeout time.Duration
+	wakeQueue         int
+
+	providerOptions
+	sampleEvery, maxSampleAge time.Duration
+	lowBalance                string
+
+	budgetOptions
+	onClose    string
+	onCloseEnv []string
+
+	drain     time.Duration
+	logFormat string
+}
+
+func (o *serveOptions) addFlags(f flags) {
+	in := f.in("Address and TLS")
+	in.text(&o.listen, "listen", "127.0.0.1:8080", "address to serve on, beyond loopback only with an API key; or unix: and a path, for our own user only")
+	in.text(&o.tlsCert, "tls-cert", "", "serve TLS with this certificate, its own first and then those that signed it, in PEM; read again when it changes")
+	in.text(&o.tlsKey, "tls-key", "", "the key of --tls-cert, readable by its owner only")
+	in.list(&o.tlsDomains, "tls-domain", "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
+	in.text(&o.tlsCache, "tls-cache", "", "directory for the certificates of --tls-domain and their keys (default beside the ledger)")
+
+	in = f.in("API keys and web pages")
+	in.text(&o.keyFile, "api-key-file", "", "file that holds the API key, readable by its owner only")
+	in.list(&o.origins, "cors-origin", "web origin whose pages may use the API, such as https://app.example; again or with commas for more, * for all")
+
+	in = f.in("Engine")
+	in.text(&o.engine, "engine", "", "llama or vllm, where the command's name does not tell")
+	in.text(&o.engineUser, "engine-user", "", "run the engine as this user, by name or number; only root can")
+	in.on(&o.engineTCP, "engine-tcp", "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
+	in.duration(&o.startTimeout, "start-timeout", 30*time.Minute, "how long the engine's start may show no progress")
+	in.duration(&o.stallTimeout, "stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
+
+	in = f.in("Suspending and waking the engine")
+	in.duration(&o.idle, "idle", 15*time.Minute, "how long without a request until the engine is suspended")
+	in.text(&o.suspend, "suspend", "auto", "how: sleep (vllm's own), checkpoint (the driver's), stop, never; auto: the quickest to wake of those that work here")
+	in.number(&o.sleepLevel, "sleep-level", 1, 1, 2, "level", "of vllm's sleep: 1 keeps the weights in the host's memory, 2 reads them again")
+	in.duration(&o.wakeTimeout, "wake-timeout", 10*time.Minute, "how long a request may wait for the engine")
+	in.number(&o.wakeQueue, "wake-queue", 256, 1, 1<<20, "requests", "how many requests may wait for the engine")
+
+	in = f.in("The provider's bill")
+	o.providerOptions.addFlags(in)
+	in.duration(&o.sampleEvery, "sample-every", time.Minute, "how often to read the bill")
+	in.duration(&o.maxSampleAge, "max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen; past it nothing is served")
+	in.amount(&o.lowBalance, "low-balance", "", "warn when the account's balance falls below this; what a day costs at the sampled rates where it is left out, and 0 warns below zero only")
+
+	in = f.in("The budget")
+	o.budgetOptions.addFlags(in)
+	in.text(&o.onClose, "on-close", "", "command to run once the gate has closed and its grace is over, to stop the machine: its words, no shell is asked; $GATE_REASON says why")
+	in.list(&o.onCloseEnv, "on-close-env", "credential that --on-close may see, such as HYPERSTACK_API_KEY; again or with commas for more")
+
+	in = f.in("Stopping and logging")
+	in.grace(&o.drain, "drain", 30*time.Second, "how long running answers may take when asked to stop")
+	in.text(&o.logFormat, "log-format", "text", "text or json")
+}
+
+func newServe(g *global) *cobra.Command {
+	var o serveOptions
 	c := &cobra.Command{
 		Use:   "serve [flags] [-- COMMAND ARGS...]",
 		Short: "Run an engine and serve the OpenAI API in front of it",
@@ -49,460 +112,251 @@ from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, words []string) error {
-			if err := shield(); err != nil {
-				return err
-			}
-			s, err := loadSettings(cmd)
-			if err != nil {
-				return err
-			}
-			opts, err := serveOptions(s, words)
-			if err != nil {
-				return err
-			}
-			soft, hard, stop := stopSignals()
-			defer stop()
-			return runServe(soft, hard, opts, cmd.ErrOrStderr())
-		},
+		// Before settings are read, which may hold a key.
+		PreRunE: func(*cobra.Command, []string) error { return harden() },
+		RunE:    g.runWords(func(_ context.Context, words []string) error { return runServe(g, o, words) }),
 	}
-	f := c.Flags()
-	f.SetInterspersed(false) // a forgotten -- is seen at the command, not at its first flag
-	f.String("listen", "127.0.0.1:8080", "address to serve on, beyond loopback only with an API key; or unix: and a path, for our own user only")
-	f.String("tls-cert", "", "serve TLS with this certificate, its own first and then those that signed it, in PEM; read again when it changes")
-	f.String("tls-key", "", "the key of --tls-cert, readable by its owner only")
-	f.StringSlice("tls-domain", nil, "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
-	f.String("tls-cache", "", "directory for the certificates of --tls-domain and their keys (default beside the ledger)")
-	f.String("tls-authority", "", "ACME directory of another authority")
-	f.Lookup("tls-authority").Hidden = true
-	f.String("engine", "", "llama or vllm, where the command's name does not tell")
-	f.String("engine-user", "", "run the engine as this user, by name or number; only root can")
-	f.Bool("engine-tcp", false, "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
-	f.String("provider", "", "whose bill to read: "+strings.Join(billing.Names(), ", ")+"; none serves without a bill. Found from the environment where that is unambiguous")
-	f.String("provider-url", "", "base of the provider's API, https or on loopback: a proxy, a simulator")
-	f.String("billing-command", "", "with --provider exec: the command that prints the bill, as billing check --schema says; its words, no shell is asked")
-	f.String("instance", "", "the provider's id of this box; found by address or name where that is unambiguous")
-	addBudget(f)
-	f.String("on-close", "", "command to run once the gate has closed and its grace is over, to stop the machine: its words, no shell is asked; $GATE_REASON says why")
-	f.StringSlice("on-close-env", nil, "credential that --on-close may see, such as HYPERSTACK_API_KEY; again or with commas for more")
-	f.String("low-balance", "", "warn when the account's balance falls below this; what a day costs at the sampled rates where it is left out, and 0 warns below zero only")
-	f.Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen; past it nothing is served")
-	f.Duration("sample-every", defaultSampleEvery, "how often to read the bill")
-	f.Duration("drain", 30*time.Second, "how long running answers may take when asked to stop")
-	f.String("demo-provider", "hyperstack", "whose API the demo's provider speaks: "+strings.Join(demoProviders(), ", "))
-	f.Duration("stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
-	f.Duration("start-timeout", 30*time.Minute, "how long the engine's start may show no progress")
-	f.Duration("idle", 15*time.Minute, "how long without a request until the engine is suspended")
-	f.String("suspend", "auto", "how: sleep (vllm's own), checkpoint (the driver's), stop, never; auto: the quickest to wake of those that work here")
-	f.Int("sleep-level", 1, "of vllm's sleep: 1 keeps the weights in the host's memory, 2 reads them again")
-	f.Duration("wake-timeout", 10*time.Minute, "how long a request may wait for the engine")
-	f.Int("wake-queue", 256, "how many requests may wait for the engine")
-	f.String("api-key-file", "", "file that holds the API key, readable by its owner only")
-	f.StringSlice("cors-origin", nil, "web origin whose pages may use the API, such as https://app.example; again or with commas for more, * for all")
-	f.String("log-format", "text", "text or json")
-	return c
+	c.Flags().SetInterspersed(false) // a forgotten -- is seen at the command, not at its first flag
+	o.addFlags(flagsOf(c))
+	return exits(c, "0  it was asked to stop, and did")
 }
 
-// stopSignals returns a context that ends at the first SIGINT or SIGTERM, and
-// one that ends at the second. A third one kills.
-func stopSignals() (soft, hard context.Context, stop func()) {
-	soft, drain := context.WithCancel(context.Background())
-	hard, now := context.WithCancel(context.Background())
-	c := make(chan os.Signal, 2)
-	done := make(chan struct{})
-	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		for _, f := range []func(){drain, func() { signal.Stop(c); now() }} {
-			select {
-			case <-c:
-				f()
-			case <-done:
-				return
-			}
-		}
-	}()
-	return soft, hard, func() { signal.Stop(c); close(done); drain(); now() }
-}
-
-func newLog(w io.Writer, asJSON bool) *slog.Logger {
-	if asJSON {
-		return slog.New(slog.NewJSONHandler(w, nil))
-	}
-	return slog.New(charm.NewWithOptions(w, charm.Options{ReportTimestamp: true, TimeFormat: time.TimeOnly, Prefix: "spotinference"}))
-}
-
-// runServe wires the parts and waits for them. Order matters on the way out:
-// the server drains, the engine stops, the bill is read once more, and the
-// ledger closes last. hard cuts all of that short, but for the ledger.
-func runServe(soft, hard context.Context, o options, stderr io.Writer) (err error) {
-	log := newLog(stderr, o.json)
-	if o.file != "" {
-		log.Info("settings", "file", o.file)
-	}
-	if o.demo {
-		stopDemo, err := startDemo(&o, log)
-		if err != nil {
-			return err
-		}
-		defer stopDemo()
-	}
-
-	// What is wrong with the command, the address or the provider's key is said
-	// before the ledger is touched.
-	var note func(ledger.Event) // set before anything runs
-	var srv *api.Server      // and so is this
-	var cards *gpu.Monitor      // and this; the demo has none, whose figures are all simulated
-	var eng *engine.Engine
-	engineConfig := engine.Config{
-		Command: o.command, Kind: o.kind, TCP: o.tcp, User: o.engineUser, StartTimeout: o.startWait, Log: log, Stderr: stderr,
-		Suspend: o.suspend, SleepLevel: o.sleepLevel, Idle: o.idle, WakeTimeout: o.wakeTimeout, WakeQueue: o.wakeQueue,
-		OnTransition: func(t engine.Transition) {
-			logEngine(log, note, eng.Identity(), t)
-			if t.To == engine.Suspending {
-				lastCounters(srv)
-			}
-		},
-	}
-	var checkpointer *gpu.Checkpointer
-	if !o.demo {
-		engineConfig.GPUMemory = func(ctx context.Context, pids []int) (int64, error) { return cards.Held(ctx, pids) }
-		if checkpointer = newCheckpointer(soft, o.suspend, func() gpu.Snapshot { return cards.Latest() }); checkpointer != nil {
-			engineConfig.Checkpointer = checkpointer
-		}
-	}
-	eng, err = engine.New(engineConfig)
-	if err != nil {
-		return usagef(hintFor(err), "serve: %w", err)
-	}
-	var provider billing.Provider
-	anchors := &ledgerAnchors{}
-	if o.provider != "none" {
-		o.billing.Anchors = anchors
-		if provider, err = billing.New(o.provider, o.billing); err != nil {
-			return usagef(hintFor(err), "serve: %w", err)
-		}
-	}
-	if why, hint := (billing.Disks{Getenv: os.Getenv}).Dying(o.ledger); why != "" && !o.demo {
-		log.Warn("the ledger may be lost with the machine: "+why, "ledger", o.ledger, "hint", hint)
-	}
-	in, err := o.wayIn.open(log)
+func runServe(g *global, o serveOptions, words []string) error {
+	cfg, err := o.config(g, words)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-
-	led, err := ledger.Open(ledger.Config{Path: o.ledger, Demo: o.demo, Afresh: o.demo, Now: clock, Log: log})
-	if err != nil {
-		return err
+	if g.settingsFile != "" {
+		cfg.Log.Info("settings", "file", g.settingsFile)
 	}
-	defer func() { err = errors.Join(err, led.Close()) }() // last out
-	anchors.led = led
-	if n := led.Lost(); n > 0 {
-		log.Warn("requests were lost when the last serve died", "requests", n)
+	if g.demo && o.logFormat == "text" {
+		cfg.OnListening = func(at server.Address) { g.demoHint(at, cfg) }
 	}
-	if err := led.SetProvider(o.provider); err != nil {
-		return err
-	}
-	keys, err := led.Keys()
-	if err != nil {
-		return err
-	}
-	if err := o.checkWayIn(len(keys) > 0); err != nil {
-		return err
-	}
-	note = func(e ledger.Event) {
-		if err := led.AddEvent(e); err != nil && !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
-			log.Error("write an event", "event", e.Subject, "err", err)
-		}
-	}
-	event := func(kind, subject, detail string) {
-		note(ledger.Event{At: clock(), Kind: kind, Subject: subject, Detail: detail})
-	}
-	if err := learn(eng, led); err != nil {
-		log.Warn("how long the engine took to wake before is not known", "err", err)
-	}
-
-	gate, err := budget.New(budget.Config{
-		Ledger: led, Terms: o.terms, MaxSampleAge: o.maxAge, Blind: provider == nil, Now: clock,
-		OnChange: (&gateLog{led: led, log: log}).changed,
-	})
-	if err != nil {
-		return err
-	}
-	metrics := api.NewMetrics(func() (time.Time, bool) {
-		s, ok, err := led.Newest()
-		return s.At, ok && err == nil
-	})
-	metrics.AddRuntime()
-	after := &closer{eng: eng, command: o.onClose, keep: o.onCloseEnv, event: event, log: log, hard: hard}
-	srv, err = api.New(api.Config{
-		CloseGrace: o.terms.CloseGrace, OnClosed: after.closed,
-		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Now: clock, Log: log,
-		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins, TLS: in.tls,
-	})
-	if err != nil {
-		return err
-	}
-	budgets := newKeyBudgets(led, o.terms.Location, provider == nil, srv.SetKeySpend, log)
-	if slices.ContainsFunc(keys, func(k ledger.Key) bool { return k.PerDay != nil && k.Live(clock()) }) {
-		budgets.Want()
-		if provider == nil {
-			log.Warn("without a bill no key with a budget is served", "hint", "make keys without --budget")
-		}
-	}
-	var sampler *billing.Sampler
-	if provider != nil {
-		newest, _, err := led.Newest()
-		if err != nil {
-			return err
-		}
-		watch, err := newWatch(provider, o.lowBalance, led, metrics, event, log)
-		if err != nil {
-			return err
-		}
-		warned := false // owned by who samples, one at a time
-		sampled := func() {
-			gate.Nudge()
-			budgets.Nudge()
-			if warned {
-				return
-			}
-			gate.Refresh()
-			if st, ok := gate.State(); ok && st.Rate != nil {
-				warned = true
-				warnBudget(log, st, o.onClose != nil)
-			}
-		}
-		sampler, err = billing.NewSampler(billing.SamplerConfig{
-			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Now: clock, Log: log, OnSample: sampled,
-			Watch: watch, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.terms.Location) },
-		})
-		if err != nil {
-			return usagef(hintFor(err), "serve: %w", err)
-		}
-		after.sampler = sampler
-	}
-
-	if !o.demo {
-		cards = newCards(led, metrics, log, event)
-	}
-
-	event("gateway", "started", "")
-	log.Info("listening", "url", in.url, "ledger", o.ledger, "provider", o.provider, "engine", eng.Kind())
-	if provider == nil {
-		log.Warn("serving without a bill: no spend is known, and no budget holds")
-	}
-	if o.demo && !o.json {
-		demoHint(stderr, in.curl, o)
-	}
-
-	g, ctx := errgroup.WithContext(soft)
-	engineCtx, stopEngine := context.WithCancel(context.Background())
-	backCtx, stopBack := context.WithCancel(context.Background())
-	drained := make(chan struct{})
-	g.Go(func() error { defer stopEngine(); defer close(drained); return srv.Run(ctx, hard, in.Listener) })
-	g.Go(func() error { return in.run(backCtx) })
-	g.Go(func() error { defer stopBack(); return eng.Run(engineCtx) })
-	g.Go(func() error { return gate.Run(backCtx) })
-	if cards != nil {
-		g.Go(func() error { return cards.Run(backCtx) })
-	}
-	if checkpointer != nil {
-		g.Go(func() error { return keepCheckpointer(backCtx, checkpointer, log) })
-	}
-	g.Go(func() error { return budgets.Run(backCtx) })
-	asked := calls(eng, gate, led, cards)
-	maps.Copy(asked, keyCalls(led, srv, budgets, provider == nil))
-	g.Go(func() error { return serveControl(backCtx, o.ledger, asked, log) })
-	if sampler != nil {
-		g.Go(func() error { return sampler.Run(backCtx) })
-	}
-
-	ended := make(chan error, 1)
-	go func() { ended <- g.Wait() }()
-	select {
-	case err = <-ended:
-	case <-hard.Done():
-		// The answers were cut and have their rows; the engine's guard ends the
-		// engine when we are gone.
-		<-drained
-		log.Warn("stopped at once")
-		return nil
-	}
-	if sampler != nil {
-		last, cancel := context.WithTimeout(hard, lastSampleTime)
-		defer cancel()
-		if err := sampler.Last(last); err != nil {
-			log.Warn("the bill could not be read once more", "err", err)
-		}
-	}
-	event("gateway", "stopped", "")
-	if err == nil {
-		log.Info("stopped")
+	soft, hard, stop := stopSignals()
+	defer stop()
+	err = server.Run(soft, hard, cfg)
+	if refused := (*server.ConfigError)(nil); errors.As(err, &refused) {
+		return usageError{fmt.Errorf("serve: %w", err)}
 	}
 	return err
 }
 
-// lastCounters reads the engine's counters before they may end with it.
-func lastCounters(srv *api.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	srv.SampleCounters(ctx)
-}
-
-// lastSampleTime bounds the sample on the way out: a spot machine has seconds.
-const lastSampleTime = 5 * time.Second
-
-// ledgerAnchors finds where a bill's series began in the ledger.
-type ledgerAnchors struct{ led *ledger.Ledger }
-
-func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool) {
-	epoch, ok, err := a.led.Epoch(resource)
-	if err != nil || !ok {
-		return "", nil, false
+// config checks what can be checked without touching anything. What a part of the
+// gateway checks itself is left to it.
+func (o serveOptions) config(g *global, words []string) (c server.Config, err error) {
+	if len(words) == 0 {
+		words = g.command
 	}
-	s, ok, err := a.led.Newest()
-	if err != nil || !ok {
-		return epoch, nil, true
+	c = server.Config{
+		Demo: g.demo, StallTimeout: o.stallTimeout, Drain: o.drain, Origins: o.origins,
+		SampleEvery: o.sampleEvery, MaxSampleAge: o.maxSampleAge, OnCloseEnv: o.onCloseEnv,
+		Now: g.now, Log: newLog(g.stderr, o.logFormat == "json"), Stderr: g.stderr,
 	}
-	for _, l := range s.Lines {
-		if l.Resource == resource && l.Epoch == epoch {
-			bill = l.Bill
+	if o.logFormat != "text" && o.logFormat != "json" {
+		return c, usagef("use text or json", "serve: log format %q: not known", o.logFormat)
+	}
+	if err := o.source(g, words, &c); err != nil {
+		return c, err
+	}
+	if c.Engine, err = o.engineConfig(c.Engine); err != nil {
+		return c, err
+	}
+	if c.MaxSampleAge < c.SampleEvery {
+		return c, usagef("the bill must be read at least that often", "serve: --max-sample-age %s is less than --sample-every %s", c.MaxSampleAge, c.SampleEvery)
+	}
+	if err := o.money(&c); err != nil {
+		return c, err
+	}
+	if c.OnClose, err = o.onCloseCommand(); err != nil {
+		return c, err
+	}
+	if c.Key, err = readKey(o.keyFile); err != nil {
+		return c, err
+	}
+	for _, origin := range c.Origins {
+		if err := api.CheckOrigin(origin); err != nil {
+			return c, usagef("write it as browsers do: https://app.example, http://localhost:3000", "serve: --cors-origin: %w", err)
 		}
 	}
-	return epoch, bill, true
+	if c.Ledger, err = g.ledgerPath(); err != nil {
+		return c, err
+	}
+	if c.Listen, err = o.listenOptions(c.Ledger); err != nil {
+		return c, err
+	}
+	// A ledger may hold keys, unless it is not there yet or about to be made afresh;
+	// the server asks again when it has seen.
+	_, noLedger := os.Stat(c.Ledger)
+	if err := c.CheckOpen(noLedger == nil && !g.demo); err != nil {
+		return c, usagef("", "serve: %w", err)
+	}
+	return c, nil
 }
 
-func (a *ledgerAnchors) Open(provider string) ([]string, error) { return a.led.Open(provider) }
-
-// newWatch looks at what the provider's account has left, or is nil where the provider
-// does not tell.
-func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *api.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.Watch, error) {
-	w, ok := p.(billing.Witness)
-	if !ok {
-		return nil, nil
-	}
-	return billing.NewWatch(billing.WatchConfig{
-		Witness: w, Low: low, Now: clock, Log: log,
-		OnResidual: func(r ledger.Residual) {
-			m.Residual()
-			if err := led.AddResidual(clock(), r); err != nil && !errors.Is(err, ledger.ErrClosed) {
-				log.Error("write an event", "event", "residual", "err", err)
-			}
-		},
-		OnFunds: func(f billing.Funds) {
-			m.LowBalance(f.Low)
-			if f.Turned {
-				event("billing", map[bool]string{true: "balance_low", false: "balance_ok"}[f.Low], jsonText(struct {
-					Left      string `json:"left"`
-					Threshold string `json:"threshold"`
-					Currency  string `json:"currency"`
-				}{f.Left.String(), f.Threshold.String(), f.Currency}))
-			}
-		},
-	})
-}
-
-// countFailures shows dark minutes in the metrics as they are written.
-type countFailures struct {
-	*ledger.Ledger
-	metrics *api.Metrics
-}
-
-func (c countFailures) AddSampleFailure(ctx context.Context, f ledger.SampleFailure) error {
-	c.metrics.SampleFailed(f.Class)
-	return c.Ledger.AddSampleFailure(ctx, f)
-}
-
-// gateLog says in log and ledger that the gate opened or closed, and why. What the
-// ledger could not take, since it was what failed, is written when it can.
-type gateLog struct {
-	led    *ledger.Ledger
-	log    *slog.Logger
-	unsaid []ledger.Event // owned by who evaluates the gate, one at a time
-}
-
-// unsaidMost bounds what is kept: a ledger that fails for long fails in one way.
-const unsaidMost = 100
-
-func (g *gateLog) changed(r *budget.Refusal) {
-	e := ledger.Event{At: clock(), Kind: "gate", Subject: "open"}
-	if r == nil {
-		g.log.Info("gate open")
-	} else {
-		level := slog.LevelWarn
-		if r.Reason == budget.ReasonNoSample {
-			level = slog.LevelInfo // how every start begins
-		}
-		g.log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
-		e.Subject = "closed"
-		e.Detail = jsonText(struct {
-			Reason string `json:"reason"`
-			Why    string `json:"why"`
-		}{r.Reason, r.Detail})
-	}
-	if len(g.unsaid) < unsaidMost {
-		g.unsaid = append(g.unsaid, e)
-	}
-	for len(g.unsaid) > 0 {
-		err := g.led.AddEvent(g.unsaid[0])
-		if err != nil {
-			if !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
-				g.log.Error("write an event", "event", e.Subject, "err", err)
-			}
-			return
-		}
-		g.unsaid = g.unsaid[1:]
-	}
-}
-
-// logEngine says in log and ledger that the engine's state changed. identity names
-// the engine.
-func logEngine(log *slog.Logger, note func(ledger.Event), identity string, t engine.Transition) {
-	args := []any{"was", t.From, "cause", t.Cause}
-	c := ledger.EngineChange{
-		At: t.At, From: string(t.From), To: string(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
-		Waiters: int64(t.Waiters), Left: int64(t.Gone.Left), Late: int64(t.Gone.Late), Phases: map[string]ledger.Seconds{},
-	}
-	for _, p := range t.Phases {
-		c.Phases[p.Name] = ledger.Seconds(p.Took)
-		args = append(args, p.Name, p.Took.Round(time.Millisecond))
-	}
-	if t.Canary != (engine.Usage{}) {
-		c.Canary = &ledger.CanaryTokens{Prompt: t.Canary.PromptTokens, Completion: t.Canary.CompletionTokens}
-	}
-	if t.Method != "" {
-		args = append(args, "by", t.Method)
-	}
-	level := slog.LevelInfo
-	if t.To == engine.Crashed {
-		level = slog.LevelWarn
-	}
-	log.Log(context.Background(), level, "engine "+string(t.To), args...)
-	note(c.Event())
-}
-
-// learn tells the engine how its own wakes went before this serve. A first start was
-// by no method, and is what a stopped engine takes to come back.
-func learn(eng *engine.Engine, led *ledger.Ledger) error {
-	wakes, err := led.EngineWakes(eng.Identity())
-	if err != nil {
+// source is what is served and whose bill it is on: the demo's, or the flags'.
+func (o serveOptions) source(g *global, words []string, c *server.Config) (err error) {
+	if c.Billing, err = o.billing(); err != nil {
 		return err
 	}
-	for _, w := range wakes {
-		var took time.Duration
-		for _, p := range w.Phases {
-			took += time.Duration(p)
+	if !slices.Contains(server.DemoProviders(), o.demoProvider) {
+		return usagef("use one of "+strings.Join(server.DemoProviders(), ", "), "serve: demo provider %q: not known", o.demoProvider)
+	}
+	if g.demo {
+		if len(words) > 0 || o.provider != "" {
+			help := "leave out the engine's command and --provider, or leave out --demo"
+			if g.settingsFile != "" {
+				help += "; " + g.settingsFile + " may name them"
+			}
+			return usagef(help, "serve: the demo brings its own engine and provider")
 		}
-		eng.Learn(engine.Method(cmp.Or(w.Method, string(engine.Stop))), took)
+		c.Provider = o.demoProvider
+		if !g.given["sample-every"] {
+			c.SampleEvery = server.DemoSampleEvery
+		}
+		return nil
+	}
+	c.Engine.Command = words
+	c.Provider, err = o.findMissing(words)
+	return err
+}
+
+// findMissing says all that is missing at once, and finds the provider where nobody
+// named one.
+func (o serveOptions) findMissing(words []string) (provider string, err error) {
+	var missing []string
+	if len(words) == 0 {
+		missing = append(missing, "the engine's command")
+	}
+	provider = o.provider
+	if provider == "" {
+		name, err := billing.Detect(os.Getenv)
+		switch {
+		case err == nil:
+			provider = name
+		case len(words) > 0:
+			return "", usagef(hintFor(err), "serve: no --provider, and %w", err)
+		default:
+			missing = append(missing, "--provider")
+		}
+	}
+	if len(missing) > 0 {
+		return "", usagef("spotinference serve --provider hyperstack -- llama-server -m model.gguf, or try it without anything: spotinference serve --demo",
+			"serve: missing: %s", strings.Join(missing, " and "))
+	}
+	return provider, nil
+}
+
+// engineConfig adds the flags to what is known of the engine.
+func (o serveOptions) engineConfig(c engine.Config) (engine.Config, error) {
+	c.Kind, c.TCP, c.StartTimeout = engine.Kind(o.engine), o.engineTCP, o.startTimeout
+	c.Suspend, c.SleepLevel, c.Idle = engine.Method(o.suspend), o.sleepLevel, o.idle
+	c.WakeTimeout, c.WakeQueue = o.wakeTimeout, o.wakeQueue
+	switch c.Kind {
+	case "", engine.Llama, engine.VLLM:
+	default:
+		return c, usagef("use llama or vllm", "serve: engine %q: not known", c.Kind)
+	}
+	if o.engineUser != "" {
+		user, err := engine.LookupUser(o.engineUser)
+		if err != nil {
+			return c, usagef(hintFor(err), "serve: %w", err)
+		}
+		c.User = user
+	}
+	return c, nil
+}
+
+// money reads the amounts.
+func (o serveOptions) money(c *server.Config) (err error) {
+	if c.Budget, err = o.terms("serve"); err != nil {
+		return err
+	}
+	if o.lowBalance != "" {
+		low, err := ledger.ParseNanos(o.lowBalance)
+		if err != nil || low < 0 {
+			return usagef("give an amount such as --low-balance 50", "serve: low balance %q: not an amount of money", o.lowBalance)
+		}
+		c.LowBalance = &low
+	}
+	if c.Budget.Limits != nil && c.Provider == server.NoProvider {
+		return usagef("leave out --budget, or name the provider whose bill it counts", "serve: no budget holds with --provider none")
 	}
 	return nil
 }
 
-func jsonText(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("BUG: an event that is not JSON: " + err.Error())
+// onCloseCommand is --on-close as words. Its program is looked for now: when it is
+// needed nobody looks.
+func (o serveOptions) onCloseCommand() ([]string, error) {
+	if o.onClose == "" {
+		if len(o.onCloseEnv) > 0 {
+			return nil, usagef("leave it out, or give --on-close", "serve: --on-close-env without --on-close")
+		}
+		return nil, nil
 	}
-	return string(b)
+	words, err := billing.SplitCommand("on close", o.onClose)
+	if err != nil {
+		return nil, usagef(hintFor(err), "serve: %w", err)
+	}
+	if _, err := exec.LookPath(words[0]); err != nil {
+		return nil, usagef("name a program that is there", "serve: --on-close: %w", err)
+	}
+	return words, nil
+}
+
+func (o serveOptions) listenOptions(ledger string) (l server.ListenOptions, err error) {
+	l = server.ListenOptions{Address: o.listen, CertFile: o.tlsCert, KeyFile: o.tlsKey, Domains: o.tlsDomains, CacheDir: cmp.Or(o.tlsCache, ledger+".acme")}
+	switch {
+	case (o.tlsCert == "") != (o.tlsKey == ""):
+		return l, usagef("give both", "serve: --tls-cert and --tls-key belong together")
+	case o.tlsCert != "" && len(o.tlsDomains) > 0:
+		return l, usagef("leave one of them out", "serve: a certificate from --tls-cert, and one for --tls-domain")
+	case len(o.tlsDomains) == 0 && o.tlsCache != "":
+		return l, usagef("name the domain with --tls-domain", "serve: --tls-cache without a domain")
+	}
+	return l, nil
+}
+
+// readKey reads the API key from its file, else from the environment; "" where neither
+// has one.
+func readKey(path string) (string, error) {
+	key, set := os.LookupEnv(apiKeyEnv)
+	switch {
+	case set && path != "":
+		return "", usagef("leave one of them out", "serve: two API keys: %s and --api-key-file", apiKeyEnv)
+	case set && strings.TrimSpace(key) == "":
+		return "", usagef("unset it, or give it a key", "serve: %s is empty", apiKeyEnv)
+	case path == "":
+		return strings.TrimSpace(key), nil
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", usagef("name a file that can be read", "serve: read the API key: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return "", usagef("chmod 600 "+path, "serve: the API key file %s can be read by others (mode %04o)", path, st.Mode().Perm())
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", usagef("name a file that can be read", "serve: read the API key: %w", err)
+	}
+	if key = strings.TrimSpace(string(text)); key == "" {
+		return "", usagef("put the key into it, on one line", "serve: the API key file %s is empty", path)
+	}
+	return key, nil
+}
+
+// demoHint shows what to type next, to be copied as it stands.
+func (g *global) demoHint(at server.Address, c server.Config) {
+	key, where := "", ""
+	if c.Key != "" {
+		key = ` -H "Authorization: Bearer $SPOTINFERENCE_API_KEY"`
+	}
+	if g.ledger != "" {
+		where = " --ledger " + g.ledger
+	}
+	fmt.Fprintf(g.stderr, `
+  %s/v1/chat/completions%s -d '{"messages":[{"role":"user","content":"What does a token cost?"}]}'
+  spotinference report cost --demo --window 10m%s
+
+`, at.Curl, key, where)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,110 +15,64 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// settings are a command's flags after the environment and the settings file
-// have filled in what the command line left open. Flag beats environment beats
+// A setting is a flag that may also stand in the environment, as SPOTINFERENCE_ and its
+// name, and in the settings file, as a key of its name. Flag beats environment beats
 // file.
-type settings struct {
-	flags   *pflag.FlagSet
-	command []string // "command" of the file: what stands after -- where nothing does
-	file    string   // the file that was read; "" for none
-}
 
-func (s settings) text(flag string) string {
-	return s.flags.Lookup(flag).Value.String()
-}
-
-func (s settings) on(flag string) bool { return s.text(flag) == "true" }
-
-// typed marks a flag that stands on the command line and nowhere else: it is of one thing
-// that is made, and a setting would be of all.
-func typed(f *pflag.FlagSet, name string) {
-	f.Lookup(name).Annotations = map[string][]string{typedMark: nil}
-}
-
-const typedMark = "typed"
-
-func isTyped(f *pflag.Flag) bool {
-	_, is := f.Annotations[typedMark]
-	return is
-}
+const envPrefix = "SPOTINFERENCE_"
 
 // envName is the variable of a flag.
 func envName(flag string) string {
-	return "SPOTINFERENCE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// loadSettings fills in cmd's flags. A setting that no command knows is an
-// error; one that another command knows is left to it.
-func loadSettings(cmd *cobra.Command) (settings, error) {
-	s := settings{flags: cmd.Flags()}
-	given := map[string]bool{}
-	s.flags.Visit(func(f *pflag.Flag) { given[f.Name] = true })
+// apiKeyEnv holds the API key. It is no flag: a command line is no secret.
+const apiKeyEnv = "SPOTINFERENCE_API_KEY"
 
-	var err error
-	set := func(f *pflag.Flag, value, from string) {
-		if err == nil && f.Value.Set(value) != nil {
-			err = usagef("see "+cmd.CommandPath()+" --help", "%s: %q is not %s", from, value, describe(f.Value.Type()))
-		}
-		f.Changed = true
-		given[f.Name] = true
-	}
-	if err := refuseUnknownEnv(cmd.Root()); err != nil {
-		return s, err
-	}
-	s.flags.VisitAll(func(f *pflag.Flag) {
-		if value, ok := os.LookupEnv(envName(f.Name)); ok && !given[f.Name] && f.Name != "help" && !isTyped(f) {
-			set(f, value, envName(f.Name))
-		}
-	})
-	if err != nil {
-		return s, err
-	}
+// commandKey is the settings file's key for what stands after --.
+const commandKey = "command"
 
-	if err := s.refuseEmpty(); err != nil {
-		return s, err
+// load fills in what the command line left open of cmd's flags. A setting that no
+// command knows is an error; one that another command knows is left to it.
+func (g *global) load(cmd *cobra.Command) error {
+	l := loading{cmd: cmd, settings: settingsOf(cmd.Root()), given: map[string]bool{}}
+	cmd.Flags().Visit(func(f *pflag.Flag) { l.given[f.Name] = true })
+	if err := l.environment(); err != nil {
+		return err
 	}
-	path, values, err := readFile(s.text("config"))
+	path, values, err := readFile(g.config)
 	if err != nil {
-		return s, err
+		return err
 	}
-	s.file = path
-	known := allFlags(cmd.Root())
-	for _, key := range sortedKeys(values) {
-		value := values[key]
-		from := path + ": " + key
-		if key == "command" {
-			if s.command, err = textList(value); err != nil {
-				return s, usagef(`write it as command = ["llama-server", "-m", "model.gguf"]`, "%s: %w", from, err)
-			}
-			continue
-		}
-		if !known[key] || key == "config" || key == "help" {
-			return s, usagef("its keys are the flags of serve and report, and command", "%s: no such setting", from)
-		}
-		f := s.flags.Lookup(key)
-		if f == nil || given[key] || isTyped(f) {
-			continue
-		}
-		switch value.(type) {
-		case string, bool, int64, float64:
-			set(f, fmt.Sprint(value), from)
-		case []any:
-			list, ok := f.Value.(pflag.SliceValue)
-			texts, notTexts := textList(value)
-			if !ok || notTexts != nil {
-				err = usagef(`write it as `+key+` = "..."`, "%s: not a plain value", from)
-			} else if err = list.Replace(texts); err == nil {
-				f.Changed = true
-			}
-		default:
-			err = usagef(`write it as `+key+` = "..."`, "%s: not a plain value", from)
-		}
-		if err != nil {
-			return s, err
+	if err := l.file(path, values); err != nil {
+		return err
+	}
+	if command, ok := values[commandKey]; ok {
+		if g.command, err = textList(command); err != nil {
+			return usagef(`write it as command = ["llama-server", "-m", "model.gguf"]`, "%s: command: %w", path, err)
 		}
 	}
-	return s, s.refuseEmpty()
+	g.settingsFile, g.given = path, l.given
+	if err := l.refuseEmpty(); err != nil {
+		return err
+	}
+	return checkRanges(cmd)
+}
+
+// loading fills in the flags of one command.
+type loading struct {
+	cmd      *cobra.Command
+	settings []string        // the names of all settings of all commands
+	given    map[string]bool // the flags of cmd that somebody gave a value
+}
+
+// set gives a flag the value that stands at from.
+func (l loading) set(f *pflag.Flag, value, from string) error {
+	if f.Value.Set(value) != nil {
+		return usagef("see "+l.cmd.CommandPath()+" --help", "%s: %q is not %s", from, value, describe(f.Value.Type()))
+	}
+	f.Changed, l.given[f.Name] = true, true
+	return nil
 }
 
 func describe(kind string) string {
@@ -130,46 +85,102 @@ func describe(kind string) string {
 	return "a " + kind
 }
 
-// apiKeyEnv holds the API key. It is no flag: a command line is no secret.
-const apiKeyEnv = "SPOTINFERENCE_API_KEY"
-
-// refuseUnknownEnv refuses a variable of ours that nothing reads: a misspelt
-// budget must not be no budget.
-func refuseUnknownEnv(root *cobra.Command) error {
-	known := map[string]bool{apiKeyEnv: true}
-	for flag, setting := range allFlags(root) {
-		known[envName(flag)] = setting
+// environment takes the variables. One that nothing reads is refused: a misspelt budget
+// must not be no budget.
+func (l loading) environment() error {
+	names := map[string]bool{apiKeyEnv: true}
+	for _, flag := range l.settings {
+		names[envName(flag)] = true
 	}
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
-		if strings.HasPrefix(name, "SPOTINFERENCE_") && !known[name] {
-			return usagef("the variables are "+apiKeyEnv+" and SPOTINFERENCE_ with the name of a flag", "%s: no such setting", name)
+		if strings.HasPrefix(name, envPrefix) && !names[name] {
+			help := "the variables are " + apiKeyEnv + " and SPOTINFERENCE_ with the name of a flag"
+			if near := nearest(flagOf(name), l.settings); near != "" {
+				help = "did you mean " + envName(near) + "? " + help
+			}
+			return usagef(help, "%s: no such setting", name)
+		}
+	}
+	var err error
+	l.cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		value, ok := os.LookupEnv(envName(f.Name))
+		if ok && err == nil && !l.given[f.Name] && isSetting(f) {
+			err = l.set(f, value, envName(f.Name))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return l.refuseEmpty()
+}
+
+// flagOf is the flag that a variable would be of.
+func flagOf(env string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(env, envPrefix), "_", "-"))
+}
+
+// file takes the values of the settings file.
+func (l loading) file(path string, values map[string]any) error {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if key == commandKey {
+			continue
+		}
+		from := path + ": " + key
+		if !slices.Contains(l.settings, key) || key == "config" {
+			help := "its keys are the flags of serve and report, and command"
+			if near := nearest(key, append([]string{commandKey}, l.settings...)); near != "" && near != key {
+				help = "did you mean " + near + "? " + help
+			}
+			return usagef(help, "%s: no such setting", from)
+		}
+		f := l.cmd.Flags().Lookup(key)
+		if f == nil || l.given[key] || !isSetting(f) {
+			continue
+		}
+		if err := l.setAny(f, values[key], from); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// refuseEmpty refuses a setting that was given and is empty: an unset variable
-// in somebody's script must not lift a budget.
-func (s settings) refuseEmpty() (err error) {
-	s.flags.VisitAll(func(f *pflag.Flag) {
+// setAny gives a flag a value of the settings file.
+func (l loading) setAny(f *pflag.Flag, value any, from string) error {
+	switch value.(type) {
+	case string, bool, int64, float64:
+		return l.set(f, fmt.Sprint(value), from)
+	case []any:
+		list, ok := f.Value.(pflag.SliceValue)
+		if texts, err := textList(value); ok && err == nil {
+			f.Changed = true
+			return list.Replace(texts)
+		}
+	}
+	return usagef(`write it as `+f.Name+` = "..."`, "%s: not a plain value", from)
+}
+
+// refuseEmpty refuses a setting that was given and is empty: an unset variable in
+// somebody's script must not lift a budget.
+func (l loading) refuseEmpty() (err error) {
+	l.cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		empty := f.Value.String() == ""
 		if list, ok := f.Value.(pflag.SliceValue); ok {
 			empty = len(list.GetSlice()) == 0
 		}
 		if f.Changed && empty && err == nil {
-			hint := "leave it out, or give it a value"
-			if !isTyped(f) {
-				hint += " (also " + envName(f.Name) + ")"
+			help := "leave it out, or give it a value"
+			if isSetting(f) {
+				help += " (also " + envName(f.Name) + ")"
 			}
-			err = usagef(hint, "--%s is empty", f.Name)
+			err = usagef(help, "--%s is empty", f.Name)
 		}
 	})
 	return err
 }
 
-// readFile reads the settings file: the one that was named, which must be
-// there, or the first of the customary places that has one.
+// readFile reads the settings file: the one that was named, which must be there, or the
+// first of the customary places that has one.
 func readFile(named string) (path string, values map[string]any, err error) {
 	places := []string{named}
 	if named == "" {
@@ -194,30 +205,27 @@ func readFile(named string) (path string, values map[string]any, err error) {
 	return "", nil, nil
 }
 
-// allFlags are the names of the flags of every command a person may call, true for those
-// that are settings, too.
-func allFlags(root *cobra.Command) map[string]bool {
+// settingsOf are the names of the settings of every command that a person may call.
+func settingsOf(root *cobra.Command) []string {
 	names := map[string]bool{}
-	var walk func(*cobra.Command)
-	walk = func(c *cobra.Command) {
+	visitCommands(root, func(c *cobra.Command) {
 		for _, set := range []*pflag.FlagSet{c.LocalFlags(), c.PersistentFlags()} {
-			set.VisitAll(func(f *pflag.Flag) { names[f.Name] = names[f.Name] || !isTyped(f) })
+			set.VisitAll(func(f *pflag.Flag) {
+				if isSetting(f) {
+					names[f.Name] = true
+				}
+			})
 		}
-		for _, child := range c.Commands() {
-			walk(child)
-		}
-	}
-	walk(root)
-	return names
+	})
+	return slices.Sorted(maps.Keys(names))
 }
 
-func sortedKeys(m map[string]any) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
+// visitCommands calls f with a command and all below it.
+func visitCommands(c *cobra.Command, f func(*cobra.Command)) {
+	f(c)
+	for _, child := range c.Commands() {
+		visitCommands(child, f)
 	}
-	slices.Sort(keys)
-	return keys
 }
 
 func textList(v any) ([]string, error) {
@@ -234,27 +242,4 @@ func textList(v any) ([]string, error) {
 		out = append(out, text)
 	}
 	return out, nil
-}
-
-// ledgerPath is where the ledger is: the one that was named, or the default of
-// its sort.
-func ledgerPath(s settings) (string, error) { return ledgerPathOf(s, s.on("demo")) }
-
-func ledgerPathOf(s settings, demo bool) (string, error) {
-	if path := s.text("ledger"); path != "" {
-		return path, nil
-	}
-	dir := os.Getenv("XDG_STATE_HOME")
-	if !filepath.IsAbs(dir) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", usagef("give it a place with --ledger", "find the ledger: %w", err)
-		}
-		dir = filepath.Join(home, ".local", "state")
-	}
-	name := "ledger.db"
-	if demo {
-		name = "demo.db"
-	}
-	return filepath.Join(dir, "spotinference", name), nil
 }

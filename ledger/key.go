@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"spotinference/internal/hint"
 )
 
 // Key is an API key without the key: what it may, and the digest by which it is
@@ -43,9 +45,9 @@ const KeyIDPrefix = "key_"
 
 var (
 	// ErrKeyName is returned where another key that is not revoked has the name.
-	ErrKeyName = fmt.Errorf("the name is taken: %w", ErrRefused)
+	ErrKeyName = hint.Errorf("choose another name, or end the old key first: spotinference key revoke NAME", "the name is taken: %w", ErrRefused)
 	// ErrNoKey is returned where no key that is not revoked has the name or the id.
-	ErrNoKey = fmt.Errorf("no such key: %w", ErrRefused)
+	ErrNoKey = hint.Errorf("spotinference key list shows names and ids", "no such key: %w", ErrRefused)
 	// ErrBadKey is returned where a key is not one that can be kept.
 	ErrBadKey = fmt.Errorf("not a key that can be kept: %w", ErrRefused)
 )

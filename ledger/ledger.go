@@ -32,6 +32,8 @@ import (
 	"golang.org/x/sys/unix"
 	"modernc.org/sqlite" // the "sqlite" driver: pure Go, so that the binary is static
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"spotinference/internal/hint"
 )
 
 // applicationID marks the file as a ledger ("SPIF"), so that another program's
@@ -43,23 +45,23 @@ var schema embed.FS
 
 var (
 	// ErrInUse is returned by Open while another process writes the ledger.
-	ErrInUse = errors.New("another spotinference is writing it")
+	ErrInUse = hint.Errorf("stop the other serve, or give this one its own --ledger", "another spotinference is writing it")
 	// ErrNewer is returned for a ledger whose schema this binary does not know.
-	ErrNewer = errors.New("written by a newer spotinference")
+	ErrNewer = hint.Errorf("use the newer binary, or another --ledger", "written by a newer spotinference")
 	// ErrForeign is returned for a database that is not a ledger.
-	ErrForeign = errors.New("not a spotinference ledger")
+	ErrForeign = hint.Errorf("give --ledger a path of its own", "not a spotinference ledger")
 	// ErrDemo is returned where a demo ledger and a real one would be mixed up.
-	ErrDemo = errors.New("demo and real ledgers do not mix")
+	ErrDemo = hint.Errorf("--demo reads and writes the demo's ledger only, and no other command does", "demo and real ledgers do not mix")
 	// ErrMissing is returned by OpenReader where there is no ledger.
-	ErrMissing = errors.New("no such ledger")
+	ErrMissing = hint.Errorf("start spotinference serve first, or name the ledger with --ledger", "no such ledger")
 	// ErrAccess is returned by OpenReader where this user may not read the ledger, or
 	// may not write what SQLite keeps beside it (-wal, -shm), without which it reads
 	// no ledger that another process may be writing (sqlite.org/wal.html, 5).
-	ErrAccess = errors.New("this user may not read it")
+	ErrAccess = hint.Errorf("ask as the user that runs serve: to read a ledger that may be in use, SQLite writes beside it", "this user may not read it")
 	// ErrPlace is returned where no ledger can be kept at the path.
-	ErrPlace = errors.New("no ledger can be kept there")
+	ErrPlace = hint.Errorf("name another place with --ledger", "no ledger can be kept there")
 	// ErrLocks is returned where the file system does not keep its locks.
-	ErrLocks = errors.New("the file system does not keep file locks")
+	ErrLocks = hint.Errorf("put the ledger on a volume whose file system keeps locks", "the file system does not keep file locks")
 )
 
 // Config says which ledger to write.

@@ -10,6 +10,8 @@ import (
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"spotinference/internal/hint"
 )
 
 var (
@@ -20,7 +22,7 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrOther marks a sample that another ledger should hold: of another account,
 	// or in another currency. It goes along with ErrRefused.
-	ErrOther = errors.New("the ledger is another bill's")
+	ErrOther = hint.Errorf("give this account a --ledger of its own, or use the account that the ledger is of", "the ledger is another bill's")
 	// ErrFull marks a write for which the disk had no room.
 	ErrFull = errors.New("the disk is full")
 )

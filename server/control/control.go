@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
 	"spotinference/internal/socket"
 )
 
@@ -83,7 +84,7 @@ func peer(c *net.UnixConn) (uid uint32, err error) {
 }
 
 // Calls are what can be asked for, by name. A call's context ends when its caller
-// leaves. What it returns is the answer; an error's Hint() goes with it.
+// leaves. What it returns is the answer; an error's hint goes with it.
 type Calls map[string]func(ctx context.Context, in json.RawMessage) (any, error)
 
 // failure is how an error travels.
@@ -134,12 +135,7 @@ func (c Calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = conn.SetReadDeadline(time.Time{})
 	out, err := call(r.Context(), in)
 	if err != nil {
-		f := failure{Message: err.Error()}
-		var hinted interface{ Hint() string }
-		if errors.As(err, &hinted) {
-			f.Hint = hinted.Hint()
-		}
-		answer(http.StatusConflict, f)
+		answer(http.StatusConflict, failure{Message: err.Error(), Hint: hint.Of(err)})
 		return
 	}
 	answer(http.StatusOK, out)
@@ -147,7 +143,7 @@ func (c Calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Call asks the serve that listens at path. It fills out, a pointer, where that is
 // not nil. ErrNobody is returned where there is none; what serve itself refuses is an
-// error with its hint in Hint().
+// error with its hint.
 func Call(ctx context.Context, path, name string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -184,7 +180,7 @@ func Call(ctx context.Context, path, name string, in, out any) error {
 		if json.Unmarshal(answer, &f) != nil || f.Message == "" {
 			return fmt.Errorf("call %s: status %d", name, resp.StatusCode)
 		}
-		return &Refused{f.Message, f.Hint}
+		return &Refused{hint.Wrap(errors.New(f.Message), f.Hint)}
 	}
 	if out == nil {
 		return nil
@@ -195,10 +191,7 @@ func Call(ctx context.Context, path, name string, in, out any) error {
 	return nil
 }
 
-// Refused is what serve said no with.
-type Refused struct{ text, hint string }
+// Refused is what serve said no with, with its hint.
+type Refused struct{ error }
 
-func (e *Refused) Error() string { return e.text }
-
-// Hint is what to do about it, "" where nothing can be said.
-func (e *Refused) Hint() string { return e.hint }
+func (e *Refused) Unwrap() error { return e.error }

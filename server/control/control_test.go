@@ -16,12 +16,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/server/control"
 )
-
-type hinted struct{ error }
-
-func (hinted) Hint() string { return "try the door" }
 
 // serve runs calls at a socket of their own.
 func serve(t *testing.T, calls control.Calls) string {
@@ -53,7 +50,7 @@ func TestCall(t *testing.T) {
 			err := json.Unmarshal(in, &n)
 			return 2 * n, err
 		},
-		"refuse": func(context.Context, json.RawMessage) (any, error) { return nil, hinted{errors.New("not today")} },
+		"refuse": func(context.Context, json.RawMessage) (any, error) { return nil, hint.Wrap(errors.New("not today"), "try the door") },
 		"big":    func(context.Context, json.RawMessage) (any, error) { return strings.Repeat("x", 2<<20), nil },
 	})
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
@@ -68,7 +65,7 @@ func TestCall(t *testing.T) {
 	}
 	err := control.Call(t.Context(), path, "refuse", nil, nil)
 	var refused *control.Refused
-	if !errors.As(err, &refused) || refused.Error() != "not today" || refused.Hint() != "try the door" {
+	if !errors.As(err, &refused) || refused.Error() != "not today" || hint.Of(refused) != "try the door" {
 		t.Errorf("refuse = %v", err)
 	}
 	if err := control.Call(t.Context(), path, "nothing", nil, nil); err == nil || !strings.Contains(err.Error(), "knows no call") {

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/server/control"
 	"spotinference/ledger/report"
+	"spotinference/server/control"
 )
 
 // TestSuspendAndWakeUnderLoad: the real engine is suspended fifty times, whenever it

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/server/control"
 	"spotinference/ledger"
+	"spotinference/server/control"
 )
 
 // BenchmarkWake measures what of a wake is ours: the whole program with a ledger on

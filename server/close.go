@@ -1,4 +1,4 @@
-package cli
+package server
 
 import (
 	"bytes"
@@ -17,14 +17,6 @@ import (
 
 // onCloseTime is what --on-close may take. To stop a machine is one call.
 const onCloseTime = 2 * time.Minute
-
-// checkOnClose finds the command's program now: when it is needed nobody looks.
-func checkOnClose(words []string) error {
-	if _, err := exec.LookPath(words[0]); err != nil {
-		return fmt.Errorf("--on-close: %w", err)
-	}
-	return nil
-}
 
 // closer does what follows a closed gate, once nothing is in the engine any more.
 type closer struct {

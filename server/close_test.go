@@ -1,4 +1,4 @@
-package cli
+package server
 
 import (
 	"bufio"
@@ -107,7 +107,7 @@ func TestGateEventsOutliveTheLedgersIllness(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	g := &gateLog{led: led, log: slog.New(slog.DiscardHandler)}
+	g := &gateRecord{record: record{led, slog.New(slog.DiscardHandler), time.Now}}
 	g.changed(nil)
 	do("ALTER TABLE event RENAME TO away")
 	g.changed(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonDiskFull, Detail: "no room"})

@@ -1,4 +1,4 @@
-package cli
+package server
 
 import (
 	"context"
@@ -30,9 +30,9 @@ type keyBudgets struct {
 	tell     func(api.KeySpend)
 	log      *slog.Logger
 	now      func() time.Time
-	nudged   chan struct{}
+	changed  chan struct{} // asks Run to evaluate now
 
-	wanted atomic.Bool // some key has a budget
+	enabled atomic.Bool // some key has a budget
 
 	mu     sync.Mutex // guards what follows: one evaluation at a time
 	told   api.KeySpend
@@ -41,21 +41,21 @@ type keyBudgets struct {
 	failed string    // what was logged last
 }
 
-func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, tell func(api.KeySpend), log *slog.Logger) *keyBudgets {
-	return &keyBudgets{led: led, location: location, blind: blind, tell: tell, log: log, now: time.Now, nudged: make(chan struct{}, 1)}
+func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, tell func(api.KeySpend), now func() time.Time, log *slog.Logger) *keyBudgets {
+	return &keyBudgets{led: led, location: location, blind: blind, tell: tell, log: log, now: now, changed: make(chan struct{}, 1)}
 }
 
-// Want has the figures computed from now on, and now: a key with a budget is about to
+// Enable has the figures computed from now on, and now: a key with a budget is about to
 // be let in.
-func (b *keyBudgets) Want() {
-	b.wanted.Store(true)
-	b.refresh()
+func (b *keyBudgets) Enable() {
+	b.enabled.Store(true)
+	b.evaluateNow()
 }
 
-// Nudge has Run look soon: a sample was stored.
-func (b *keyBudgets) Nudge() {
+// Refresh has Run evaluate soon: a sample was stored.
+func (b *keyBudgets) Refresh() {
 	select {
-	case b.nudged <- struct{}{}:
+	case b.changed <- struct{}{}:
 	default: // it is asked to already
 	}
 }
@@ -69,17 +69,17 @@ func (b *keyBudgets) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-		case <-b.nudged:
+		case <-b.changed:
 		}
-		if b.wanted.Load() {
-			b.refresh()
+		if b.enabled.Load() {
+			b.evaluateNow()
 		}
 		now := b.now()
 		t.Reset(min(keyBudgetTick, max(time.Millisecond, budget.NextDay(now, b.location).Sub(now)))) // a new day is told of at once
 	}
 }
 
-func (b *keyBudgets) refresh() {
+func (b *keyBudgets) evaluateNow() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()

@@ -1,10 +1,8 @@
-package cli
+package server
 
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -17,8 +15,8 @@ import (
 )
 
 const (
-	// demoSampleEvery shows a figure within half a minute.
-	demoSampleEvery = 5 * time.Second
+	// DemoSampleEvery shows a figure within half a minute.
+	DemoSampleEvery = 5 * time.Second
 	demoKey         = "demo-key-0000"
 	demoInstance    = 701234
 )
@@ -40,35 +38,19 @@ func demoAccounts(root string) map[string]demoAccount {
 	}
 }
 
-// demoProviders names them, the first one first.
-func demoProviders() []string { return slices.Sorted(maps.Keys(demoAccounts(""))) }
+// DemoProviders are the providers that the demo can simulate, in alphabetical order.
+func DemoProviders() []string { return slices.Sorted(maps.Keys(demoAccounts(""))) }
 
-// demoHint shows what to type next, to be copied as it stands.
-func demoHint(w io.Writer, curl string, o options) {
-	key, where := "", ""
-	if o.key != "" {
-		key = ` -H "Authorization: Bearer $SPOTINFERENCE_API_KEY"`
-	}
-	if o.ownLedger {
-		where = " --ledger " + o.ledger
-	}
-	fmt.Fprintf(w, `
-  %s/v1/chat/completions%s -d '{"messages":[{"role":"user","content":"What does a token cost?"}]}'
-  spotinference report cost --demo --window 10m%s
-
-`, curl, key, where)
-}
-
-// startDemo starts the simulated provider and points o at it, and at the
-// simulated engine. What runs from there on is what always runs. stop ends the
+// StartDemo starts the simulated provider that c.Provider names and points c at it, and
+// at the simulated engine. What runs from there on is what always runs. stop ends the
 // provider; it is called last.
-func startDemo(o *options, log *slog.Logger) (stop func(), err error) {
+func StartDemo(c *Config) (stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("demo: find our own binary: %w", err)
 	}
-	o.command = []string{self, "sim-engine", "--flavour", "llama", "--alias", "demo", "--load", "1s", "--delay", "15ms", "--embeddings", "--reranking"}
-	o.kind = engine.Llama
+	c.Engine.Command = []string{self, "sim-engine", "--flavour", "llama", "--alias", "demo", "--load", "1s", "--delay", "15ms", "--embeddings", "--reranking"}
+	c.Engine.Kind = engine.Llama
 
 	cloud, err := sim.New(sim.Config{Key: demoKey, VM: sim.VM{ID: demoInstance}})
 	if err != nil {
@@ -82,13 +64,13 @@ func startDemo(o *options, log *slog.Logger) (stop func(), err error) {
 	go func() {
 		defer close(done)
 		if err := cloud.Run(ctx); err != nil {
-			log.Error("simulated provider", "err", err)
+			c.Log.Error("simulated provider", "err", err)
 		}
 	}()
 	root := strings.TrimSuffix(cloud.URL(), "/v1")
-	account := demoAccounts(root)[o.demoProvider]
-	o.provider, o.billing.URL, o.billing.Instance = o.demoProvider, account.url, account.instance
-	o.billing.Getenv = func(name string) string { return account.env[name] }
-	log.Info("demo: simulated engine, simulated provider: no figure is real", "provider", o.billing.URL, "books", root+"/sim/books")
+	account := demoAccounts(root)[c.Provider]
+	c.Billing.URL, c.Billing.Instance = account.url, account.instance
+	c.Billing.Getenv = func(name string) string { return account.env[name] }
+	c.Log.Info("demo: simulated engine, simulated provider: no figure is real", "provider", account.url, "books", root+"/sim/books")
 	return func() { cancel(); <-done }, nil
 }

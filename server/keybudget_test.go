@@ -1,4 +1,4 @@
-package cli
+package server
 
 import (
 	"context"
@@ -25,8 +25,7 @@ func TestKeyBudgets(t *testing.T) {
 	}
 	defer led.Close()
 	var told api.KeySpend
-	b := newKeyBudgets(led, berlin, false, func(s api.KeySpend) { told = s }, slog.New(slog.DiscardHandler))
-	b.now = func() time.Time { return now }
+	b := newKeyBudgets(led, berlin, false, func(s api.KeySpend) { told = s }, func() time.Time { return now }, slog.New(slog.DiscardHandler))
 	event := func(kind, subject string) {
 		t.Helper()
 		if err := led.AddEvent(ledger.Event{At: now, Kind: kind, Subject: subject}); err != nil {
@@ -55,7 +54,7 @@ func TestKeyBudgets(t *testing.T) {
 	}
 	want := func(known bool, ann ledger.Nanos) {
 		t.Helper()
-		b.refresh()
+		b.evaluateNow()
 		if told.Known != known || told.By["key_ann"] != ann || !told.Until.Equal(now.Add(keyBudgetLife)) {
 			t.Errorf("told %+v, want known %v, ann %s", told, known, ann)
 		}
@@ -97,24 +96,23 @@ func TestKeyBudgets(t *testing.T) {
 	sample(1_700_000_000)
 	want(false, 0) // what the engine did is not known, and so neither is who owes what
 
-	b = newKeyBudgets(led, berlin, true, func(s api.KeySpend) { told = s }, slog.New(slog.DiscardHandler))
-	b.now = func() time.Time { return now }
+	b = newKeyBudgets(led, berlin, true, func(s api.KeySpend) { told = s }, func() time.Time { return now }, slog.New(slog.DiscardHandler))
 	want(false, 0) // without a bill nothing is
 }
 
 // TestKeyBudgetsWaitForNobody: the server is told only where a key has a budget.
 func TestKeyBudgetsWaitForNobody(t *testing.T) {
 	told := make(chan api.KeySpend, 1)
-	b := newKeyBudgets(nil, time.UTC, true, func(s api.KeySpend) { told <- s }, slog.New(slog.DiscardHandler))
+	b := newKeyBudgets(nil, time.UTC, true, func(s api.KeySpend) { told <- s }, time.Now, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
-	b.Nudge()
+	b.Refresh()
 	cancel()
 	if err := <-done; err != nil || len(told) > 0 {
 		t.Errorf("Run = %v, told %d times", err, len(told))
 	}
-	b.Want()
+	b.Enable()
 	if s := <-told; s.Known {
 		t.Errorf("told %+v", s)
 	}

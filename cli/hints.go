@@ -1,0 +1,29 @@
+package cli
+
+import (
+	"errors"
+
+	"spotinference/internal/hint"
+	"spotinference/ledger/report"
+	"spotinference/server/engine"
+)
+
+// hintFor finds what to do about err, "" where nothing can be said.
+func hintFor(err error) string {
+	if h := hint.Of(err); h != "" {
+		return h
+	}
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		return hinted.Hint()
+	}
+	var refused *engine.Error
+	if errors.As(err, &refused) {
+		return refused.Hint
+	}
+	var question *report.Error
+	if errors.As(err, &question) {
+		return question.Hint
+	}
+	return ""
+}

@@ -1,0 +1,149 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"spotinference/billing"
+	"spotinference/budget"
+	"spotinference/ledger"
+	"spotinference/server/api"
+)
+
+// openProvider opens the adapter whose bill is read, nil where none is. anchors know the
+// series that the ledger holds.
+func (g *gateway) openProvider(anchors billing.Anchors) (billing.Provider, error) {
+	if g.blind() {
+		return nil, nil
+	}
+	o := g.cfg.Billing
+	o.Anchors = anchors
+	p, err := billing.New(g.cfg.Provider, o)
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	return p, nil
+}
+
+// newSampler samples the bill into the ledger. It is nil without a provider.
+func (g *gateway) newSampler(p billing.Provider) (*billing.Sampler, error) {
+	if p == nil {
+		return nil, nil
+	}
+	newest, _, err := g.led.Newest()
+	if err != nil {
+		return nil, err
+	}
+	watch, err := g.newBalanceWatch(p)
+	if err != nil {
+		return nil, err
+	}
+	s, err := billing.NewSampler(billing.SamplerConfig{
+		Provider: calibrate(p, g.led.Reader, g.cfg.SampleEvery), Store: countFailures{g.led, g.metrics},
+		Every: g.cfg.SampleEvery, Newest: newest.At, Watch: watch, OnSample: g.sampled,
+		DayStart: func(t time.Time) time.Time { return budget.DayStart(t, g.cfg.Budget.Location) },
+		Now:      g.cfg.Now, Log: g.cfg.Log,
+	})
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	return s, nil
+}
+
+// sampled is what follows a sample that was stored. Samples are taken one at a time.
+func (g *gateway) sampled() {
+	g.gate.Nudge()
+	g.keyBudgets.Refresh()
+	if g.warned {
+		return
+	}
+	g.gate.Refresh()
+	if st, ok := g.gate.State(); ok && st.Rate != nil {
+		g.warned = true
+		g.warnOfBudget(st)
+	}
+}
+
+// warnOfBudget says what the rate would make of the budgets.
+func (g *gateway) warnOfBudget(st budget.State) {
+	log := g.cfg.Log
+	for _, w := range st.Windows {
+		if room, err := st.Room(budget.Window{Limit: w.Limit}); st.Headroom != nil && err == nil && room <= 0 {
+			log.Warn("the headroom leaves nothing of the budget: nothing will be served", "per", w.Per, "budget", w.Amount.String(), "headroom", st.Headroom.String(),
+				"hint", "raise --budget, or lower --budget-headroom")
+		}
+		cost, ok := st.Projected(w)
+		if !ok || cost <= w.Amount {
+			continue
+		}
+		args := []any{"per", w.Per, "budget", w.Amount.String(), "estimate", cost.String(), "currency", st.Currency}
+		if at, ok := st.Reached(w); ok {
+			args = append(args, "estimated_reached", at.UTC().Round(time.Second).Format(time.RFC3339))
+		}
+		if g.cfg.OnClose != nil {
+			log.Warn("at the sampled rate this budget does not last; --on-close runs when it is spent", args...)
+			continue
+		}
+		log.Warn("at the sampled rate this budget does not last; a closed gate stops the serving, not the machine",
+			append(args, "hint", "stop the machine with --on-close, or raise --budget")...)
+	}
+}
+
+// newBalanceWatch looks at what the provider's account has left. It is nil where the
+// provider does not tell.
+func (g *gateway) newBalanceWatch(p billing.Provider) (*billing.Watch, error) {
+	w, ok := p.(billing.Witness)
+	if !ok {
+		return nil, nil
+	}
+	return billing.NewWatch(billing.WatchConfig{
+		Witness: w, Low: g.cfg.LowBalance, OnResidual: g.residual, OnFunds: g.funds, Now: g.cfg.Now, Log: g.cfg.Log,
+	})
+}
+
+func (g *gateway) residual(r ledger.Residual) {
+	g.metrics.Residual()
+	g.record.failed("residual", g.led.AddResidual(g.cfg.Now(), r))
+}
+
+func (g *gateway) funds(f billing.Funds) {
+	g.metrics.LowBalance(f.Low)
+	if !f.Turned {
+		return
+	}
+	subject := "balance_ok"
+	if f.Low {
+		subject = "balance_low"
+	}
+	g.record.event("billing", subject, jsonText(struct {
+		Left      string `json:"left"`
+		Threshold string `json:"threshold"`
+		Currency  string `json:"currency"`
+	}{f.Left.String(), f.Threshold.String(), f.Currency}))
+}
+
+// lastSample reads the bill once more on the way out.
+func (g *gateway) lastSample(ctx context.Context) {
+	if g.sampler == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastSampleTime)
+	defer cancel()
+	if err := g.sampler.Last(ctx); err != nil {
+		g.cfg.Log.Warn("the bill could not be read once more", "err", err)
+	}
+}
+
+// lastSampleTime bounds the sample on the way out: a spot machine has seconds.
+const lastSampleTime = 5 * time.Second
+
+// countFailures shows dark minutes in the metrics as they are written.
+type countFailures struct {
+	*ledger.Ledger
+	metrics *api.Metrics
+}
+
+func (c countFailures) AddSampleFailure(ctx context.Context, f ledger.SampleFailure) error {
+	c.metrics.SampleFailed(f.Class)
+	return c.Ledger.AddSampleFailure(ctx, f)
+}

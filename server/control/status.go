@@ -1,0 +1,112 @@
+package control
+
+import (
+	"time"
+
+	"spotinference/ledger"
+)
+
+// The calls that serve answers, by name.
+const (
+	CallStatus  = "status"     // → Status
+	CallSuspend = "suspend"    // → Status
+	CallWake    = "wake"       // → Status
+	BudgetShow  = "budget"     // → Budget
+	Override    = "override"   // OverrideCall → Overridden
+	KeyCreate   = "key-create" // ledger.Key
+	KeyRevoke   = "key-revoke" // a name or id → ledger.Key
+)
+
+// Status is what serve says of itself. Amounts are exact decimal text; what is not
+// known is null.
+type Status struct {
+	Engine Engine `json:"engine"`
+	Gate   Gate   `json:"gate"`
+	Budget Budget `json:"budget"`
+	Bill   *Bill  `json:"bill"` // null where none was seen
+	GPU    *GPU   `json:"gpu"`  // null in the demo
+}
+
+// Engine is the state of the engine, in the words of the ledger's engine events.
+type Engine struct {
+	Kind      string     `json:"kind"`
+	State     string     `json:"state"`
+	Since     time.Time  `json:"since"`
+	PID       int        `json:"pid,omitempty"`
+	Restarts  int        `json:"restarts"`
+	LastExit  string     `json:"last_exit,omitempty"`
+	NextStart *time.Time `json:"next_start,omitempty"`
+	Suspended string     `json:"suspended_by,omitempty"` // the method
+	Running   int        `json:"requests_inside"`
+	Waiting   int        `json:"requests_waiting"`
+}
+
+// Gate is whether a new request may start, and why not.
+type Gate struct {
+	Open   bool   `json:"open"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Bill is the newest sample.
+type Bill struct {
+	Provider string    `json:"provider"`
+	At       time.Time `json:"sampled_at"`
+}
+
+// Budget is how far the budgets are spent.
+type Budget struct {
+	SampledAt *time.Time     `json:"sampled_at"`
+	Currency  string         `json:"currency"`
+	Rate      *string        `json:"rate_per_hour"`
+	Headroom  *string        `json:"headroom"`
+	Budgets   []BudgetWindow `json:"budgets"`
+	Override  *Overridden    `json:"override"`
+}
+
+// BudgetWindow is one budget in its present period.
+type BudgetWindow struct {
+	Per    string    `json:"per"` // hour, day or month
+	Amount string    `json:"amount"`
+	Spent  string    `json:"spent_gross"`
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
+	// Estimates at the sampled rate: what the whole period would cost, and when the
+	// gate would close in this one.
+	WouldCost *string    `json:"estimate_whole_period"`
+	Over      bool       `json:"estimate_exceeds_budget"`
+	Reached   *time.Time `json:"estimate_reached_at"`
+}
+
+// OverrideCall asks to lift the budget, or to end that.
+type OverrideCall struct {
+	End    bool          `json:"end"`
+	For    time.Duration `json:"for_nanoseconds"`
+	Amount *ledger.Nanos `json:"amount_nanos"` // null: as much as comes
+	Reason string        `json:"reason"`
+}
+
+// Overridden is an override as it is in force.
+type Overridden struct {
+	From   time.Time `json:"from"`
+	Until  time.Time `json:"until"`
+	Amount *string   `json:"amount"` // null: as much as comes
+	Reason string    `json:"reason"`
+}
+
+// GPU is what is known of the cards.
+type GPU struct {
+	Source string     `json:"source"`
+	Reason string     `json:"reason,omitempty"` // why there is no better source
+	ReadAt *time.Time `json:"read_at"`          // null before the first reading
+	Driver string     `json:"driver,omitempty"`
+	Cards  []Card     `json:"cards"` // empty where the readings are stale
+}
+
+// Card is one GPU. What is not known is null.
+type Card struct {
+	UUID        string `json:"uuid"`
+	Name        string `json:"name"`
+	MemoryUsed  *int64 `json:"memory_used_bytes"`
+	MemoryTotal *int64 `json:"memory_total_bytes"`
+	Utilisation *int64 `json:"utilisation_percent"`
+}

@@ -1,0 +1,106 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"time"
+
+	"spotinference/budget"
+	"spotinference/ledger"
+	"spotinference/server/engine"
+)
+
+// record writes what happens to the log and, as events, to the ledger.
+type record struct {
+	led *ledger.Ledger
+	log *slog.Logger
+	now func() time.Time
+}
+
+// event writes an event that happens now. detail is JSON, or "".
+func (r record) event(kind, subject, detail string) {
+	r.write(ledger.Event{At: r.now(), Kind: kind, Subject: subject, Detail: detail})
+}
+
+func (r record) write(e ledger.Event) { r.failed(e.Subject, r.led.AddEvent(e)) }
+
+// failed logs that something could not be written; a ledger that is closed has ended
+// with everything else.
+func (r record) failed(subject string, err error) {
+	if err != nil && !errors.Is(err, ledger.ErrClosed) {
+		r.log.Error("write an event", "event", subject, "err", err)
+	}
+}
+
+// engine says that the engine's state changed. identity names the engine.
+func (r record) engine(identity string, t engine.Transition) {
+	args := []any{"was", t.From, "cause", t.Cause}
+	c := ledger.EngineChange{
+		At: t.At, From: string(t.From), To: string(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
+		Waiters: int64(t.Waiters), Left: int64(t.Gone.Left), Late: int64(t.Gone.Late), Phases: map[string]ledger.Seconds{},
+	}
+	for _, p := range t.Phases {
+		c.Phases[p.Name] = ledger.Seconds(p.Took)
+		args = append(args, p.Name, p.Took.Round(time.Millisecond))
+	}
+	if t.Canary != (engine.Usage{}) {
+		c.Canary = &ledger.CanaryTokens{Prompt: t.Canary.PromptTokens, Completion: t.Canary.CompletionTokens}
+	}
+	if t.Method != "" {
+		args = append(args, "by", t.Method)
+	}
+	level := slog.LevelInfo
+	if t.To == engine.Crashed {
+		level = slog.LevelWarn
+	}
+	r.log.Log(context.Background(), level, "engine "+string(t.To), args...)
+	r.write(c.Event())
+}
+
+// gateRecord says that the gate opened or closed, and why. What the ledger could not
+// take, since it was what failed, is written when it can.
+type gateRecord struct {
+	record
+	unwritten []ledger.Event // owned by who evaluates the gate, one at a time
+}
+
+// unwrittenMost bounds what is kept: a ledger that fails for long fails in one way.
+const unwrittenMost = 100
+
+func (g *gateRecord) changed(r *budget.Refusal) {
+	e := ledger.Event{At: g.now(), Kind: "gate", Subject: "open"}
+	if r == nil {
+		g.log.Info("gate open")
+	} else {
+		level := slog.LevelWarn
+		if r.Reason == budget.ReasonNoSample {
+			level = slog.LevelInfo // how every start begins
+		}
+		g.log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
+		e.Subject = "closed"
+		e.Detail = jsonText(struct {
+			Reason string `json:"reason"`
+			Why    string `json:"why"`
+		}{r.Reason, r.Detail})
+	}
+	if len(g.unwritten) < unwrittenMost {
+		g.unwritten = append(g.unwritten, e)
+	}
+	for len(g.unwritten) > 0 {
+		if err := g.led.AddEvent(g.unwritten[0]); err != nil {
+			g.failed(e.Subject, err)
+			return
+		}
+		g.unwritten = g.unwritten[1:]
+	}
+}
+
+func jsonText(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("BUG: an event that is not JSON: " + err.Error())
+	}
+	return string(b)
+}
