@@ -2,7 +2,6 @@ package cli
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -124,7 +123,7 @@ func isSetting(f *pflag.Flag) bool {
 
 // checkRanges refuses the first flag, by name, whose value is out of its range.
 func checkRanges(cmd *cobra.Command) (err error) {
-	name := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+	name := nameOf(cmd)
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		least, ok := noteOf(f, leastNote)
 		if !ok || err != nil {
