@@ -18,6 +18,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // status is what serve says of itself.
@@ -30,16 +31,16 @@ type status struct {
 }
 
 type engineStatus struct {
-	Kind      engine.Kind   `json:"kind"`
-	State     engine.State  `json:"state"`
-	Since     time.Time     `json:"since"`
-	PID       int           `json:"pid,omitempty"`
-	Restarts  int           `json:"restarts"`
-	LastExit  string        `json:"last_exit,omitempty"`
-	NextStart *time.Time    `json:"next_start,omitempty"`
-	Suspended engine.Method `json:"suspended_by,omitempty"`
-	Inside    int           `json:"requests_inside"`
-	Waiting   int           `json:"requests_waiting"`
+	Kind      queue.Kind  `json:"kind"`
+	State     queue.State `json:"state"`
+	Since     time.Time   `json:"since"`
+	PID       int         `json:"pid,omitempty"`
+	Restarts  int         `json:"restarts"`
+	LastExit  string      `json:"last_exit,omitempty"`
+	NextStart *time.Time  `json:"next_start,omitempty"`
+	Suspended string      `json:"suspended_by,omitempty"`
+	Inside    int         `json:"requests_inside"`
+	Waiting   int         `json:"requests_waiting"`
 }
 
 type gateStatus struct {
@@ -88,7 +89,7 @@ func suspendError(err error) error {
 func statusOf(eng *engine.Engine, gate *budget.Gate, led *ledger.Ledger, cards *gpu.Monitor) (s status, err error) {
 	e := eng.Status()
 	s.Engine = engineStatus{
-		Kind: eng.Kind(), State: e.State, Since: e.Since.UTC(), PID: e.PID, Restarts: e.Restarts, LastExit: e.LastExit, Suspended: e.Suspended,
+		Kind: eng.Kind(), State: e.State, Since: e.Since.UTC(), PID: e.PID, Restarts: e.Restarts, LastExit: e.LastExit, Suspended: e.SuspendedBy,
 	}
 	s.Engine.Inside, s.Engine.Waiting = eng.Load()
 	if !e.NextStart.IsZero() {
@@ -129,7 +130,7 @@ func (s status) write(w io.Writer, now time.Time) {
 	if s.Engine.Restarts > 0 {
 		fmt.Fprintf(w, ", %d restarts", s.Engine.Restarts)
 	}
-	if s.Engine.LastExit != "" && (s.Engine.Restarts > 0 || s.Engine.State == engine.Crashed) {
+	if s.Engine.LastExit != "" && (s.Engine.Restarts > 0 || s.Engine.State == queue.Crashed) {
 		fmt.Fprintf(w, ", last ended with %s", s.Engine.LastExit)
 	}
 	if t := s.Engine.NextStart; t != nil {
@@ -151,7 +152,7 @@ func (s status) write(w io.Writer, now time.Time) {
 	}
 	s.Budget.write(w, now)
 	s.GPU.write(w, now)
-	if s.Engine.State == engine.Suspended {
+	if s.Engine.State == queue.Suspended {
 		fmt.Fprintln(w, "note     "+report.SuspendedBill)
 	}
 }

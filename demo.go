@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"spotinference/billing/sim"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 const (
@@ -68,7 +68,7 @@ func startDemo(o *options, log *slog.Logger) (stop func(), err error) {
 		return nil, fmt.Errorf("demo: find our own binary: %w", err)
 	}
 	o.command = []string{self, "sim-engine", "--flavour", "llama", "--alias", "demo", "--load", "1s", "--delay", "15ms", "--embeddings", "--reranking"}
-	o.kind = engine.Llama
+	o.kind = queue.Llama
 
 	cloud, err := sim.New(sim.Config{Key: demoKey, VM: sim.VM{ID: demoInstance}})
 	if err != nil {

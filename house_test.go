@@ -17,15 +17,16 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "ledger", "ledger/report", "server/cert", "socket"},
+	"":                                      {"server", "server/engine", "server/engine/sim", "server/queue", "billing", "billing/sim", "budget", "control", "gpu", "ledger", "ledger/report", "server/cert", "socket"},
 	"internal/hint":                         {},
 	"control":                               {"socket"},
 	"socket":                                {},
 	"server/cert":                           {},
 	"server/cert/certtest":                  {},
-	"server":                                {"server/engine", "server/meter", "budget", "ledger"},
+	"server":                                {"server/meter", "server/queue", "budget", "ledger"},
 	"server/meter":                          {"ledger"},
-	"server/engine":                         {},
+	"server/queue":                          {},
+	"server/engine":                         {"server/queue"},
 	"server/engine/sim":                     {},
 	"server/engine/tinymodel":               {},
 	"server/engine/tinymodel/cmd/tinymodel": {"server/engine/tinymodel"},

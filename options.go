@@ -14,6 +14,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/server"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // options are serve's settings, checked.
@@ -22,7 +23,7 @@ type options struct {
 	ledger       string
 	ownLedger    bool // --ledger was given
 	command      []string
-	kind         engine.Kind
+	kind         queue.Kind
 	tcp          bool
 	engineUser   *engine.User // nil: ours
 	startWait    time.Duration
@@ -66,7 +67,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 		words = s.command
 	}
 	o = options{
-		command: words, kind: engine.Kind(s.text("engine")), tcp: s.on("engine-tcp"),
+		command: words, kind: queue.Kind(s.text("engine")), tcp: s.on("engine-tcp"),
 		provider: s.text("provider"), demo: s.on("demo"), demoProvider: s.text("demo-provider"), file: s.file,
 	}
 	if o.billing, err = billingOptions(s); err != nil {
@@ -92,7 +93,7 @@ func serveOptions(s settings, words []string) (o options, err error) {
 		return o, err
 	}
 	switch o.kind {
-	case "", engine.Llama, engine.VLLM:
+	case "", queue.Llama, queue.VLLM:
 	default:
 		return o, usagef("use llama or vllm", "serve: engine %q: not known", o.kind)
 	}

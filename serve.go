@@ -25,6 +25,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/server"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 const defaultSampleEvery = time.Minute
@@ -158,7 +159,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		Suspend: o.suspend, SleepLevel: o.sleepLevel, Idle: o.idle, WakeTimeout: o.wakeTimeout, WakeQueue: o.wakeQueue,
 		OnTransition: func(t engine.Transition) {
 			logEngine(log, note, eng.Identity(), t)
-			if t.To == engine.Suspending {
+			if t.To == queue.Suspending {
 				lastCounters(srv)
 			}
 		},
@@ -462,7 +463,7 @@ func logEngine(log *slog.Logger, note func(ledger.Event), identity string, t eng
 	args := []any{"was", t.From, "cause", t.Cause}
 	c := ledger.EngineChange{
 		At: t.At, From: string(t.From), To: string(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
-		Waiters: int64(t.Waiters), Left: int64(t.Gone.Left), Late: int64(t.Gone.Late), Phases: map[string]ledger.Seconds{},
+		Waiters: int64(t.Waiters), Left: int64(t.Abandoned.Left), Late: int64(t.Abandoned.Late), Phases: map[string]ledger.Seconds{},
 	}
 	for _, p := range t.Phases {
 		c.Phases[p.Name] = ledger.Seconds(p.Took)
@@ -475,7 +476,7 @@ func logEngine(log *slog.Logger, note func(ledger.Event), identity string, t eng
 		args = append(args, "by", t.Method)
 	}
 	level := slog.LevelInfo
-	if t.To == engine.Crashed {
+	if t.To == queue.Crashed {
 		level = slog.LevelWarn
 	}
 	log.Log(context.Background(), level, "engine "+string(t.To), args...)

@@ -18,7 +18,7 @@ import (
 	"spotinference/bench/mock"
 	"spotinference/ledger"
 	"spotinference/server"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // The benchmarks drive the real server over loopback, with a key and a ledger on
@@ -156,8 +156,8 @@ func (e benchEngine) Dial(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", string(e))
 }
 func (benchEngine) Key() string                 { return "engine-key" }
-func (benchEngine) Kind() engine.Kind           { return engine.Llama }
-func (benchEngine) Status() engine.Status       { return engine.Status{State: engine.Ready, Admits: true} }
-func (benchEngine) Enter(context.Context) error { return nil }
-func (benchEngine) TryEnter() bool              { return true }
-func (benchEngine) Leave(bool)                  {}
+func (benchEngine) Kind() queue.Kind            { return queue.Llama }
+func (benchEngine) Status() queue.Status        { return queue.Status{State: queue.Ready, Admits: true} }
+func (benchEngine) Admit(context.Context) error { return nil }
+func (benchEngine) TryAdmit() bool              { return true }
+func (benchEngine) Release(bool)                {}

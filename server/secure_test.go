@@ -19,14 +19,14 @@ import (
 	"spotinference/server"
 	"spotinference/server/cert"
 	"spotinference/server/cert/certtest"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 	"spotinference/socket"
 )
 
 // ways are the ways in, each with what dials it.
 var ways = map[string]func(t *testing.T, h http.HandlerFunc, change func(*server.Config)) (*world, func() net.Conn){
 	"tcp": func(t *testing.T, h http.HandlerFunc, change func(*server.Config)) (*world, func() net.Conn) {
-		w := newWorld(t, engine.Llama, h, change)
+		w := newWorld(t, queue.Llama, h, change)
 		return w, func() net.Conn { return dialed(t)(net.Dial("tcp", w.addr)) }
 	},
 	"tls": func(t *testing.T, h http.HandlerFunc, change func(*server.Config)) (*world, func() net.Conn) {
@@ -39,7 +39,7 @@ var ways = map[string]func(t *testing.T, h http.HandlerFunc, change func(*server
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := newWorldAt(t, ln, engine.Llama, h, change)
+		w := newWorldAt(t, ln, queue.Llama, h, change)
 		w.client.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}
 		w.url = "http://gateway"
 		return w, func() net.Conn { return dialed(t)(net.Dial("unix", path)) }
@@ -77,7 +77,7 @@ func serverTLS(t *testing.T) (serve, client *tls.Config) {
 func newTLSWorld(t *testing.T, h http.HandlerFunc, change func(*server.Config)) (*world, *tls.Config) {
 	t.Helper()
 	serve, client := serverTLS(t)
-	w := newWorld(t, engine.Llama, h, func(c *server.Config) {
+	w := newWorld(t, queue.Llama, h, func(c *server.Config) {
 		c.TLS = serve
 		if change != nil {
 			change(c)

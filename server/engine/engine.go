@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"spotinference/server/queue"
 )
 
 const (
@@ -28,8 +30,8 @@ const (
 
 // Config says which engine to run and how. Only Command is required.
 type Config struct {
-	Command []string // as the user wrote it after --
-	Kind    Kind     // KindOf(Command) by default
+	Command []string   // as the user wrote it after --
+	Kind    queue.Kind // KindOf(Command) by default
 
 	// Dir is the run directory that engine.sock lies in. It must be ours alone and is
 	// made if missing. By default it is made under $XDG_RUNTIME_DIR, else the
@@ -75,15 +77,15 @@ type Config struct {
 // Engine is one supervised engine. Its methods may be called from any goroutine.
 type Engine struct {
 	cfg      Config
-	kind     Kind
+	kind     queue.Kind
 	key      string
 	command  []string // Command with its path resolved
 	env      []string // scrubbed
 	ownedDir bool     // Dir is ours to remove
 	ran      atomic.Bool
-	status   atomic.Pointer[Status]   // written by Run
-	at       atomic.Pointer[endpoint] // where the engine listens; nil while no process runs; written by Run
-	door     *door
+	status   atomic.Pointer[queue.Status] // written by Run
+	at       atomic.Pointer[endpoint]     // where the engine listens; nil while no process runs; written by Run
+	queue    *queue.Queue
 	orders   chan chan<- error // to suspend it: answered by Run
 	ended    chan struct{}     // closed when Run has returned
 
@@ -137,7 +139,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.StartTimeout = defaultStartTimeout
 	}
 	if cfg.StopGrace == 0 {
-		cfg.StopGrace = defaultStopGrace + kind.drainTime(cfg.Command)
+		cfg.StopGrace = defaultStopGrace + drainTime(kind, cfg.Command)
 	}
 	if cfg.Backoff == 0 {
 		cfg.Backoff = defaultBackoff
@@ -156,7 +158,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		kind: kind, key: randomHex(32), ownedDir: cfg.Dir == "",
-		door: newDoor(cfg.WakeQueue, cfg.WakeTimeout), orders: make(chan chan<- error), ended: make(chan struct{}),
+		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), orders: make(chan chan<- error), ended: make(chan struct{}),
 		broken: map[Method]int{}, took: map[Method][]time.Duration{},
 	}
 	if e.ownedDir {
@@ -179,7 +181,7 @@ func New(cfg Config) (*Engine, error) {
 			return nil, err
 		}
 	}
-	if _, err := kind.plan(e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
+	if _, err := planFor(kind, e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
 		return nil, err
 	}
 	if err := e.checkSuspend(); err != nil {
@@ -189,19 +191,19 @@ func New(cfg Config) (*Engine, error) {
 	prober := newProber(e.Dial, e.key)
 	e.health, e.seen, e.spawn = prober.run, prober.seen, e.startChild
 	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, kind) }
-	e.status.Store(&Status{State: Stopped, Since: time.Now()})
+	e.status.Store(&queue.Status{State: queue.Stopped, Since: time.Now()})
 	return e, nil
 }
 
 // Kind says which engine it is.
-func (e *Engine) Kind() Kind { return e.kind }
+func (e *Engine) Kind() queue.Kind { return e.kind }
 
 // Key is what the engine asks for as Authorization: Bearer. It is made in New and
 // known to the engine and us alone.
 func (e *Engine) Key() string { return e.key }
 
 // Status is the newest snapshot. It takes no lock, so a wedged engine cannot delay it.
-func (e *Engine) Status() Status { return *e.status.Load() }
+func (e *Engine) Status() queue.Status { return *e.status.Load() }
 
 // ErrNotRunning is Dial's answer while no engine process runs.
 var ErrNotRunning = errors.New("engine is not running")
@@ -216,21 +218,20 @@ func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
 	return d.DialContext(ctx, at.network, at.addr)
 }
 
-// Enter lets a request in: at once while the engine is ready, else as soon as it is,
-// which it then will be woken for, after those who came before. Leave must follow
-// where it returns nil. Else it returns ErrNotReady, ErrQueueFull, ErrWakeTimeout or
-// the cause of ctx's end.
-func (e *Engine) Enter(ctx context.Context) error { return e.door.enter(ctx, causeRequest) }
+// Admit admits a request: at once while the engine is ready, else as soon as it is,
+// after those that came before. A suspended engine is woken for it. Release must follow
+// where it returns nil. Else it returns what queue.Queue.Admit does.
+func (e *Engine) Admit(ctx context.Context) error { return e.queue.Admit(ctx, causeRequest) }
 
-// TryEnter is Enter for who does not wait, true where it is inside.
-func (e *Engine) TryEnter() bool { return e.door.tryEnter() }
+// TryAdmit is Admit for a request that does not wait: true where it is inside.
+func (e *Engine) TryAdmit() bool { return e.queue.TryAdmit() }
 
-// Leave ends what Enter began, when the engine has nothing more to do for the request.
-// Idle time is counted from the end of the last one that was active.
-func (e *Engine) Leave(active bool) { e.door.leave(active) }
+// Release ends what Admit began, when the engine has nothing more to do for the request.
+// Idle time is counted from the release of the last active one.
+func (e *Engine) Release(active bool) { e.queue.Release(active) }
 
 // Load says how many requests are inside and how many wait to be.
-func (e *Engine) Load() (inside, waiting int) { return e.door.load() }
+func (e *Engine) Load() (inside, waiting int) { return e.queue.Load() }
 
 // Suspend suspends the engine now and returns nil when it is. While requests run it
 // refuses with ErrBusy.
@@ -242,7 +243,7 @@ func (e *Engine) Suspend(ctx context.Context) error {
 	select {
 	case e.orders <- done:
 	case <-e.ended:
-		return ErrNotReady
+		return queue.ErrNotReady
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -250,7 +251,7 @@ func (e *Engine) Suspend(ctx context.Context) error {
 	case err := <-done:
 		return err
 	case <-e.ended:
-		return ErrNotReady
+		return queue.ErrNotReady
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -258,9 +259,9 @@ func (e *Engine) Suspend(ctx context.Context) error {
 
 // Wake wakes the engine and returns nil when it is ready.
 func (e *Engine) Wake(ctx context.Context) error {
-	err := e.door.enter(ctx, causeAsked)
+	err := e.queue.Admit(ctx, causeAsked)
 	if err == nil {
-		e.Leave(true)
+		e.Release(true)
 	}
 	return err
 }

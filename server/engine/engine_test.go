@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // get asks the engine for path with its key.
@@ -53,7 +54,7 @@ func TestStartReadyStop(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			r := start(t, engine.Config{Command: append(c.command, "-gpu", gpu), TCP: c.tcp})
-			s := r.waitState(engine.Ready)
+			s := r.waitState(queue.Ready)
 			if !alive(s.PID) || s.StartedAt.IsZero() || s.Restarts != 0 || s.LastExit != "" {
 				t.Errorf("status when ready = %+v", s)
 			}
@@ -73,7 +74,7 @@ func TestStartReadyStop(t *testing.T) {
 			if got, want := r.path(), "stopped starting ready stopped"; got != want {
 				t.Errorf("path = %q, want %q", got, want)
 			}
-			if s := r.Status(); s.State != engine.Stopped || s.PID != 0 || s.LastExit != "exit status 0" {
+			if s := r.Status(); s.State != queue.Stopped || s.PID != 0 || s.LastExit != "exit status 0" {
 				t.Errorf("status when stopped = %+v", s)
 			}
 			if r.stderr.String() != "" {
@@ -89,7 +90,7 @@ func TestStartReadyStop(t *testing.T) {
 // TestReplacedFlags: one line tells the user which words of theirs were replaced.
 func TestReplacedFlags(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "--host", "0.0.0.0", "--port=8080")})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	if want := `replaced="--host 0.0.0.0, --port=8080"`; strings.Count(r.log.String(), want) != 1 {
 		t.Errorf("the log has %s not once", want)
 	}
@@ -97,7 +98,7 @@ func TestReplacedFlags(t *testing.T) {
 
 func TestTransitionsTellPhases(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "-load", "150ms")})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	r.cancel()
 	r.wait()
 	ready, stopped := r.transitions[1], r.transitions[2]
@@ -113,12 +114,12 @@ func TestTransitionsTellPhases(t *testing.T) {
 func TestCrashRestarts(t *testing.T) {
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-gpu", gpu), Backoff: 10 * time.Millisecond})
-	first := r.waitState(engine.Ready)
+	first := r.waitState(queue.Ready)
 	if err := unix.Kill(first.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	// A core left behind would hold the GPU, and the next start fail.
-	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == engine.Ready && s.PID != first.PID })
+	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == queue.Ready && s.PID != first.PID })
 	s := r.Status()
 	if s.Restarts != 1 || s.LastExit != "signal killed" {
 		t.Errorf("status after the crash = %+v", s)
@@ -141,7 +142,7 @@ func TestBackoffDoubles(t *testing.T) {
 	r.wait()
 	var pauses []time.Duration
 	for i, tr := range r.transitions {
-		if tr.To == engine.Starting && i > 0 {
+		if tr.To == queue.Starting && i > 0 {
 			pauses = append(pauses, tr.At.Sub(r.transitions[i-1].At))
 		}
 	}
@@ -182,7 +183,7 @@ func TestNotExecutable(t *testing.T) {
 	if !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, "exec format error") || refusal.Hint == "" {
 		t.Errorf("Run = %v, want an *Error with exec format error, at once", err)
 	}
-	if got := r.Status().State; got != engine.Stopped {
+	if got := r.Status().State; got != queue.Stopped {
 		t.Errorf("state = %s, want stopped", got)
 	}
 }
@@ -195,7 +196,7 @@ func TestForeignKey(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\nexec "+real+" \"$@\" --api-key theirs\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, engine.Config{Command: []string{script}, Kind: engine.Llama})
+	r := start(t, engine.Config{Command: []string{script}, Kind: queue.Llama})
 	err := r.wait()
 	var refusal *engine.Error
 	if !errors.As(err, &refusal) || refusal.Msg != "the engine asks for a key of its own" || refusal.Hint == "" {
@@ -211,7 +212,7 @@ func TestHungHealth(t *testing.T) {
 		StartTimeout: 300 * time.Millisecond,
 		Backoff:      time.Hour,
 	})
-	s := r.waitState(engine.Crashed)
+	s := r.waitState(queue.Crashed)
 	if want := "start timeout: it listens and does not answer"; s.LastExit != want {
 		t.Errorf("LastExit = %q, want %q", s.LastExit, want)
 	}
@@ -251,7 +252,7 @@ func TestIgnoredSigtermIsKilled(t *testing.T) {
 		Command:   vllmCommand(t, "-ignore-term", "-gpu", gpu),
 		StopGrace: 200 * time.Millisecond,
 	})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	asked := time.Now()
 	r.cancel()
 	r.wait()
@@ -269,9 +270,9 @@ func TestIgnoredSigtermIsKilled(t *testing.T) {
 // TestLogFlood: a great deal of log neither blocks the engine nor stays in memory.
 func TestLogFlood(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "-flood", "20000"), Backoff: time.Hour})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	unix.Kill(s.PID, unix.SIGKILL)
-	r.waitState(engine.Crashed)
+	r.waitState(queue.Crashed)
 	waitFor(t, "the last lines", func() bool { return strings.Contains(r.stderr.String(), "flood 19999") })
 	if lines := strings.Count(r.stderr.String(), "\n"); lines > 40 {
 		t.Errorf("%d lines were printed, want at most 40", lines)
@@ -286,7 +287,7 @@ func TestEnvironment(t *testing.T) {
 		"SPOTINFERENCE_BUDGET=1", "HYPERSTACK_API_KEY=secret", "RUNPOD_API_KEY=secret", "VERDA_CLIENT_SECRET=secret",
 		"LLAMA_API_KEY=theirs", "LLAMA_ARG_PORT=1", "AIP_MODE=PREDICTION",
 	}})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	raw, err := os.ReadFile("/proc/" + itoa(s.PID) + "/environ")
 	if err != nil {
 		t.Fatal(err)
@@ -320,7 +321,7 @@ func TestNoInheritedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := start(t, engine.Config{Command: llamaCommand(t)})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	dir := "/proc/" + itoa(s.PID) + "/fd"
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -373,7 +374,7 @@ func TestStaleSocket(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	waitFor(t, "ready", func() bool { return e.Status().State == engine.Ready })
+	waitFor(t, "ready", func() bool { return e.Status().State == queue.Ready })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run = %v, want nil", err)
@@ -411,7 +412,7 @@ func TestRunDirectory(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	waitFor(t, "ready", func() bool { return e.Status().State == engine.Ready })
+	waitFor(t, "ready", func() bool { return e.Status().State == queue.Ready })
 	made, _ := filepath.Glob(filepath.Join(base, "spotinference-*", "engine.sock"))
 	if len(made) != 1 {
 		t.Errorf("sockets under XDG_RUNTIME_DIR = %q, want one", made)

@@ -4,14 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-)
 
-// Kind is the engine's dialect of flags, environment and health.
-type Kind string
-
-const (
-	Llama Kind = "llama" // llama.cpp's llama-server
-	VLLM  Kind = "vllm"  // vllm serve
+	"spotinference/server/queue"
 )
 
 // Error is a refusal that a person can act on: Msg says what is wrong, Hint what
@@ -24,7 +18,7 @@ func (e *Error) Error() string { return e.Msg }
 
 // KindOf tells the engine from the base name of its command. It does not look
 // through python -m, docker, a loader or a script: there the user must say.
-func KindOf(command []string) (Kind, error) {
+func KindOf(command []string) (queue.Kind, error) {
 	if len(command) == 0 || command[0] == "" {
 		return "", &Error{
 			Msg:  "no engine command",
@@ -34,9 +28,9 @@ func KindOf(command []string) (Kind, error) {
 	base := filepath.Base(command[0])
 	switch {
 	case strings.HasPrefix(base, "llama-server"):
-		return Llama, nil
+		return queue.Llama, nil
 	case base == "vllm":
-		return VLLM, nil
+		return queue.VLLM, nil
 	}
 	return "", &Error{
 		Msg:  fmt.Sprintf("cannot tell which engine %q starts", base),
@@ -57,17 +51,17 @@ type plan struct {
 	replaced []string
 }
 
-// plan adapts command and env, which must be scrubbed already, so that the engine
+// planFor adapts command and env, which must be scrubbed already, so that the engine
 // listens at at and asks for key. It is pure; New calls it to refuse early.
-func (k Kind) plan(command, env []string, at endpoint, key string) (plan, error) {
-	switch k {
-	case Llama:
+func planFor(kind queue.Kind, command, env []string, at endpoint, key string) (plan, error) {
+	switch kind {
+	case queue.Llama:
 		return planLlama(command, env, at, key)
-	case VLLM:
+	case queue.VLLM:
 		return planVLLM(command, env, at, key)
 	}
 	return plan{}, &Error{
-		Msg:  fmt.Sprintf("unknown engine %q", string(k)),
+		Msg:  fmt.Sprintf("unknown engine %q", string(kind)),
 		Hint: "use llama or vllm",
 	}
 }

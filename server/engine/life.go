@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"spotinference/server/queue"
 )
 
 const (
@@ -37,17 +39,17 @@ type life struct {
 func (e *Engine) live(ctx context.Context, cause string) life {
 	at, p, err := e.prepare()
 	if err != nil {
-		e.enter(Transition{To: Stopped, Cause: causeGaveUp})
+		e.enter(Transition{To: queue.Stopped, Cause: causeGaveUp})
 		return life{err: err}
 	}
 	if cause == causeServe && len(p.replaced) > 0 {
 		e.cfg.Log.Info("engine flags replaced by ours", "replaced", strings.Join(p.replaced, ", "), "listens_on", at.addr)
 	}
 	l := life{cause: cause, began: time.Now()}
-	e.enter(Transition{To: Starting, Cause: cause, Phases: e.queue()})
+	e.enter(Transition{To: queue.Starting, Cause: cause, Phases: e.queuePhase()})
 	c, err := e.spawn(p)
 	if err != nil {
-		e.enter(Transition{To: Stopped, Cause: causeGaveUp})
+		e.enter(Transition{To: queue.Stopped, Cause: causeGaveUp})
 		return life{err: err}
 	}
 	e.at.Store(&at)
@@ -56,9 +58,9 @@ func (e *Engine) live(ctx context.Context, cause string) life {
 	return l
 }
 
-// queue is the first phase of what somebody waits for: how long the first one has.
-func (e *Engine) queue() []Phase {
-	if n, since, _ := e.door.first(); n > 0 {
+// queuePhase is the first phase of what somebody waits for: how long the first one has.
+func (e *Engine) queuePhase() []Phase {
+	if n, since, _ := e.queue.First(); n > 0 {
 		return []Phase{{"queue", time.Since(since)}}
 	}
 	return nil
@@ -81,7 +83,7 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 	idle.Stop()
 	defer idle.Stop()
 
-	// suspend begins a suspension, the door being held. It reports whether the
+	// suspend begins a suspension, new requests being queued. It reports whether the
 	// process has to end for it.
 	suspend := func(cause string) bool {
 		idle.Stop()
@@ -90,8 +92,8 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 		if r != nil {
 			method = r.method()
 		}
-		ready := Phase{string(Ready), time.Since(e.Status().Since)}
-		e.enter(Transition{To: Suspending, Cause: cause, PID: l.pid, Method: method, Phases: []Phase{ready}})
+		ready := Phase{string(queue.Ready), time.Since(e.Status().Since)}
+		e.enter(Transition{To: queue.Suspending, Cause: cause, PID: l.pid, Method: method, Phases: []Phase{ready}})
 		if r == nil {
 			l.suspended = true
 			return true
@@ -102,7 +104,7 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 		return false
 	}
 	wake := func(cause string) {
-		e.enter(Transition{To: Waking, Cause: cause, PID: l.pid, Method: e.rung.method(), Phases: e.queue()})
+		e.enter(Transition{To: queue.Waking, Cause: cause, PID: l.pid, Method: e.rung.method(), Phases: e.queuePhase()})
 		work = e.begin(ctx, e.cfg.WakeTimeout, e.takeBack(e.rung))
 		done = work.done
 	}
@@ -113,18 +115,18 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 			switch {
 			case r.word == reportStarted:
 				l.pid, l.spawned, done = r.number(), time.Now(), work.done
-				e.update(func(s *Status) { s.PID, s.StartedAt = l.pid, l.spawned })
+				e.update(func(s *queue.Status) { s.PID, s.StartedAt = l.pid, l.spawned })
 			case r.word == reportFailed:
 				l.err, l.ending = e.execError(r.rest), "not executed"
 				return r
 			case r.ending() != "":
 				l.ending = r.ending()
 				state := e.Status().State
-				l.suspended = state == Suspending || state == Suspended // nothing is held any more
-				if state == Waking {
+				l.suspended = state == queue.Suspending || state == queue.Suspended // nothing is held any more
+				if state == queue.Waking {
 					l.noWake = errors.New(l.ending)
 				}
-				if state == Waking || state == Suspending {
+				if state == queue.Waking || state == queue.Suspending {
 					e.broken[e.rung.method()]++
 				}
 				return r
@@ -136,7 +138,7 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 				return e.leave(l) // it may have failed for that alone
 			}
 			switch e.Status().State {
-			case Starting:
+			case queue.Starting:
 				look.Stop()
 				if errors.Is(out.err, errKeyRefused) {
 					l.err, l.ending = e.keyError(), "key refused"
@@ -151,18 +153,18 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 				out.phases[0].Took = max(0, out.phases[0].Took-l.spawned.Sub(work.began))
 				e.ready(l, Stop, append([]Phase{{"spawn", l.spawned.Sub(l.began)}}, out.phases...), out.usage)
 				idle.Reset(e.cfg.Idle)
-			case Suspending:
+			case queue.Suspending:
 				if l.failed = out.err; l.failed != nil {
 					e.cfg.Log.Warn("the engine could not be suspended and is stopped", "method", e.rung.method(), "err", out.err)
 					e.broken[e.rung.method()]++
 					l.suspended, l.kill = true, true
 					return report{}
 				}
-				e.enter(Transition{To: Suspended, Cause: causeDone, PID: l.pid, Method: e.rung.method(), Phases: out.phases})
-				if n, _, cause := e.door.first(); n > 0 {
+				e.enter(Transition{To: queue.Suspended, Cause: causeDone, PID: l.pid, Method: e.rung.method(), Phases: out.phases})
+				if n, _, cause := e.queue.First(); n > 0 {
 					wake(cause)
 				}
-			case Waking:
+			case queue.Waking:
 				if l.noWake = out.err; l.noWake != nil {
 					e.cfg.Log.Warn("the engine could not be woken and is started afresh", "method", e.rung.method(), "err", out.err)
 					e.broken[e.rung.method()]++
@@ -172,21 +174,21 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 				idle.Reset(e.cfg.Idle)
 			}
 
-		case <-e.door.changed:
+		case <-e.queue.Changed():
 			switch e.Status().State {
-			case Ready:
+			case queue.Ready:
 				idle.Reset(e.cfg.Idle)
-			case Suspended:
-				if n, _, cause := e.door.first(); n > 0 {
+			case queue.Suspended:
+				if n, _, cause := e.queue.First(); n > 0 {
 					wake(cause)
 				}
 			}
 
 		case <-idle.C:
-			if e.Status().State != Ready || e.cfg.Suspend == Never {
+			if e.Status().State != queue.Ready || e.cfg.Suspend == Never {
 				break
 			}
-			ok, inside, in := e.door.holdIfQuiet(e.cfg.Idle)
+			ok, inside, in := e.queue.StartQueueingIfIdle(e.cfg.Idle)
 			switch {
 			case ok:
 				if suspend(causeIdle) {
@@ -198,14 +200,14 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 
 		case o := <-e.orders:
 			switch state := e.Status().State; {
-			case state == Suspended:
+			case state == queue.Suspended:
 				o <- nil
-			case state == Suspending:
+			case state == queue.Suspending:
 				e.asked = append(e.asked, o)
-			case state != Ready:
-				o <- fmt.Errorf("%w: it is %s", ErrNotReady, state)
+			case state != queue.Ready:
+				o <- fmt.Errorf("%w: it is %s", queue.ErrNotReady, state)
 			default:
-				if ok, inside, _ := e.door.holdIfQuiet(0); !ok {
+				if ok, inside, _ := e.queue.StartQueueingIfIdle(0); !ok {
 					o <- fmt.Errorf("%w: %d", ErrBusy, inside)
 					break
 				}
@@ -216,7 +218,7 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 			}
 
 		case <-look.C:
-			if e.Status().State != Starting {
+			if e.Status().State != queue.Starting {
 				look.Stop()
 				break
 			}
@@ -247,30 +249,30 @@ func (e *Engine) watch(ctx context.Context, c process, l *life) (end report) {
 func (e *Engine) leave(l *life) report {
 	l.stopped = true
 	switch e.Status().State {
-	case Suspending, Suspended, Waking: // where it is frozen it cannot answer to a signal
+	case queue.Suspending, queue.Suspended, queue.Waking: // where it is frozen it cannot answer to a signal
 		l.kill = e.rung != nil && e.rung.method() == Checkpoint
 	}
 	return report{}
 }
 
-// ready opens the door, and remembers how long that way of waking took.
+// ready opens the queue, and remembers how long that way of waking took.
 func (e *Engine) ready(l *life, by Method, phases []Phase, canary Usage) {
 	var took time.Duration
 	for _, p := range phases {
 		took += p.Took
 	}
 	e.learn(by, took)
-	if e.Status().State == Starting && !e.Status().Admits {
+	if e.Status().State == queue.Starting && !e.Status().Admits {
 		by = "" // no wake
 	}
-	e.enter(Transition{To: Ready, Cause: causeHealthy, PID: l.pid, Method: by, Phases: phases, Canary: canary})
+	e.enter(Transition{To: queue.Ready, Cause: causeHealthy, PID: l.pid, Method: by, Phases: phases, Canary: canary})
 }
 
 // bury stops what still runs, tells of the end, and clears everything away.
 func (e *Engine) bury(c process, end report, l *life) {
 	left := e.Status()
 	phases := []Phase{{string(left.State), time.Since(left.Since)}}
-	if left.State == Suspending {
+	if left.State == queue.Suspending {
 		phases = nil
 	}
 	asked := time.Now()
@@ -288,19 +290,19 @@ func (e *Engine) bury(c process, end report, l *life) {
 		phases = append(phases, Phase{"stop", time.Since(asked)})
 	}
 	e.at.Store(nil)
-	e.update(func(s *Status) { s.PID, s.StartedAt, s.LastExit = 0, time.Time{}, l.ending })
+	e.update(func(s *queue.Status) { s.PID, s.StartedAt, s.LastExit = 0, time.Time{}, l.ending })
 	if crashed {
 		// Told before the rest, which may take seconds: from now on nobody should dial.
-		e.enter(Transition{To: Crashed, Cause: l.ending, PID: l.pid, Phases: phases})
+		e.enter(Transition{To: queue.Crashed, Cause: l.ending, PID: l.pid, Phases: phases})
 	}
 	if stuck := c.close(end); stuck > 0 {
 		e.cfg.Log.Error("engine processes cannot be killed and may hold the GPU", "count", stuck)
 	}
 	switch {
 	case l.stopped:
-		e.enter(Transition{To: Stopped, Cause: causeShutdown, PID: l.pid, Phases: phases})
+		e.enter(Transition{To: queue.Stopped, Cause: causeShutdown, PID: l.pid, Phases: phases})
 	case l.err != nil:
-		e.enter(Transition{To: Stopped, Cause: causeGaveUp})
+		e.enter(Transition{To: queue.Stopped, Cause: causeGaveUp})
 	case l.suspended:
 		cause := causeDone
 		switch {
@@ -309,7 +311,7 @@ func (e *Engine) bury(c process, end report, l *life) {
 		case byItself:
 			cause = l.ending // it is as good as suspended, and stays so
 		}
-		e.enter(Transition{To: Suspended, Cause: cause, PID: l.pid, Method: Stop, Phases: phases})
+		e.enter(Transition{To: queue.Suspended, Cause: cause, PID: l.pid, Method: Stop, Phases: phases})
 	default:
 		c.print(e.cfg.Stderr)
 	}
@@ -328,7 +330,7 @@ func (e *Engine) prepare() (endpoint, plan, error) {
 		// Neither engine removes a socket that it finds, and would fail to bind.
 		return endpoint{}, plan{}, fmt.Errorf("remove a stale socket: %w", err)
 	}
-	p, err := e.kind.plan(e.command, e.env, at, e.key)
+	p, err := planFor(e.kind, e.command, e.env, at, e.key)
 	return at, p, err
 }
 

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/server/queue"
 )
 
 // TestRandomLives lets random clients, crashes, suspensions, failing drivers and
@@ -22,7 +24,7 @@ import (
 //
 //   - there are never two engines at once, and none after Run has returned;
 //   - the engine is never suspended under a request;
-//   - everybody who enters is let in or sent away, once, within the bound;
+//   - every request is admitted or refused, once, within the bound;
 //   - each transition follows on the one before, and is one that may be.
 //
 // SPOTINFERENCE_TEST_LIVES sets how many lives there are; a failure prints its seed.
@@ -34,7 +36,7 @@ func TestRandomLives(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("SPOTINFERENCE_TEST_LIVES")); err == nil {
 		lives = n
 	}
-	var seen tally
+	var seen outcomes
 	for seed := range lives {
 		synctest.Test(t, func(t *testing.T) { randomLife(t, uint64(seed), &seen) })
 		if t.Failed() {
@@ -42,14 +44,14 @@ func TestRandomLives(t *testing.T) {
 		}
 	}
 	t.Logf("%d lives: %+v", lives, seen)
-	if seen.In == 0 || seen.Gone == 0 || seen.Full == 0 || seen.Late == 0 || seen.NotReady == 0 || seen.Woken == 0 || seen.Escalated == 0 || seen.NoWake == 0 || seen.Asked == 0 || seen.Busy == 0 {
+	if seen.In == 0 || seen.Left == 0 || seen.Full == 0 || seen.Late == 0 || seen.NotReady == 0 || seen.Woken == 0 || seen.Escalated == 0 || seen.NoWake == 0 || seen.Asked == 0 || seen.Busy == 0 {
 		t.Errorf("some kind of story was never told")
 	}
 }
 
-// tally counts what happened in all lives.
-type tally struct {
-	In, Gone, Full, Late, NotReady        int // how Enter ended
+// outcomes counts what happened in all lives.
+type outcomes struct {
+	In, Left, Full, Late, NotReady        int // how Admit ended
 	Woken, Escalated, NoWake, Asked, Busy int
 }
 
@@ -62,7 +64,7 @@ type world struct {
 	rng     *rand.Rand
 	alive   int  // engine processes
 	asleep  bool // suspended by a rung
-	inside  int  // clients between Enter and Leave
+	inside  int  // clients between Admit and Release
 	crashes bool // whether processes die by themselves
 	flaky   float64
 }
@@ -211,25 +213,25 @@ func (r *fakeRung) resume(ctx context.Context, lap func(string)) error {
 }
 
 // mayFollow are the transitions that there are.
-var mayFollow = map[State][]State{
-	Stopped:    {Starting},
-	Starting:   {Ready, Crashed, Stopped, Starting},
-	Ready:      {Suspending, Crashed, Stopped},
-	Suspending: {Suspended, Stopped},
-	Suspended:  {Waking, Starting, Stopped, Suspended},
-	Waking:     {Ready, Starting, Stopped},
-	Crashed:    {Starting, Stopped},
+var mayFollow = map[queue.State][]queue.State{
+	queue.Stopped:    {queue.Starting},
+	queue.Starting:   {queue.Ready, queue.Crashed, queue.Stopped, queue.Starting},
+	queue.Ready:      {queue.Suspending, queue.Crashed, queue.Stopped},
+	queue.Suspending: {queue.Suspended, queue.Stopped},
+	queue.Suspended:  {queue.Waking, queue.Starting, queue.Stopped, queue.Suspended},
+	queue.Waking:     {queue.Ready, queue.Starting, queue.Stopped},
+	queue.Crashed:    {queue.Starting, queue.Stopped},
 }
 
-func randomLife(t *testing.T, seed uint64, seen *tally) {
+func randomLife(t *testing.T, seed uint64, seen *outcomes) {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1))}
 	w.crashes = w.chance(0.5)
 	if w.chance(0.5) {
 		w.flaky = 0.3
 	}
-	last := Stopped
+	last := queue.Stopped
 	e, err := New(Config{
-		Command: []string{"/bin/true"}, Kind: Llama, Dir: filepath.Join(t.TempDir(), "run"), Suspend: Auto,
+		Command: []string{"/bin/true"}, Kind: queue.Llama, Dir: filepath.Join(t.TempDir(), "run"), Suspend: Auto,
 		Idle: w.upTo(20 * time.Minute), SuspendTimeout: w.upTo(5 * time.Minute), WakeTimeout: w.upTo(5 * time.Minute),
 		StartTimeout: w.upTo(30 * time.Minute), WakeQueue: 1 + int(w.upTo(8)), Stderr: io.Discard,
 		OnTransition: func(tr Transition) {
@@ -238,11 +240,11 @@ func randomLife(t *testing.T, seed uint64, seen *tally) {
 			}
 			last = tr.To
 			switch {
-			case tr.To == Ready && tr.Waiters > 0:
+			case tr.To == queue.Ready && tr.Waiters > 0:
 				seen.Woken++
-			case tr.To == Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
+			case tr.To == queue.Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
 				seen.Escalated++
-			case tr.To == Starting && strings.HasPrefix(tr.Cause, causeNoWake):
+			case tr.To == queue.Starting && strings.HasPrefix(tr.Cause, causeNoWake):
 				seen.NoWake++
 			}
 		},
@@ -318,21 +320,21 @@ func randomLife(t *testing.T, seed uint64, seen *tally) {
 	if err != nil && (!errors.As(err, &gaveUp) || !strings.Contains(gaveUp.Msg, "never ready")) {
 		w.errorf("Run = %v", err)
 	}
-	if last != Stopped {
+	if last != queue.Stopped {
 		w.errorf("the last state told of is %s", last)
 	}
 	wg.Wait() // late clients are sent away
-	if n, _ := e.door.tally(); n != 0 || e.door.inside != 0 || w.alive != 0 || w.inside != 0 {
-		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", n, e.door.inside, w.inside, w.alive)
+	if inside, waiting := e.Load(); waiting != 0 || inside != 0 || w.alive != 0 || w.inside != 0 {
+		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", waiting, inside, w.inside, w.alive)
 	}
 }
 
-// client is one request: it enters, stays for a while and leaves, or gives up.
-func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
+// client is one request: it is admitted, stays for a while and is released, or gives up.
+func (w *world) client(e *Engine, stay, patience time.Duration, seen *outcomes) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	came := time.Now()
-	err := e.Enter(ctx)
+	err := e.Admit(ctx)
 	waited := time.Since(came)
 
 	w.mu.Lock()
@@ -343,20 +345,20 @@ func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
 		if w.asleep {
 			w.errorf("let in while the engine sleeps")
 		}
-	case errors.Is(err, ErrQueueFull):
+	case errors.Is(err, queue.ErrFull):
 		seen.Full++
-	case errors.Is(err, ErrWakeTimeout):
+	case errors.Is(err, queue.ErrWakeTimeout):
 		seen.Late++
 		// What lets go in a minute and starts in two is never waited for longer.
 		if w.flaky == 0 && !w.crashes && e.cfg.WakeTimeout > 4*time.Minute {
 			w.errorf("waited for %s in vain for an engine that nothing ails", waited)
 		}
-	case errors.Is(err, ErrNotReady):
+	case errors.Is(err, queue.ErrNotReady):
 		seen.NotReady++
 	case errors.Is(err, context.DeadlineExceeded):
-		seen.Gone++
+		seen.Left++
 	default:
-		w.errorf("Enter = %v", err)
+		w.errorf("Admit = %v", err)
 	}
 	w.mu.Unlock()
 	if most := min(patience, e.cfg.WakeTimeout); waited > most {
@@ -369,5 +371,5 @@ func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
 	w.mu.Lock()
 	w.inside--
 	w.mu.Unlock()
-	e.Leave(true)
+	e.Release(true)
 }

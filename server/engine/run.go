@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spotinference/server/queue"
 )
 
 const (
@@ -31,7 +33,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		panic("BUG: Run called twice")
 	}
 	defer close(e.ended)
-	defer e.door.bar()
+	defer e.queue.Close()
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -56,8 +58,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	)
 	for {
 		if ctx.Err() != nil {
-			if e.Status().State != Stopped {
-				e.enter(Transition{To: Stopped, Cause: causeShutdown})
+			if e.Status().State != queue.Stopped {
+				e.enter(Transition{To: queue.Stopped, Cause: causeShutdown})
 			}
 			return nil
 		}
@@ -79,7 +81,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			continue
 		}
 		if crashes++; !everReady && crashes == neverReadyMax {
-			e.enter(Transition{To: Stopped, Cause: causeGaveUp})
+			e.enter(Transition{To: queue.Stopped, Cause: causeGaveUp})
 			return &Error{
 				Msg:  fmt.Sprintf("engine %q was never ready: %s, %d times in a row", filepath.Base(e.command[0]), l.ending, crashes),
 				Hint: "the engine's last lines are above",
@@ -103,8 +105,8 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 	e.cfg.Log.Info("engine will be started again", "in", pause)
 	due := time.NewTimer(pause)
 	defer due.Stop()
-	e.update(func(s *Status) { s.NextStart = time.Now().Add(pause) })
-	defer e.update(func(s *Status) { s.NextStart = time.Time{} })
+	e.update(func(s *queue.Status) { s.NextStart = time.Now().Add(pause) })
+	defer e.update(func(s *queue.Status) { s.NextStart = time.Time{} })
 	for {
 		select {
 		case <-ctx.Done():
@@ -112,7 +114,7 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 		case <-due.C:
 			return
 		case o := <-e.orders:
-			o <- ErrNotReady
+			o <- queue.ErrNotReady
 		}
 	}
 }
@@ -122,13 +124,13 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 func (e *Engine) asleep(ctx context.Context) (cause string) {
 	for ctx.Err() == nil {
 		// A waiter who has left again wakes nobody.
-		waiting, _, cause := e.door.first()
+		waiting, _, cause := e.queue.First()
 		if waiting > 0 {
 			return cause
 		}
 		select {
 		case <-ctx.Done():
-		case <-e.door.changed:
+		case <-e.queue.Changed():
 		case o := <-e.orders:
 			o <- nil
 		}
@@ -137,43 +139,43 @@ func (e *Engine) asleep(ctx context.Context) (cause string) {
 }
 
 // enter changes the state and tells of it. Called by Run alone. It completes t, and
-// opens, holds or bars the door as the new state asks.
+// opens or closes the queue as the new state asks.
 func (e *Engine) enter(t Transition) {
 	t.At, t.From = time.Now(), e.Status().State
 	// Who tells of the canary's tokens has done so before anybody sees the engine ready,
 	// or its counters would be ahead of what is known.
 	told := t.Canary != (Usage{}) && e.cfg.OnTransition != nil
 	if told {
-		t.Waiters, t.Gone = e.door.tally()
+		t.Waiters, t.Abandoned = e.queue.Waiting()
 		e.cfg.OnTransition(t)
 	}
 	// Nobody waits for a start that no request asked for: it may take for ever.
-	admits := t.To != Stopped && t.To != Crashed && !(t.To == Starting && (t.Cause == causeServe || t.Cause == causeRestart))
-	e.update(func(s *Status) {
+	admits := t.To != queue.Stopped && t.To != queue.Crashed && !(t.To == queue.Starting && (t.Cause == causeServe || t.Cause == causeRestart))
+	e.update(func(s *queue.Status) {
 		s.State, s.Since, s.Admits = t.To, t.At, admits
 		if t.Cause == causeRestart {
 			s.Restarts++
 		}
-		s.Suspended = ""
-		if t.To == Suspended || t.To == Waking {
-			s.Suspended = t.Method
+		s.SuspendedBy = ""
+		if t.To == queue.Suspended || t.To == queue.Waking {
+			s.SuspendedBy = string(t.Method)
 		}
 	})
 	switch {
-	case t.To == Ready:
-		t.Waiters, t.Gone = e.door.open()
+	case t.To == queue.Ready:
+		t.Waiters, t.Abandoned = e.queue.Open()
 	case admits:
-		e.door.hold()
+		e.queue.StartQueueing()
 	default:
-		t.Waiters, t.Gone = e.door.bar()
+		t.Waiters, t.Abandoned = e.queue.Close()
 	}
 	if e.cfg.OnTransition != nil && !told {
 		e.cfg.OnTransition(t)
 	}
 	// Who asked hears of it when it is on record.
-	if t.To != Suspending {
+	if t.To != queue.Suspending {
 		var refused error
-		if t.To != Suspended {
+		if t.To != queue.Suspended {
 			refused = fmt.Errorf("engine is %s: %s", t.To, t.Cause)
 		}
 		for _, o := range e.asked {
@@ -184,7 +186,7 @@ func (e *Engine) enter(t Transition) {
 }
 
 // update publishes a changed copy of the status. Called by Run alone.
-func (e *Engine) update(change func(*Status)) {
+func (e *Engine) update(change func(*queue.Status)) {
 	s := *e.status.Load()
 	change(&s)
 	e.status.Store(&s)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"spotinference/server/queue"
 )
 
 // Method is a way to suspend an engine.
@@ -106,7 +108,7 @@ func (r *sleepRung) resume(ctx context.Context, lap func(string)) error {
 // first. Stopping it comes after them all.
 func (e *Engine) rungs() []rung {
 	var all []rung
-	if e.kind == VLLM && sleepEnabled(e.command, e.env) {
+	if e.kind == queue.VLLM && sleepEnabled(e.command, e.env) {
 		all = append(all, &sleepRung{newProber(e.Dial, e.key), e.cfg.SleepLevel})
 	}
 	if e.cfg.Checkpointer != nil {
@@ -147,7 +149,7 @@ func (e *Engine) checkSuspend() error {
 	case Auto, Stop, Never:
 		return nil
 	case Sleep:
-		if e.kind != VLLM {
+		if e.kind != queue.VLLM {
 			return &Error{"cannot suspend by sleep: only vllm can sleep", "use --suspend auto"}
 		}
 		if !sleepEnabled(e.command, e.env) {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"spotinference/server/queue"
 )
 
 var vllmRefusals = []refusal{
@@ -67,8 +69,8 @@ func planVLLM(command, env []string, at endpoint, key string) (plan, error) {
 }
 
 // drainTime is how long the engine was told to finish its requests after SIGTERM.
-func (k Kind) drainTime(command []string) time.Duration {
-	if k != VLLM {
+func drainTime(kind queue.Kind, command []string) time.Duration {
+	if kind != queue.VLLM {
 		return 0
 	}
 	_, value := argv(command).find("--shutdown-timeout")
