@@ -69,7 +69,7 @@ func (m *Metrics) watch(s *Server) {
 		})
 	}
 	m.set.NewGauge("spotinference_engine_restarts", func() float64 { return float64(s.cfg.Engine.Status().Restarts) })
-	for _, state := range []queue.State{queue.Stopped, queue.Starting, queue.Ready, queue.Crashed} {
+	for _, state := range queue.States() {
 		m.set.NewGauge(fmt.Sprintf("spotinference_engine_state{state=%q}", state), func() float64 {
 			return asFloat(s.cfg.Engine.Status().State == state)
 		})

@@ -721,6 +721,24 @@ func TestMetricNames(t *testing.T) {
 	}
 }
 
+// TestEngineStateMetric: in each state exactly one series is 1, that of the state.
+func TestEngineStateMetric(t *testing.T) {
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
+	for _, state := range queue.States() {
+		w.engine.set(state)
+		_, text := w.do("GET", "/metrics", "")
+		var ones []string
+		for line := range strings.Lines(text) {
+			if name, ok := strings.CutSuffix(strings.TrimSpace(line), " 1"); ok && strings.HasPrefix(name, "spotinference_engine_state{") {
+				ones = append(ones, name)
+			}
+		}
+		if want := []string{fmt.Sprintf("spotinference_engine_state{state=%q}", state)}; !slices.Equal(ones, want) {
+			t.Errorf("while the engine is %s, %q are 1, want %q", state, ones, want)
+		}
+	}
+}
+
 // TestBalanceMetrics: what is not known has no value.
 func TestBalanceMetrics(t *testing.T) {
 	m := server.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })
@@ -754,6 +772,9 @@ spotinference_engine_state{state="crashed"}
 spotinference_engine_state{state="ready"}
 spotinference_engine_state{state="starting"}
 spotinference_engine_state{state="stopped"}
+spotinference_engine_state{state="suspended"}
+spotinference_engine_state{state="suspending"}
+spotinference_engine_state{state="waking"}
 spotinference_gate_closed{reason="clock_back"}
 spotinference_gate_closed{reason="clock_jumped"}
 spotinference_gate_closed{reason="disk_full"}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -44,6 +45,9 @@ func TestRandomLives(t *testing.T) {
 		}
 	}
 	t.Logf("%d lives: %+v", lives, seen)
+	if known := slices.Sorted(maps.Keys(mayFollow)); !slices.Equal(known, slices.Sorted(slices.Values(queue.States()))) {
+		t.Errorf("the states are %v, and transitions known of %v", queue.States(), known)
+	}
 	if seen.In == 0 || seen.Left == 0 || seen.Full == 0 || seen.Late == 0 || seen.NotReady == 0 || seen.Woken == 0 || seen.Escalated == 0 || seen.NoWake == 0 || seen.Asked == 0 || seen.Busy == 0 {
 		t.Errorf("some kind of story was never told")
 	}
