@@ -76,31 +76,30 @@ type Config struct {
 
 // Engine is one supervised engine. Its methods may be called from any goroutine.
 type Engine struct {
-	cfg      Config
-	kind     queue.Kind
-	key      string
-	command  []string // Command with its path resolved
-	env      []string // scrubbed
-	ownedDir bool     // Dir is ours to remove
-	ran      atomic.Bool
-	status   atomic.Pointer[queue.Status] // written by Run
-	at       atomic.Pointer[endpoint]     // where the engine listens; nil while no process runs; written by Run
-	queue    *queue.Queue
-	orders   chan chan<- error // to suspend it: answered by Run
-	ended    chan struct{}     // closed when Run has returned
+	cfg             Config
+	kind            queue.Kind
+	key             string
+	command         []string // Command with its path resolved
+	env             []string // scrubbed
+	ownedDir        bool     // Dir is ours to remove
+	ran             atomic.Bool
+	status          atomic.Pointer[queue.Status] // written by Run
+	at              atomic.Pointer[endpoint]     // where the engine listens; nil while no process runs; written by Run
+	queue           *queue.Queue
+	suspendRequests chan chan<- error // by Suspend, answered by Run
+	ended           chan struct{}     // closed when Run has returned
 
 	// Owned by Run.
-	ladder []rung
-	rung   rung                       // by which it is suspended, or was last
-	broken map[Method]int             // how often a way to suspend failed
-	took   map[Method][]time.Duration // the last wakes by each way, the newest last; by Stop, all starts
-	asked  []chan<- error             // who waits for a suspension
+	methods        []suspendMethod            // that it has, the quickest to wake first
+	failures       map[Method]int             // how often each failed
+	wakeTimes      map[Method][]time.Duration // the last wakes by each, the newest last; by Stop, all starts
+	suspendCallers []chan<- error             // who waits for a suspension
 
-	// What touches the world, for tests to stand in for.
-	spawn  func(plan) (process, error)
-	health func(context.Context) error
-	seen   func() string // what health saw last, "" where nothing
-	canary func(context.Context) (Usage, error)
+	// What touches the world, replaced by tests.
+	spawn       func(plan) (process, error)
+	awaitHealth func(context.Context) error
+	healthSeen  func() string // what awaitHealth saw last, "" where nothing
+	canary      func(context.Context) (Usage, error)
 }
 
 // New checks cfg and refuses, as *Error, a command that contradicts what we need
@@ -158,8 +157,8 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		kind: kind, key: randomHex(32), ownedDir: cfg.Dir == "",
-		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), orders: make(chan chan<- error), ended: make(chan struct{}),
-		broken: map[Method]int{}, took: map[Method][]time.Duration{},
+		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), suspendRequests: make(chan chan<- error), ended: make(chan struct{}),
+		failures: map[Method]int{}, wakeTimes: map[Method][]time.Duration{},
 	}
 	if e.ownedDir {
 		cfg.Dir = defaultDir(cfg.User)
@@ -187,9 +186,9 @@ func New(cfg Config) (*Engine, error) {
 	if err := e.checkSuspend(); err != nil {
 		return nil, err
 	}
-	e.ladder = e.rungs()
+	e.methods = e.suspendMethods()
 	prober := newProber(e.Dial, e.key)
-	e.health, e.seen, e.spawn = prober.run, prober.seen, e.startChild
+	e.awaitHealth, e.healthSeen, e.spawn = prober.run, prober.seen, e.startChild
 	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, kind) }
 	e.status.Store(&queue.Status{State: queue.Stopped, Since: time.Now()})
 	return e, nil
@@ -241,7 +240,7 @@ func (e *Engine) Suspend(ctx context.Context) error {
 	}
 	done := make(chan error, 1)
 	select {
-	case e.orders <- done:
+	case e.suspendRequests <- done:
 	case <-e.ended:
 		return queue.ErrNotReady
 	case <-ctx.Done():

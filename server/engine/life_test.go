@@ -67,7 +67,7 @@ type world struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	alive   int  // engine processes
-	asleep  bool // suspended by a rung
+	asleep  bool // suspended while the process lives
 	inside  int  // clients between Admit and Release
 	crashes bool // whether processes die by themselves
 	flaky   float64
@@ -178,15 +178,15 @@ func (a *actor) close(report) int {
 	return 0
 }
 
-// fakeRung suspends the simulated engine.
-type fakeRung struct {
+// fakeMethod suspends the simulated engine.
+type fakeMethod struct {
 	w *world
 	m Method
 }
 
-func (r *fakeRung) method() Method { return r.m }
+func (r *fakeMethod) name() Method { return r.m }
 
-func (r *fakeRung) step(ctx context.Context, lap func(string), asleep bool) error {
+func (r *fakeMethod) step(ctx context.Context, lap func(string), asleep bool) error {
 	d := r.w.upTo(3 * time.Second)
 	if r.w.chance(r.w.flaky / 2) {
 		d = 24 * time.Hour // it hangs
@@ -209,10 +209,10 @@ func (r *fakeRung) step(ctx context.Context, lap func(string), asleep bool) erro
 	return nil
 }
 
-func (r *fakeRung) suspend(ctx context.Context, lap func(string)) error {
+func (r *fakeMethod) suspend(ctx context.Context, lap func(string)) error {
 	return r.step(ctx, lap, true)
 }
-func (r *fakeRung) resume(ctx context.Context, lap func(string)) error {
+func (r *fakeMethod) wake(ctx context.Context, lap func(string)) error {
 	return r.step(ctx, lap, false)
 }
 
@@ -257,14 +257,14 @@ func randomLife(t *testing.T, seed uint64, seen *outcomes) {
 		t.Fatal(err)
 	}
 	e.spawn = w.spawn
-	e.ladder = nil
+	e.methods = nil
 	if w.chance(0.7) {
-		e.ladder = append(e.ladder, &fakeRung{w, Sleep})
+		e.methods = append(e.methods, &fakeMethod{w, Sleep})
 	}
 	if w.chance(0.5) {
-		e.ladder = append(e.ladder, &fakeRung{w, Checkpoint})
+		e.methods = append(e.methods, &fakeMethod{w, Checkpoint})
 	}
-	e.health = func(ctx context.Context) error {
+	e.awaitHealth = func(ctx context.Context) error {
 		d := w.upTo(2 * time.Minute)
 		if w.chance(w.flaky / 4) {
 			d = 24 * time.Hour

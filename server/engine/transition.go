@@ -14,7 +14,7 @@ type Transition struct {
 	PID       int             // of the process that the change is about; 0 where there is none
 	Phases    []Phase         // what the time since From was spent on, in order
 	Method    Method          // how it was or is suspended, where the change is about that
-	Waiters   int             // requests that waited for this: let in where To is Ready, sent away where it is Crashed or Stopped
+	Waiters   int             // requests that waited for this: admitted where To is Ready, refused where it is Crashed or Stopped
 	Abandoned queue.Abandoned // those that gave up before
 	Canary    Usage           // what the canary made the engine count
 }
@@ -26,15 +26,20 @@ const (
 	causeHealthy  = "healthy"       // it answers
 	causeShutdown = "shutdown"      // we were told to stop
 	causeGaveUp   = "gave up"       // no use in trying again
-	causeIdle     = "idle"          // nobody was inside for Config.Idle
+	causeIdle     = "idle"          // no request was inside for Config.Idle
 	causeAsked    = "asked"         // somebody called Suspend or Wake
-	causeRequest  = "request"       // somebody waits
+	causeRequest  = "request"       // a request waits
 	causeDone     = "done"          // the suspension succeeded
 	causeEscalate = "escalated: "   // the suspension failed, as follows; the process is stopped
 	causeNoWake   = "wake failed: " // as follows; the process is started afresh
 )
 
-// Phase is one stretch of a transition.
+// isWake reports whether a start of that cause is one that a request waits for.
+func isWake(startCause string) bool {
+	return startCause != causeServe && startCause != causeRestart
+}
+
+// Phase is one part of the time that a transition took.
 type Phase struct {
 	Name string
 	Took time.Duration
