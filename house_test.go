@@ -17,7 +17,7 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                                      {"server", "server/engine", "server/engine/sim", "server/queue", "billing", "billing/sim", "budget", "control", "gpu", "ledger", "ledger/report", "server/cert", "socket"},
+	"":                                      {"server", "server/engine", "server/engine/sim", "server/queue", "billing", "billing/sim", "budget", "control", "gpu", "internal/hint", "ledger", "ledger/report", "server/cert", "socket"},
 	"internal/hint":                         {},
 	"control":                               {"socket"},
 	"socket":                                {},
@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"server":                                {"server/meter", "server/queue", "budget", "ledger"},
 	"server/meter":                          {"ledger"},
 	"server/queue":                          {},
-	"server/engine":                         {"server/queue"},
+	"server/engine":                         {"server/queue", "internal/hint"},
 	"server/engine/sim":                     {},
 	"server/engine/tinymodel":               {},
 	"server/engine/tinymodel/cmd/tinymodel": {"server/engine/tinymodel"},

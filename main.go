@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 	"spotinference/server/engine"
@@ -120,9 +121,8 @@ func hintFor(err error) string {
 	if errors.As(err, &hinted) {
 		return hinted.Hint()
 	}
-	var refused *engine.Error
-	if errors.As(err, &refused) {
-		return refused.Hint
+	if h := hint.Of(err); h != "" {
+		return h
 	}
 	var question *report.Error
 	if errors.As(err, &question) {

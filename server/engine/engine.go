@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/server/queue"
 )
 
@@ -102,7 +103,7 @@ type Engine struct {
 	canary      func(context.Context) (Usage, error)
 }
 
-// New checks cfg and refuses, as *Error, a command that contradicts what we need
+// New checks cfg and refuses, with a hint, a command that contradicts what we need
 // from the engine. It starts nothing and makes nothing.
 func New(cfg Config) (*Engine, error) {
 	kind := cfg.Kind
@@ -122,11 +123,11 @@ func New(cfg Config) (*Engine, error) {
 		if errors.As(err, &notFound) {
 			err = notFound.Err
 		}
-		hint := "give its full path, or put it on PATH"
+		advice := "give its full path, or put it on PATH"
 		if errors.Is(err, fs.ErrPermission) {
-			hint = "make it executable: chmod +x"
+			advice = "make it executable: chmod +x"
 		}
-		return nil, &Error{Msg: fmt.Sprintf("engine command %q: %v", cfg.Command[0], err), Hint: hint}
+		return nil, hint.Errorf(advice, "engine command %q: %v", cfg.Command[0], err)
 	}
 	if cfg.Env == nil {
 		cfg.Env = os.Environ()
@@ -233,10 +234,10 @@ func (e *Engine) Release(active bool) { e.queue.Release(active) }
 func (e *Engine) Load() (inside, waiting int) { return e.queue.Load() }
 
 // Suspend suspends the engine now and returns nil when it is. While requests run it
-// refuses with ErrBusy.
+// returns ErrBusy.
 func (e *Engine) Suspend(ctx context.Context) error {
 	if e.cfg.Suspend == Never {
-		return &Error{"cannot suspend the engine: --suspend is never", ""}
+		return ErrNeverSuspends
 	}
 	done := make(chan error, 1)
 	select {

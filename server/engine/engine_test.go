@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
 	"spotinference/server/engine"
 	"spotinference/server/queue"
 )
@@ -154,15 +155,11 @@ func TestBackoffDoubles(t *testing.T) {
 func TestNeverReady(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "-exit-at-start", "3"), Backoff: time.Millisecond})
 	err := r.wait()
-	var refusal *engine.Error
-	if !errors.As(err, &refusal) {
-		t.Fatalf("Run = %v, want an *Error", err)
+	if want := `engine "llama-server" was never ready: exit status 3, 3 times in a row`; err == nil || err.Error() != want {
+		t.Fatalf("Run = %v, want %q", err, want)
 	}
-	if want := `engine "llama-server" was never ready: exit status 3, 3 times in a row`; refusal.Msg != want {
-		t.Errorf("Msg = %q, want %q", refusal.Msg, want)
-	}
-	if want := "the engine's last lines are above"; refusal.Hint != want {
-		t.Errorf("Hint = %q, want %q", refusal.Hint, want)
+	if got, want := hint.Of(err), "the engine's last lines are above"; got != want {
+		t.Errorf("hint = %q, want %q", got, want)
 	}
 	if got, want := r.path(), "stopped starting crashed starting crashed starting crashed stopped"; got != want {
 		t.Errorf("path = %q, want %q", got, want)
@@ -179,9 +176,8 @@ func TestNotExecutable(t *testing.T) {
 	}
 	r := start(t, engine.Config{Command: []string{bad, "-m", "x"}})
 	err := r.wait()
-	var refusal *engine.Error
-	if !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, "exec format error") || refusal.Hint == "" {
-		t.Errorf("Run = %v, want an *Error with exec format error, at once", err)
+	if err == nil || !strings.Contains(err.Error(), "exec format error") || hint.Of(err) == "" {
+		t.Errorf("Run = %v, want exec format error and a hint, at once", err)
 	}
 	if got := r.Status().State; got != queue.Stopped {
 		t.Errorf("state = %s, want stopped", got)
@@ -198,9 +194,8 @@ func TestForeignKey(t *testing.T) {
 	}
 	r := start(t, engine.Config{Command: []string{script}, Kind: queue.Llama})
 	err := r.wait()
-	var refusal *engine.Error
-	if !errors.As(err, &refusal) || refusal.Msg != "the engine asks for a key of its own" || refusal.Hint == "" {
-		t.Errorf("Run = %v, want an *Error about the key", err)
+	if err == nil || err.Error() != "the engine asks for a key of its own" || hint.Of(err) == "" {
+		t.Errorf("Run = %v, want an error about the key, and a hint", err)
 	}
 }
 
@@ -393,14 +388,13 @@ func TestRunDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var refusal *engine.Error
-	if err := e.Run(t.Context()); !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, "open to others") {
-		t.Errorf("Run in a directory open to others = %v, want an *Error", err)
+	if err := e.Run(t.Context()); hint.Of(err) == "" || !strings.Contains(err.Error(), "open to others") {
+		t.Errorf("Run in a directory open to others = %v, want an error and a hint", err)
 	}
 
 	_, err = engine.New(engine.Config{Command: llamaCommand(t), Dir: "/tmp/" + strings.Repeat("d", 120)})
-	if !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, "107") || refusal.Hint == "" {
-		t.Errorf("New with a long path = %v, want an *Error", err)
+	if hint.Of(err) == "" || !strings.Contains(err.Error(), "107") {
+		t.Errorf("New with a long path = %v, want an error and a hint", err)
 	}
 
 	base := t.TempDir()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/server/queue"
 )
 
@@ -155,12 +156,10 @@ func (e *Engine) execError(why string) error {
 	if u := e.cfg.User; u != nil {
 		advice += ", as " + u.Name // we are root, who may come to any file
 	}
-	return &Error{Msg: fmt.Sprintf("engine command %q cannot be executed: %s", e.command[0], why), Hint: advice}
+	return hint.Errorf(advice, "engine command %q cannot be executed: %s", e.command[0], why)
 }
 
 func (e *Engine) keyError() error {
-	return &Error{
-		Msg:  "the engine asks for a key of its own",
-		Hint: "take the key out of its configuration file or script; spotinference makes one at each start",
-	}
+	return hint.Errorf("take the key out of its configuration file or script; spotinference makes one at each start",
+		"the engine asks for a key of its own")
 }

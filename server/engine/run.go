@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
 	"spotinference/server/queue"
 )
 
@@ -23,7 +24,7 @@ const (
 // Run starts the engine and keeps it running: it is the one goroutine that owns the
 // engine's state, and may be called once. When ctx ends it stops the whole tree and
 // returns nil, within StopGrace and some seconds whatever the engine does. It returns
-// an error, *Error where a person can act, if the engine cannot be executed or
+// an error, with a hint where a person can act, if the engine cannot be executed or
 // ended three times without ever having been ready.
 //
 // It makes this process a subreaper, for good: if the guard is killed, the engine's
@@ -76,10 +77,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case endCrashed:
 			if crashes++; !everReady && crashes == neverReadyMax {
 				e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
-				return &Error{
-					Msg:  fmt.Sprintf("engine %q was never ready: %s, %d times in a row", filepath.Base(e.command[0]), how.exit, crashes),
-					Hint: "the engine's last lines are above",
-				}
+				return hint.Errorf("the engine's last lines are above",
+					"engine %q was never ready: %s, %d times in a row", filepath.Base(e.command[0]), how.exit, crashes)
 			}
 			e.backOff(ctx, e.pause(crashes))
 			cause = causeRestart

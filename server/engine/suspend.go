@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"spotinference/internal/hint"
 	"spotinference/server/queue"
 )
 
@@ -19,8 +20,11 @@ const (
 	Never      Method = "never"
 )
 
-// ErrBusy refuses to suspend an engine under a request.
-var ErrBusy = errors.New("requests are running")
+// Why Suspend refuses.
+var (
+	ErrBusy          = errors.New("requests are running")
+	ErrNeverSuspends = errors.New("cannot suspend the engine: --suspend is never") // by Config.Suspend
+)
 
 // suspendMethod frees the GPU while the process lives. Stop is none: it always works, and
 // is what follows where another method fails. suspend and wake return soon after ctx
@@ -151,22 +155,22 @@ func (e *Engine) checkSuspend() error {
 		return nil
 	case Sleep:
 		if e.kind != queue.VLLM {
-			return &Error{"cannot suspend by sleep: only vllm can sleep", "use --suspend auto"}
+			return hint.Errorf("use --suspend auto", "cannot suspend by sleep: only vllm can sleep")
 		}
 		if !sleepEnabled(e.command, e.env) {
-			return &Error{"cannot suspend by sleep: vllm is run without it",
-				"add --enable-sleep-mode to its command and set VLLM_SERVER_DEV_MODE=1"}
+			return hint.Errorf("add --enable-sleep-mode to its command and set VLLM_SERVER_DEV_MODE=1",
+				"cannot suspend by sleep: vllm is run without it")
 		}
 		return nil
 	case Checkpoint:
 		if e.cfg.Checkpointer == nil {
-			return &Error{"cannot suspend by checkpoint: no driver here that can", "use --suspend auto"}
+			return hint.Errorf("use --suspend auto", "cannot suspend by checkpoint: no driver here that can")
 		}
 		if err := e.cfg.Checkpointer.Available(); err != nil {
-			return &Error{fmt.Sprintf("cannot suspend by checkpoint: %v", err), "use --suspend auto"}
+			return hint.Errorf("use --suspend auto", "cannot suspend by checkpoint: %v", err)
 		}
 		return nil
 	default:
-		return &Error{fmt.Sprintf("suspend by %q: no such way", string(m)), "use auto, sleep, checkpoint, stop or never"}
+		return hint.Errorf("use auto, sleep, checkpoint, stop or never", "suspend by %q: no such way", string(m))
 	}
 }

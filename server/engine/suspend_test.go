@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
 	"spotinference/server/engine"
 	"spotinference/server/queue"
 )
@@ -358,14 +359,13 @@ func TestSuspendRefusals(t *testing.T) {
 		{engine.Config{Command: llamaCommand(t), Suspend: "nap"}, `"nap": no such way`},
 	} {
 		_, err := engine.New(c.cfg)
-		var e *engine.Error
-		if !errors.As(err, &e) || !strings.Contains(e.Msg, c.want) || e.Hint == "" {
+		if hint.Of(err) == "" || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("New with suspend %s = %v, want %q and a hint", c.cfg.Suspend, err, c.want)
 		}
 	}
 	never := start(t, engine.Config{Command: llamaCommand(t), Suspend: engine.Never, Idle: soon})
 	never.waitState(queue.Ready)
-	if err := never.Suspend(t.Context()); err == nil {
+	if err := never.Suspend(t.Context()); !errors.Is(err, engine.ErrNeverSuspends) {
 		t.Error("an engine that is never to be suspended was")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/server/queue"
 )
 
@@ -31,19 +32,14 @@ var vllmEnv = []string{"VLLM_API_KEY", "PROMETHEUS_MULTIPROC_DIR"}
 func planVLLM(command, env []string, at endpoint, key string) (plan, error) {
 	args := argv(command[1:])
 	if filepath.Base(command[0]) == "vllm" && (len(args) == 0 || args[0] != "serve") {
-		return plan{}, &Error{
-			Msg:  "vllm is given no serve command",
-			Hint: "write: vllm serve MODEL",
-		}
+		return plan{}, hint.Errorf("write: vllm serve MODEL", "vllm is given no serve command")
 	}
 	if err := args.refuse("vllm", vllmRefusals); err != nil {
 		return plan{}, err
 	}
 	if i, value := args.find("--api-server-count", "-asc"); i >= 0 && value != "1" {
-		return plan{}, &Error{
-			Msg:  "cannot run vllm with --api-server-count " + value,
-			Hint: "take it out: the counters of several servers cannot be read on one socket",
-		}
+		return plan{}, hint.Errorf("take it out: the counters of several servers cannot be read on one socket",
+			"cannot run vllm with --api-server-count %s", value)
 	}
 
 	args, replaced := args.without("--host", "--port", "--uds")
