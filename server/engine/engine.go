@@ -20,13 +20,13 @@ import (
 )
 
 const (
-	defaultStartTimeout = 30 * time.Minute // a download of the weights included
-	defaultStopGrace    = 15 * time.Second
-	defaultBackoff      = time.Second
-	defaultIdle         = 15 * time.Minute
-	defaultSuspendTime  = 5 * time.Minute
-	defaultWakeTimeout  = 10 * time.Minute
-	defaultWakeQueue    = 256
+	defaultStartTimeout   = 30 * time.Minute // a download of the weights included
+	defaultStopGrace      = 15 * time.Second
+	defaultBackoff        = time.Second
+	defaultIdle           = 15 * time.Minute
+	defaultSuspendTimeout = 5 * time.Minute
+	defaultWakeTimeout    = 10 * time.Minute
+	defaultWakeQueue      = 256
 )
 
 // Config says which engine to run and how. Only Command is required.
@@ -78,7 +78,6 @@ type Config struct {
 // Engine is one supervised engine. Its methods may be called from any goroutine.
 type Engine struct {
 	cfg             Config
-	kind            queue.Kind
 	key             string
 	command         []string // Command with its path resolved
 	env             []string // scrubbed
@@ -103,51 +102,23 @@ type Engine struct {
 	canary      func(context.Context) (Usage, error)
 }
 
-// New checks cfg and refuses, with a hint, a command that contradicts what we need
-// from the engine. It starts nothing and makes nothing.
-func New(cfg Config) (*Engine, error) {
-	kind := cfg.Kind
-	if kind == "" {
-		var err error
-		if kind, err = KindOf(cfg.Command); err != nil {
-			return nil, err
-		}
-	}
-	if len(cfg.Command) == 0 || cfg.Command[0] == "" {
-		_, err := KindOf(nil)
-		return nil, err
-	}
-	path, err := exec.LookPath(cfg.Command[0])
-	if err != nil {
-		var notFound *exec.Error
-		if errors.As(err, &notFound) {
-			err = notFound.Err
-		}
-		advice := "give its full path, or put it on PATH"
-		if errors.Is(err, fs.ErrPermission) {
-			advice = "make it executable: chmod +x"
-		}
-		return nil, hint.Errorf(advice, "engine command %q: %v", cfg.Command[0], err)
-	}
+// withDefaults returns cfg with what New's caller left out.
+func (cfg Config) withDefaults() Config {
 	if cfg.Env == nil {
 		cfg.Env = os.Environ()
 	}
 	if len(cfg.Guard) == 0 {
 		cfg.Guard = []string{"/proc/self/exe", "guard"} // also when our file was replaced meanwhile
 	}
-	if cfg.StartTimeout == 0 {
-		cfg.StartTimeout = defaultStartTimeout
-	}
 	if cfg.StopGrace == 0 {
-		cfg.StopGrace = defaultStopGrace + drainTime(kind, cfg.Command)
+		cfg.StopGrace = defaultStopGrace + drainTime(cfg.Kind, cfg.Command)
 	}
-	if cfg.Backoff == 0 {
-		cfg.Backoff = defaultBackoff
-	}
+	cfg.StartTimeout = cmp.Or(cfg.StartTimeout, defaultStartTimeout)
+	cfg.Backoff = cmp.Or(cfg.Backoff, defaultBackoff)
 	cfg.Suspend = cmp.Or(cfg.Suspend, Auto)
 	cfg.SleepLevel = cmp.Or(cfg.SleepLevel, 1)
 	cfg.Idle = cmp.Or(cfg.Idle, defaultIdle)
-	cfg.SuspendTimeout = cmp.Or(cfg.SuspendTimeout, defaultSuspendTime)
+	cfg.SuspendTimeout = cmp.Or(cfg.SuspendTimeout, defaultSuspendTimeout)
 	cfg.WakeTimeout = cmp.Or(cfg.WakeTimeout, defaultWakeTimeout)
 	cfg.WakeQueue = cmp.Or(cfg.WakeQueue, defaultWakeQueue)
 	if cfg.Log == nil {
@@ -156,47 +127,85 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	e := &Engine{
-		kind: kind, key: randomHex(32), ownedDir: cfg.Dir == "",
-		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), suspendRequests: make(chan chan<- error), ended: make(chan struct{}),
-		failures: map[Method]int{}, wakeTimes: map[Method][]time.Duration{},
+	return cfg
+}
+
+// New checks cfg and refuses, with a hint, a command that contradicts what we need
+// from the engine. It starts nothing and makes nothing.
+func New(cfg Config) (*Engine, error) {
+	var err error
+	if cfg.Kind == "" || len(cfg.Command) == 0 || cfg.Command[0] == "" { // the last two are refused
+		if cfg.Kind, err = KindOf(cfg.Command); err != nil {
+			return nil, err
+		}
 	}
-	if e.ownedDir {
+	program, err := findProgram(cfg.Command[0])
+	if err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	ownedDir := cfg.Dir == ""
+	if ownedDir {
 		cfg.Dir = defaultDir(cfg.User)
 	}
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("find the run directory: %w", err)
 	}
-	e.cfg = cfg
-	e.command = append([]string{path}, cfg.Command[1:]...)
-	e.env, _ = dropEnv(cfg.Env, secretNames)
-	e.env = cfg.User.env(e.env)
-	if cfg.User != nil {
-		if err := cfg.User.canEnter(filepath.Dir(cfg.Dir)); err != nil {
-			return nil, err
-		}
+	env, _ := dropEnv(cfg.Env, secretNames)
+	e := &Engine{
+		cfg: cfg, key: randomHex(32), ownedDir: ownedDir,
+		command: append([]string{program}, cfg.Command[1:]...), env: cfg.User.env(env),
+		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), suspendRequests: make(chan chan<- error), ended: make(chan struct{}),
+		failures: map[Method]int{}, wakeTimes: map[Method][]time.Duration{},
 	}
-	if !cfg.TCP {
-		if err := checkSocketPath(e.socket()); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := planFor(kind, e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
-		return nil, err
-	}
-	if err := e.checkSuspend(); err != nil {
+	if err := e.check(); err != nil {
 		return nil, err
 	}
 	e.methods = e.suspendMethods()
 	prober := newProber(e.Dial, e.key)
 	e.awaitHealth, e.healthSeen, e.spawn = prober.run, prober.seen, e.startChild
-	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, kind) }
+	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, e.cfg.Kind) }
 	e.status.Store(&queue.Status{State: queue.Stopped, Since: time.Now()})
 	return e, nil
 }
 
+// findProgram returns the path of a program that can be executed.
+func findProgram(name string) (path string, err error) {
+	path, err = exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	var notFound *exec.Error
+	if errors.As(err, &notFound) {
+		err = notFound.Err
+	}
+	advice := "give its full path, or put it on PATH"
+	if errors.Is(err, fs.ErrPermission) {
+		advice = "make it executable: chmod +x"
+	}
+	return "", hint.Errorf(advice, "engine command %q: %w", name, err)
+}
+
+// check refuses what could only fail in Run.
+func (e *Engine) check() error {
+	if e.cfg.User != nil {
+		if err := e.cfg.User.canEnter(filepath.Dir(e.cfg.Dir)); err != nil {
+			return err
+		}
+	}
+	if !e.cfg.TCP {
+		if err := checkSocketPath(e.socket()); err != nil {
+			return err
+		}
+	}
+	if _, err := planFor(e.cfg.Kind, e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
+		return err
+	}
+	return e.checkSuspend()
+}
+
 // Kind says which engine it is.
-func (e *Engine) Kind() queue.Kind { return e.kind }
+func (e *Engine) Kind() queue.Kind { return e.cfg.Kind }
 
 // Key is what the engine asks for as Authorization: Bearer. It is made in New and
 // known to the engine and us alone.

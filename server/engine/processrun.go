@@ -90,7 +90,7 @@ func (e *Engine) prepare() (endpoint, plan, error) {
 		// Neither engine removes a socket that it finds, and would fail to bind.
 		return endpoint{}, plan{}, fmt.Errorf("remove a stale socket: %w", err)
 	}
-	p, err := planFor(e.kind, e.command, e.env, at, e.key)
+	p, err := planFor(e.cfg.Kind, e.command, e.env, at, e.key)
 	return at, p, err
 }
 

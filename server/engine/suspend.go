@@ -112,7 +112,7 @@ func (m *sleepMethod) wake(ctx context.Context, lap func(string)) error {
 // wake first. Stopping it comes after them all.
 func (e *Engine) suspendMethods() []suspendMethod {
 	var all []suspendMethod
-	if e.kind == queue.VLLM && sleepEnabled(e.command, e.env) {
+	if e.cfg.Kind == queue.VLLM && sleepEnabled(e.command, e.env) {
 		all = append(all, &sleepMethod{newProber(e.Dial, e.key), e.cfg.SleepLevel})
 	}
 	if e.cfg.Checkpointer != nil {
@@ -154,7 +154,7 @@ func (e *Engine) checkSuspend() error {
 	case Auto, Stop, Never:
 		return nil
 	case Sleep:
-		if e.kind != queue.VLLM {
+		if e.cfg.Kind != queue.VLLM {
 			return hint.Errorf("use --suspend auto", "cannot suspend by sleep: only vllm can sleep")
 		}
 		if !sleepEnabled(e.command, e.env) {

@@ -22,7 +22,7 @@ const judgedWakes = 3
 // sleep level and every word of the command are. It is a digest, for a command may
 // hold a token. The environment is not in it: much of that changes with each login.
 func (e *Engine) Identity() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s", e.kind, e.cfg.SleepLevel, strings.Join(e.cfg.Command, "\x00")))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s", e.cfg.Kind, e.cfg.SleepLevel, strings.Join(e.cfg.Command, "\x00")))
 	return hex.EncodeToString(sum[:8])
 }
 
