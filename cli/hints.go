@@ -5,7 +5,6 @@ import (
 
 	"spotinference/internal/hint"
 	"spotinference/ledger/report"
-	"spotinference/server/engine"
 )
 
 // hintFor finds what to do about err, "" where nothing can be said.
@@ -16,10 +15,6 @@ func hintFor(err error) string {
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) {
 		return hinted.Hint()
-	}
-	var refused *engine.Error
-	if errors.As(err, &refused) {
-		return refused.Hint
 	}
 	var question *report.Error
 	if errors.As(err, &question) {

@@ -18,6 +18,7 @@ import (
 	"spotinference/server"
 	"spotinference/server/api"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // serveOptions are the flags of serve, in the groups of its help.
@@ -248,11 +249,11 @@ func (o serveOptions) findMissing(words []string) (provider string, err error) {
 
 // engineConfig adds the flags to what is known of the engine.
 func (o serveOptions) engineConfig(c engine.Config) (engine.Config, error) {
-	c.Kind, c.TCP, c.StartTimeout = engine.Kind(o.engine), o.engineTCP, o.startTimeout
+	c.Kind, c.TCP, c.StartTimeout = queue.Kind(o.engine), o.engineTCP, o.startTimeout
 	c.Suspend, c.SleepLevel, c.Idle = engine.Method(o.suspend), o.sleepLevel, o.idle
 	c.WakeTimeout, c.WakeQueue = o.wakeTimeout, o.wakeQueue
 	switch c.Kind {
-	case "", engine.Llama, engine.VLLM:
+	case "", queue.Llama, queue.VLLM:
 	default:
 		return c, usagef("use llama or vllm", "serve: engine %q: not known", c.Kind)
 	}

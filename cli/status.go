@@ -12,7 +12,7 @@ import (
 	"spotinference/internal/hint"
 	"spotinference/ledger/report"
 	"spotinference/server/control"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 type statusOptions struct{ outputOptions }
@@ -72,7 +72,7 @@ func writeStatus(w io.Writer, s control.Status, now time.Time) {
 	if s.Engine.Restarts > 0 {
 		fmt.Fprintf(w, ", %d restarts", s.Engine.Restarts)
 	}
-	if s.Engine.LastExit != "" && (s.Engine.Restarts > 0 || s.Engine.State == string(engine.Crashed)) {
+	if s.Engine.LastExit != "" && (s.Engine.Restarts > 0 || s.Engine.State == string(queue.Crashed)) {
 		fmt.Fprintf(w, ", last ended with %s", s.Engine.LastExit)
 	}
 	if t := s.Engine.NextStart; t != nil {
@@ -94,7 +94,7 @@ func writeStatus(w io.Writer, s control.Status, now time.Time) {
 	}
 	writeBudget(w, s.Budget, now)
 	writeGPU(w, s.GPU, now)
-	if s.Engine.State == string(engine.Suspended) {
+	if s.Engine.State == string(queue.Suspended) {
 		fmt.Fprintln(w, "note     "+report.SuspendedBill)
 	}
 }

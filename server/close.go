@@ -55,9 +55,8 @@ func (c *closer) closed(ctx context.Context, reason string) {
 func (c *closer) suspend(ctx context.Context) bool {
 	for {
 		err := c.eng.Suspend(ctx)
-		var never *engine.Error
 		switch {
-		case err == nil || errors.As(err, &never):
+		case err == nil || errors.Is(err, engine.ErrNeverSuspends):
 			return true
 		case ctx.Err() != nil:
 			return false

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"spotinference/billing/sim"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 const (
@@ -50,7 +50,7 @@ func StartDemo(c *Config) (stop func(), err error) {
 		return nil, fmt.Errorf("demo: find our own binary: %w", err)
 	}
 	c.Engine.Command = []string{self, "sim-engine", "--flavour", "llama", "--alias", "demo", "--load", "1s", "--delay", "15ms", "--embeddings", "--reranking"}
-	c.Engine.Kind = engine.Llama
+	c.Engine.Kind = queue.Llama
 
 	cloud, err := sim.New(sim.Config{Key: demoKey, VM: sim.VM{ID: demoInstance}})
 	if err != nil {

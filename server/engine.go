@@ -7,6 +7,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // newEngine makes the engine that is supervised; it is checked, and nothing is started.
@@ -29,7 +30,7 @@ func (g *gateway) newEngine() (*engine.Engine, error) {
 // engineChanged is told of each change of the engine's state.
 func (g *gateway) engineChanged(t engine.Transition) {
 	g.record.engine(g.engine.Identity(), t)
-	if t.To != engine.Suspending {
+	if t.To != queue.Suspending {
 		return
 	}
 	// Its counters may end with it.

@@ -10,6 +10,7 @@ import (
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // record writes what happens to the log and, as events, to the ledger.
@@ -39,7 +40,7 @@ func (r record) engine(identity string, t engine.Transition) {
 	args := []any{"was", t.From, "cause", t.Cause}
 	c := ledger.EngineChange{
 		At: t.At, From: string(t.From), To: string(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
-		Waiters: int64(t.Waiters), Left: int64(t.Gone.Left), Late: int64(t.Gone.Late), Phases: map[string]ledger.Seconds{},
+		Waiters: int64(t.Waiters), Left: int64(t.Abandoned.Left), Late: int64(t.Abandoned.Late), Phases: map[string]ledger.Seconds{},
 	}
 	for _, p := range t.Phases {
 		c.Phases[p.Name] = ledger.Seconds(p.Took)
@@ -52,7 +53,7 @@ func (r record) engine(identity string, t engine.Transition) {
 		args = append(args, "by", t.Method)
 	}
 	level := slog.LevelInfo
-	if t.To == engine.Crashed {
+	if t.To == queue.Crashed {
 		level = slog.LevelWarn
 	}
 	r.log.Log(context.Background(), level, "engine "+string(t.To), args...)

@@ -16,7 +16,7 @@ func (g *gateway) status() (s control.Status, err error) {
 	e := g.engine.Status()
 	s.Engine = control.Engine{
 		Kind: string(g.engine.Kind()), State: string(e.State), Since: e.Since.UTC(), PID: e.PID, Restarts: e.Restarts,
-		LastExit: e.LastExit, Suspended: string(e.Suspended), NextStart: inUTC(e.NextStart),
+		LastExit: e.LastExit, Suspended: e.SuspendedBy, NextStart: inUTC(e.NextStart),
 	}
 	s.Engine.Running, s.Engine.Waiting = g.engine.Load()
 	if err := g.gate.Allow(); err != nil {

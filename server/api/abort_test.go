@@ -14,8 +14,8 @@ import (
 	"testing"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
 	"spotinference/server/meter"
+	"spotinference/server/queue"
 )
 
 // send writes a request on a connection of its own and reads nothing.
@@ -33,7 +33,7 @@ func (w *world) send(path, body string) net.Conn {
 // hide that it is gone.
 func TestAClientThatLeavesARequestBehind(t *testing.T) {
 	left := make(chan struct{})
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 		close(left)
@@ -52,7 +52,7 @@ func TestAClientThatLeavesARequestBehind(t *testing.T) {
 // turn. Its row is aborted, with what the meter had counted in what the engine
 // had sent by then, and never less than the client received.
 func TestACutAtEveryByte(t *testing.T) {
-	f := func(kind engine.Kind, e meter.Engine, d meter.Dialect, path, body string, src []byte) {
+	f := func(kind queue.Kind, e meter.Engine, d meter.Dialect, path, body string, src []byte) {
 		t.Helper()
 		w := newWorld(t, kind, func(rw http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
@@ -134,8 +134,8 @@ func TestACutAtEveryByte(t *testing.T) {
 		}
 		return b
 	}
-	f(engine.Llama, meter.LlamaServer, meter.Chat, "/v1/chat/completions", streamBody, recorded("chat-stream-usage-timings"))
-	f(engine.Llama, meter.LlamaServer, meter.Completions, "/v1/completions", `{"stream":true,"prompt":"x"}`, recorded("completions-stream"))
-	f(engine.Llama, meter.LlamaServer, meter.Messages, "/v1/messages", streamBody, recorded("messages-stream"))
-	f(engine.Llama, meter.LlamaServer, meter.Responses, "/v1/responses", `{"stream":true,"input":"x"}`, recorded("responses-stream"))
+	f(queue.Llama, meter.LlamaServer, meter.Chat, "/v1/chat/completions", streamBody, recorded("chat-stream-usage-timings"))
+	f(queue.Llama, meter.LlamaServer, meter.Completions, "/v1/completions", `{"stream":true,"prompt":"x"}`, recorded("completions-stream"))
+	f(queue.Llama, meter.LlamaServer, meter.Messages, "/v1/messages", streamBody, recorded("messages-stream"))
+	f(queue.Llama, meter.LlamaServer, meter.Responses, "/v1/responses", `{"stream":true,"input":"x"}`, recorded("responses-stream"))
 }

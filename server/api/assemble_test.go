@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 const (
@@ -20,7 +20,7 @@ const (
 // TestSeveralResults are streamed by the engine and leave as one JSON answer.
 func TestSeveralResults(t *testing.T) {
 	asked := make(chan string, 1)
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
@@ -51,7 +51,7 @@ func mediaTypeOf(r *http.Response) string {
 func TestSeveralResultsThatFail(t *testing.T) {
 	f := func(name string, h http.HandlerFunc, status int, completion int64, want string) {
 		t.Helper()
-		w := newWorld(t, engine.Llama, h, nil)
+		w := newWorld(t, queue.Llama, h, nil)
 		resp, body := w.do("POST", "/v1/chat/completions", twoBody)
 		if resp.StatusCode != status || !strings.Contains(body, want) || mediaTypeOf(resp) != "application/json" {
 			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
@@ -65,7 +65,7 @@ func TestSeveralResultsThatFail(t *testing.T) {
 	f("error event", sse(nil, twoFirst, `data: {"error":{"code":500,"message":"kv cache full","type":"server_error"}}`+"\n\n"), 502, 2, `"kv cache full"`)
 	f("refused", jsonAnswer(400, `{"error":{"code":400,"message":"no","type":"invalid_request_error"}}`), 400, 0, `"no"`)
 
-	w := newWorld(t, engine.Llama, sse(nil, twoFirst, twoSecond, usageChunk, usageChunk, doneEvent), nil)
+	w := newWorld(t, queue.Llama, sse(nil, twoFirst, twoSecond, usageChunk, usageChunk, doneEvent), nil)
 	w.ledger.fail = true
 	if resp, body := w.do("POST", "/v1/chat/completions", twoBody); resp.StatusCode != 500 || !strings.Contains(body, "ledger_unwritable") {
 		t.Errorf("without a row: %d %s", resp.StatusCode, body)
@@ -76,7 +76,7 @@ func TestSeveralResultsThatFail(t *testing.T) {
 // client had asked for no stream.
 func TestAClientOfSeveralResultsThatLeaves(t *testing.T) {
 	left := make(chan struct{})
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		sse(nil, twoFirst, twoSecond)(rw, r)
 		<-r.Context().Done()
 		close(left)

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 const (
@@ -21,7 +21,7 @@ const (
 func TestAudio(t *testing.T) {
 	f := func(name, path, contentType, body, answerType, answer string, want ledger.Usage, lowerBound bool) {
 		t.Helper()
-		w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+		w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 			got, err := io.ReadAll(r.Body)
 			if err != nil || string(got) != body || r.Header.Get("Content-Type") != contentType {
 				t.Errorf("%s: the engine got %q as %s, %v", name, got, r.Header.Get("Content-Type"), err)
@@ -56,7 +56,7 @@ func TestAudio(t *testing.T) {
 	f("sound as events", speech, "application/json", `{"model":"whisper","input":"a","stream_format":"sse"}`, "text/event-stream",
 		"data: {\"type\":\"speech.audio.delta\",\"audio\":\"UklGRg==\"}\n\ndata: {\"type\":\"speech.audio.done\",\"usage\":{\"input_tokens\":14,\"output_tokens\":5}}\n\n", five, false)
 
-	w := newWorld(t, engine.Llama, jsonAnswer(200, "{}"), nil)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, "{}"), nil)
 	if resp, body := w.do("POST", transcriptions, chatBody, "Content-Type", "application/json"); resp.StatusCode != 400 || !strings.Contains(body, "multipart/form-data") {
 		t.Errorf("JSON for a form: %d %s", resp.StatusCode, body)
 	}
@@ -78,7 +78,7 @@ func TestSoundThatIsNotRecorded(t *testing.T) {
 		}
 	}
 	for _, cut := range []bool{false, true} {
-		w := newWorld(t, engine.Llama, sound(cut), nil)
+		w := newWorld(t, queue.Llama, sound(cut), nil)
 		w.ledger.mu.Lock()
 		w.ledger.fail = !cut
 		w.ledger.mu.Unlock()

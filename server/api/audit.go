@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // Audit is where the engine's own counters are kept beside the rows, and held
@@ -39,7 +39,7 @@ func (s *Server) watchCounters(ctx context.Context) {
 }
 
 // counted reports whether the engine's process is one whose counters can be read.
-func counted(s engine.Status) bool { return s.State == engine.Ready || s.State == engine.Suspending }
+func counted(s queue.Status) bool { return s.State == queue.Ready || s.State == queue.Suspending }
 
 // SampleCounters takes one sample and says whether it agrees with the rows. It is for
 // the moment before an engine is suspended, whose counters may end with its process;
@@ -61,7 +61,7 @@ func (s *Server) SampleCounters(ctx context.Context) {
 	at := s.cfg.Now()
 	ctx, cancel := context.WithTimeout(ctx, counterWait)
 	defer cancel()
-	n, err := engine.ReadCounters(ctx, s.cfg.Engine.Dial, s.cfg.Engine.Key(), s.cfg.Engine.Kind())
+	n, err := queue.ReadCounters(ctx, s.cfg.Engine)
 	if err != nil {
 		s.cfg.Log.Debug("sample the engine's counters", "err", err)
 		return

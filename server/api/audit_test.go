@@ -12,7 +12,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // TestTheEnginesCountersAreSampled beside the rows, and a drift is an event and
@@ -24,7 +24,7 @@ func TestTheEnginesCountersAreSampled(t *testing.T) {
 	}
 	t.Cleanup(func() { led.Close() })
 	var made, looks, running atomic.Int64
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		if r.URL.Path != "/metrics" {
 			jsonAnswer(200, chatAnswer)(rw, r) // 59 prompt tokens, 58 of them cached, and 3 more
@@ -90,12 +90,12 @@ func TestTheEnginesCountersAreSampled(t *testing.T) {
 		t.Errorf("one drift is told %d times", drifts())
 	}
 	// A new process begins at zero.
-	w.engine.set(engine.Starting)
+	w.engine.set(queue.Starting)
 	w.engine.mu.Lock()
 	w.engine.started = time.Now()
 	w.engine.mu.Unlock()
 	made.Store(0)
-	w.engine.set(engine.Ready)
+	w.engine.set(queue.Ready)
 	eventually(t, "the new process is sampled", func() bool {
 		runs, err := led.EngineRuns(time.Time{}, time.Now())
 		return err == nil && len(runs) == 2 && runs[1].Completion == 0

@@ -16,7 +16,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 	"spotinference/test/bench/load"
 	"spotinference/test/bench/mock"
 )
@@ -156,8 +156,8 @@ func (e benchEngine) Dial(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", string(e))
 }
 func (benchEngine) Key() string                 { return "engine-key" }
-func (benchEngine) Kind() engine.Kind           { return engine.Llama }
-func (benchEngine) Status() engine.Status       { return engine.Status{State: engine.Ready, Admits: true} }
-func (benchEngine) Enter(context.Context) error { return nil }
-func (benchEngine) TryEnter() bool              { return true }
-func (benchEngine) Leave(bool)                  {}
+func (benchEngine) Kind() queue.Kind            { return queue.Llama }
+func (benchEngine) Status() queue.Status        { return queue.Status{State: queue.Ready, Admits: true} }
+func (benchEngine) Admit(context.Context) error { return nil }
+func (benchEngine) TryAdmit() bool              { return true }
+func (benchEngine) Release(bool)                {}

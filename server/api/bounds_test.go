@@ -21,7 +21,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // pipes is a listener, and an engine, whose connections are in memory: inside a
@@ -60,11 +60,11 @@ type pipeEngine struct{ *pipes }
 
 func (e pipeEngine) Dial(context.Context) (net.Conn, error) { return e.dial() }
 func (pipeEngine) Key() string                              { return "engine-key" }
-func (pipeEngine) Kind() engine.Kind                        { return engine.Llama }
-func (pipeEngine) Status() engine.Status                    { return engine.Status{State: engine.Ready, Admits: true} }
-func (pipeEngine) Enter(context.Context) error              { return nil }
-func (pipeEngine) TryEnter() bool                           { return true }
-func (pipeEngine) Leave(bool)                               {}
+func (pipeEngine) Kind() queue.Kind                         { return queue.Llama }
+func (pipeEngine) Status() queue.Status                     { return queue.Status{State: queue.Ready, Admits: true} }
+func (pipeEngine) Admit(context.Context) error              { return nil }
+func (pipeEngine) TryAdmit() bool                           { return true }
+func (pipeEngine) Release(bool)                             {}
 
 // inTime runs do in a bubble of synthetic time, with a server whose clients
 // dial gets, and which answers with h.
@@ -78,7 +78,7 @@ func inTimeTLS(t *testing.T, secure *tls.Config, h http.HandlerFunc, do func(t *
 	t.Helper()
 	// fasthttp starts the clock of its Date header once a process, for ever: not
 	// inside the bubble.
-	newWorld(t, engine.Llama, h, nil).do("GET", "/healthz", "")
+	newWorld(t, queue.Llama, h, nil).do("GET", "/healthz", "")
 	synctest.Test(t, func(t *testing.T) {
 		up, down, led := newPipes(), newPipes(), &fakeLedger{}
 		eng := &http.Server{Handler: h}
@@ -237,7 +237,7 @@ func TestAClientThatDoesNotRead(t *testing.T) {
 // answer when it is there.
 func TestTheFirstOfTwoAnswersDoesNotWait(t *testing.T) {
 	second := make(chan struct{})
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/completions" {
 			<-second
 		}
@@ -272,7 +272,7 @@ func TestTheFirstOfTwoAnswersDoesNotWait(t *testing.T) {
 func TestALargeAnswerToHTTP10(t *testing.T) {
 	large := `{"data":"` + strings.Repeat("x", 2<<20) + `","usage":{"prompt_tokens":1,"total_tokens":1}}`
 	sized := true
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		if sized {
 			rw.Header().Set("Content-Length", fmt.Sprint(len(large)))
 		}
@@ -307,7 +307,7 @@ func TestALargeAnswerToHTTP10(t *testing.T) {
 // TestTheLimitOnConnections: those beyond it are told so, in their dialect, and
 // the next one that fits is served.
 func TestTheLimitOnConnections(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.MaxConns = 2 })
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.MaxConns = 2 })
 	dial := func() net.Conn {
 		t.Helper()
 		c, err := net.Dial("tcp", w.addr)
@@ -368,7 +368,7 @@ func TestTheLimitOnConnections(t *testing.T) {
 // TestARefusedUploadHearsWhy: it is refused before its body, and goes on
 // sending; a reset would hide the answer.
 func TestARefusedUploadHearsWhy(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right" })
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right" })
 	for range 5 {
 		conn, err := net.Dial("tcp", w.addr)
 		if err != nil {
@@ -391,7 +391,7 @@ func TestARefusedUploadHearsWhy(t *testing.T) {
 func TestLargeBodiesAreNotKept(t *testing.T) {
 	const streams, size = 8, 16 << 20
 	step := make(chan struct{})
-	w := newWorld(t, engine.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), nil)
+	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), nil)
 	body := `{"stream":true,"messages":[{"role":"user","content":"` + strings.Repeat("x", size) + `"}]}`
 	var open []*http.Response
 	for range streams {
@@ -440,7 +440,7 @@ func (*brokenLedger) AddRequest(ledger.Request) error { panic("oops") }
 func TestAPanicIsAnswered(t *testing.T) {
 	f := func(change func(*api.Config), path, body string, want ...string) {
 		t.Helper()
-		w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), change)
+		w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), change)
 		for range 2 {
 			resp, answer := w.do("POST", path, body)
 			if resp.StatusCode != 500 || resp.Header.Get("X-Should-Retry") != "false" || resp.Header.Get("X-Request-Id") == "" || strings.Contains(answer, "oops") {
@@ -464,7 +464,7 @@ func TestAPanicIsAnswered(t *testing.T) {
 
 	// Within a stream the status has left: it ends short of its end.
 	step := make(chan struct{}, 1)
-	w := newWorld(t, engine.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), led)
+	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), led)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
 	step <- struct{}{}

@@ -14,7 +14,7 @@ import (
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 var (
@@ -32,8 +32,8 @@ func (g *fakeGate) set(err error) {
 // itself says they are, for each reason, whatever the engine is doing: it is not asked,
 // not woken, and not even dialled.
 func TestAClosedGateAsksNoEngine(t *testing.T) {
-	for _, state := range []engine.State{engine.Ready, engine.Suspended, engine.Waking} {
-		w := newWorld(t, engine.Llama, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("the engine was asked for %s", r.URL.Path) }, nil)
+	for _, state := range []queue.State{queue.Ready, queue.Suspended, queue.Waking} {
+		w := newWorld(t, queue.Llama, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("the engine was asked for %s", r.URL.Path) }, nil)
 		w.engine.set(state)
 		_, unknown := w.do("POST", "/v1/nothing", "")
 		paths := regexp.MustCompile(`/v1/[a-z_/]+[a-z]`).FindAllString(unknown, -1)
@@ -78,7 +78,7 @@ func TestAClosedGateAsksNoEngine(t *testing.T) {
 
 // TestModelsBehindAClosedGate: the list that is known costs nothing.
 func TestModelsBehindAClosedGate(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, `{"data":[]}`), nil)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, `{"data":[]}`), nil)
 	if resp, body := w.do("GET", "/v1/models", ""); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
@@ -120,7 +120,7 @@ func TestClosingCutsWhatRuns(t *testing.T) {
 		"/v1/responses":        "event: error\ndata: {\"type\":\"error\"",
 	} {
 		var c closings
-		w := newWorld(t, engine.Llama, sse(make(chan struct{}), delta(" a", 1), doneEvent), func(cfg *api.Config) { cfg.OnClosed = c.closed })
+		w := newWorld(t, queue.Llama, sse(make(chan struct{}), delta(" a", 1), doneEvent), func(cfg *api.Config) { cfg.OnClosed = c.closed })
 		eventually(t, "it is ready", func() bool { resp, _ := w.do("GET", "/readyz", ""); return resp.StatusCode == 200 })
 		resp := w.begin("POST", path, streamBody)
 		w.seenOpen()
@@ -139,7 +139,7 @@ func TestClosingCutsWhatRuns(t *testing.T) {
 	}
 
 	inside := make(chan struct{})
-	w := newWorld(t, engine.Llama, func(_ http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(_ http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		close(inside)
 		<-r.Context().Done()
@@ -165,7 +165,7 @@ func (w *world) seenOpen() {
 func TestTheGrace(t *testing.T) {
 	var c closings
 	step := make(chan struct{})
-	w := newWorld(t, engine.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), func(cfg *api.Config) { cfg.CloseGrace, cfg.OnClosed = time.Hour, c.closed })
+	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), func(cfg *api.Config) { cfg.CloseGrace, cfg.OnClosed = time.Hour, c.closed })
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	w.seenOpen()
 	w.gate.set(stale)
@@ -189,8 +189,8 @@ func TestTheGrace(t *testing.T) {
 
 // TestWhoWaitsLeavesAtOnce: nobody is woken for them, and the grace is for answers.
 func TestWhoWaitsLeavesAtOnce(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) { cfg.CloseGrace = time.Hour })
-	w.engine.set(engine.Suspended)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) { cfg.CloseGrace = time.Hour })
+	w.engine.set(queue.Suspended)
 	w.seenOpen()
 	go func() {
 		eventually(t, "a waiter", func() bool { _, n := w.engine.load(); return n == 1 })
@@ -208,7 +208,7 @@ func TestWhoWaitsLeavesAtOnce(t *testing.T) {
 // when the gate opens; and none while it was never open, but for a budget that is spent.
 func TestOnceAClosing(t *testing.T) {
 	var c closings
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) {
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) {
 		cfg.OnClosed = c.closed
 		cfg.Gate.(*fakeGate).err = stale
 	})
@@ -241,11 +241,11 @@ func TestOnceAClosing(t *testing.T) {
 func TestAClosingWhoseEndIsSlow(t *testing.T) {
 	let := make(chan struct{})
 	var c closings
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) {
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) {
 		cfg.OnClosed = func(ctx context.Context, reason string) { c.closed(ctx, reason); <-let }
 	})
 	t.Cleanup(func() { close(let) }) // or the server could not end
-	w.engine.set(engine.Suspended)
+	w.engine.set(queue.Suspended)
 	w.seenOpen()
 	w.gate.set(spent)
 	eventually(t, "the first", func() bool { return len(c.heard()) == 1 })

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 func TestCheckOrigin(t *testing.T) {
@@ -28,7 +28,7 @@ func TestPages(t *testing.T) {
 	const good, bad = "https://app.example", "https://evil.example"
 	engineSaw := &arrivals{}
 	worldOf := func(key string, origins ...string) *world {
-		return newWorld(t, engine.Llama, engineSaw.ServeHTTP, func(c *api.Config) { c.Key, c.Origins = key, origins })
+		return newWorld(t, queue.Llama, engineSaw.ServeHTTP, func(c *api.Config) { c.Key, c.Origins = key, origins })
 	}
 	f := func(name string, w *world, method, origin string, status, reached int, allowed string, headers ...string) http.Header {
 		t.Helper()

@@ -15,26 +15,26 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // fakeEngine answers with a handler of the test, over a real Unix socket.
 type fakeEngine struct {
-	kind            engine.Kind
+	kind            queue.Kind
 	sock            string
 	mu              sync.Mutex
-	state           engine.State // guarded by mu
-	dials           int          // guarded by mu
-	asked           int          // to be entered; guarded by mu
-	inside, waiting int          // guarded by mu
-	wakes           chan error   // what Enter is told that waits
+	state           queue.State // guarded by mu
+	dials           int         // guarded by mu
+	asked           int         // to be entered; guarded by mu
+	inside, waiting int         // guarded by mu
+	wakes           chan error  // what Admit is told that waits
 
 	started time.Time // of its process; guarded by mu
 }
 
-func newFakeEngine(t *testing.T, kind engine.Kind, h http.HandlerFunc) *fakeEngine {
+func newFakeEngine(t *testing.T, kind queue.Kind, h http.HandlerFunc) *fakeEngine {
 	t.Helper()
-	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: engine.Ready, wakes: make(chan error)}
+	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: queue.Ready, wakes: make(chan error)}
 	ln, err := net.Listen("unix", e.sock)
 	if err != nil {
 		t.Fatal(err)
@@ -51,22 +51,22 @@ func (e *fakeEngine) Dial(ctx context.Context) (net.Conn, error) {
 	e.mu.Unlock()
 	return new(net.Dialer).DialContext(ctx, "unix", e.sock)
 }
-func (e *fakeEngine) Key() string       { return "engine-key" }
-func (e *fakeEngine) Kind() engine.Kind { return e.kind }
-func (e *fakeEngine) Status() engine.Status {
+func (e *fakeEngine) Key() string      { return "engine-key" }
+func (e *fakeEngine) Kind() queue.Kind { return e.kind }
+func (e *fakeEngine) Status() queue.Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return engine.Status{State: e.state, StartedAt: e.started, Admits: e.state != engine.Starting && e.state != engine.Stopped && e.state != engine.Crashed}
+	return queue.Status{State: e.state, StartedAt: e.started, Admits: e.state != queue.Starting && e.state != queue.Stopped && e.state != queue.Crashed}
 }
 
-// Enter waits while the engine is suspended or on the way, for as long as wakes is
+// Admit waits while the engine is suspended or on the way, for as long as wakes is
 // not closed.
-func (e *fakeEngine) Enter(ctx context.Context) error {
+func (e *fakeEngine) Admit(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.asked++
 	switch e.state {
-	case engine.Suspended, engine.Waking:
+	case queue.Suspended, queue.Waking:
 		e.waiting++
 		e.mu.Unlock()
 		var err error
@@ -80,27 +80,27 @@ func (e *fakeEngine) Enter(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-	case engine.Ready:
+	case queue.Ready:
 	default:
-		return engine.ErrNotReady
+		return queue.ErrNotReady
 	}
 	e.inside++
 	return nil
 }
 
-// TryEnter is Enter that does not wait.
-func (e *fakeEngine) TryEnter() bool {
+// TryAdmit is Admit that does not wait.
+func (e *fakeEngine) TryAdmit() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.asked++
-	if e.state != engine.Ready {
+	if e.state != queue.Ready {
 		return false
 	}
 	e.inside++
 	return true
 }
 
-func (e *fakeEngine) Leave(bool) {
+func (e *fakeEngine) Release(bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.inside--
@@ -113,7 +113,7 @@ func (e *fakeEngine) load() (inside, waiting int) {
 	return e.inside, e.waiting
 }
 
-func (e *fakeEngine) set(s engine.State) {
+func (e *fakeEngine) set(s queue.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.state = s
@@ -202,7 +202,7 @@ type world struct {
 	hard   context.CancelFunc
 }
 
-func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
+func newWorld(t *testing.T, kind queue.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -212,7 +212,7 @@ func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*a
 }
 
 // newWorldAt is newWorld behind a listener of the test's.
-func newWorldAt(t *testing.T, ln net.Listener, kind engine.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
+func newWorldAt(t *testing.T, ln net.Listener, kind queue.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
 	t.Helper()
 	w := &world{t: t, engine: newFakeEngine(t, kind, h), ledger: &fakeLedger{}, gate: &fakeGate{}, client: &http.Client{Transport: &http.Transport{}}}
 	cfg := api.Config{Engine: w.engine, Ledger: w.ledger, Gate: w.gate, Drain: 10 * time.Second,

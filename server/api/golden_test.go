@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // golden says of each recorded answer, and of each written after vLLM's source,
@@ -99,9 +99,9 @@ func TestGolden(t *testing.T) {
 		body := string(raw)
 		f := func(asks, want string) {
 			t.Helper()
-			kind, answerType := engine.Llama, "application/json"
+			kind, answerType := queue.Llama, "application/json"
 			if strings.HasPrefix(name, "vllm") {
-				kind = engine.VLLM
+				kind = queue.VLLM
 			}
 			stream := strings.Contains(body, "data: ")
 			if stream {

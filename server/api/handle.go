@@ -12,8 +12,8 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
 	"spotinference/server/meter"
+	"spotinference/server/queue"
 )
 
 // route is one path that is served. Everything else of the engine is out of
@@ -143,7 +143,7 @@ func toEngine(ctx *fasthttp.RequestCtx, rt route, body []byte) *fasthttp.Request
 }
 
 func (s *Server) dialectOf() meter.Engine {
-	if s.cfg.Engine.Kind() == engine.VLLM {
+	if s.cfg.Engine.Kind() == queue.VLLM {
 		return meter.VLLM
 	}
 	return meter.LlamaServer

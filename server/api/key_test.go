@@ -13,7 +13,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // stopped is a clock that goes on when it is told to.
@@ -52,7 +52,7 @@ func keyed(t *testing.T, h http.HandlerFunc, own string, clock *stopped, keys ..
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newWorld(t, engine.Llama, h, func(c *api.Config) {
+	return newWorld(t, queue.Llama, h, func(c *api.Config) {
 		c.Key, c.Keys, c.Ledger, c.Now = own, all, led, clock.Now
 	}), led
 }
@@ -228,10 +228,10 @@ func TestModelsOfAKey(t *testing.T) {
 	const only = `{"data":[{"id":"a","x":1}],"models":[{"name":"a","model":"a"}],"object":"list"}`
 	see("all", list)
 	see("a-only", only)
-	w.engine.set(engine.Suspended) // from memory
+	w.engine.set(queue.Suspended) // from memory
 	see("a-only", only)
 	see("all", list)
-	w.engine.set(engine.Ready)
+	w.engine.set(queue.Ready)
 	list = `what is this`
 	see("a-only", `{"data":[],"object":"list"}`)
 }
@@ -277,7 +277,7 @@ func TestKeyBudget(t *testing.T) {
 func TestAKeyThatEndsWhileItsRequestWaits(t *testing.T) {
 	clock := newStopped()
 	w, led := keyed(t, jsonAnswer(200, chatAnswer), "", clock, keyOf("ann", clock.Now(), nil))
-	w.engine.set(engine.Suspended)
+	w.engine.set(queue.Suspended)
 	answered := make(chan string)
 	go func() {
 		_, body := w.chat("ann")

@@ -10,7 +10,7 @@ import (
 
 	"spotinference/budget"
 	"spotinference/ledger"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // Metrics are what GET /metrics tells. One set a process: main makes it and
@@ -69,7 +69,7 @@ func (m *Metrics) watch(s *Server) {
 		})
 	}
 	m.set.NewGauge("spotinference_engine_restarts", func() float64 { return float64(s.cfg.Engine.Status().Restarts) })
-	for _, state := range []engine.State{engine.Stopped, engine.Starting, engine.Ready, engine.Crashed} {
+	for _, state := range queue.States() {
 		m.set.NewGauge(fmt.Sprintf("spotinference_engine_state{state=%q}", state), func() float64 {
 			return asFloat(s.cfg.Engine.Status().State == state)
 		})

@@ -18,7 +18,7 @@ import (
 
 	"spotinference/budget"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // refusal is what a client must be told.
@@ -38,7 +38,7 @@ func TestEveryRefusal(t *testing.T) {
 		return jsonAnswer(status, fmt.Sprintf(`{"error":{"code":%d,"message":"no","type":%q}}`, status, typ))
 	}
 	gate := func(err error) func(*world) { return func(w *world) { w.gate.err = err } }
-	is := func(s engine.State) func(*world) { return func(w *world) { w.engine.set(s) } }
+	is := func(s queue.State) func(*world) { return func(w *world) { w.engine.set(s) } }
 	const length, goOn = "Content-Length: ", "Expect: 100-continue\r\n"
 	for name, c := range map[string]struct {
 		h     http.HandlerFunc // the engine; nil where it must not be asked
@@ -62,9 +62,9 @@ func TestEveryRefusal(t *testing.T) {
 		"the budget is spent":   {setup: gate(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, RetryAfter: 90*time.Minute + time.Millisecond}), body: chatBody, want: refusal{429, "insufficient_quota", "insufficient_quota", "rate_limit_error", "5401", true}},
 		"the bill is not seen":  {setup: gate(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale, RetryAfter: time.Minute}), body: chatBody, want: refusal{503, "server_error", "billing_unobservable", "overloaded_error", "60", true}},
 		"the gate says no more": {setup: gate(errDisk), body: chatBody, want: refusal{503, "server_error", "billing_unobservable", "overloaded_error", "60", true}},
-		"the engine stopped":    {setup: is(engine.Stopped), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
-		"the engine starts":     {setup: is(engine.Starting), body: streamBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
-		"the engine crashed":    {setup: is(engine.Crashed), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
+		"the engine stopped":    {setup: is(queue.Stopped), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
+		"the engine starts":     {setup: is(queue.Starting), body: streamBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
+		"the engine crashed":    {setup: is(queue.Crashed), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
 		"the engine is gone":    {setup: func(w *world) { os.Remove(w.engine.sock) }, body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
 		"the engine dies":       {h: die, body: chatBody, want: refusal{502, "server_error", "engine_failed", "api_error", "5", false}},
 		"the engine dies before a stream begins": {h: die, body: streamBody,
@@ -83,7 +83,7 @@ func TestEveryRefusal(t *testing.T) {
 				if h == nil {
 					h = func(http.ResponseWriter, *http.Request) { t.Errorf("%s: the engine was asked", path) }
 				}
-				w := newWorld(t, engine.Llama, h, func(cfg *api.Config) {
+				w := newWorld(t, queue.Llama, h, func(cfg *api.Config) {
 					cfg.MaxBody = 1 << 20
 					if strings.Contains(c.head, "Authorization") {
 						cfg.Key = "sk-right"
@@ -197,7 +197,7 @@ func (w *world) shutDown() {
 // TestWhatCouldNotBeRead has no path, and so no dialect: its error can be read
 // by the SDKs of both.
 func TestWhatCouldNotBeRead(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.MaxBody = 1 << 20 })
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.MaxBody = 1 << 20 })
 	for text, status := range map[string]int{
 		"GARBAGE\r\n\r\n": 400,
 		"GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 40<<10) + "\r\n\r\n":                  431,
@@ -226,7 +226,7 @@ func TestWhatCouldNotBeRead(t *testing.T) {
 // TestWhatEveryAnswerCarries, also where nothing is refused.
 func TestWhatEveryAnswerCarries(t *testing.T) {
 	var asked atomic.Int64 // a millisecond passes each time that somebody looks
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) {
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) {
 		c.Now = func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * time.Millisecond) }
 	})
 	ms := regexp.MustCompile(`^[1-9][0-9]*$`)

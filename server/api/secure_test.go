@@ -18,15 +18,15 @@ import (
 	"spotinference/internal/socket"
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
 	"spotinference/server/listener"
 	"spotinference/server/listener/certtest"
+	"spotinference/server/queue"
 )
 
 // ways are the ways in, each with what dials it.
 var ways = map[string]func(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, func() net.Conn){
 	"tcp": func(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, func() net.Conn) {
-		w := newWorld(t, engine.Llama, h, change)
+		w := newWorld(t, queue.Llama, h, change)
 		return w, func() net.Conn { return dialed(t)(net.Dial("tcp", w.addr)) }
 	},
 	"tls": func(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, func() net.Conn) {
@@ -39,7 +39,7 @@ var ways = map[string]func(t *testing.T, h http.HandlerFunc, change func(*api.Co
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := newWorldAt(t, ln, engine.Llama, h, change)
+		w := newWorldAt(t, ln, queue.Llama, h, change)
 		w.client.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}
 		w.url = "http://gateway"
 		return w, func() net.Conn { return dialed(t)(net.Dial("unix", path)) }
@@ -77,7 +77,7 @@ func serverTLS(t *testing.T) (serve, client *tls.Config) {
 func newTLSWorld(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, *tls.Config) {
 	t.Helper()
 	serve, client := serverTLS(t)
-	w := newWorld(t, engine.Llama, h, func(c *api.Config) {
+	w := newWorld(t, queue.Llama, h, func(c *api.Config) {
 		c.TLS = serve
 		if change != nil {
 			change(c)

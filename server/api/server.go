@@ -25,19 +25,8 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
-
-// Engine is what the server needs of the supervised child. *engine.Engine has it.
-type Engine interface {
-	Dial(ctx context.Context) (net.Conn, error)
-	Key() string
-	Kind() engine.Kind
-	Status() engine.Status
-	TryEnter() bool
-	Enter(context.Context) error
-	Leave(active bool)
-}
 
 // Ledger is where requests are written. *ledger.Ledger has it.
 type Ledger interface {
@@ -53,7 +42,7 @@ type Gate interface {
 
 // Config is what a server is made of. Engine, Ledger and Gate are required.
 type Config struct {
-	Engine Engine
+	Engine queue.Backend
 	Ledger Ledger
 	Gate   Gate
 

@@ -18,7 +18,7 @@ import (
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 const (
@@ -67,7 +67,7 @@ func sse(step <-chan struct{}, events ...string) http.HandlerFunc {
 }
 
 func TestAJSONAnswer(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), nil)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
 	resp, body := w.do("POST", "/v1/chat/completions", chatBody, "X-Request-Id", "mine", "X-Conversation-Id", "c")
 	if resp.StatusCode != 200 || body != chatAnswer || resp.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("%d %v %s", resp.StatusCode, resp.Header, body)
@@ -84,7 +84,7 @@ func TestAJSONAnswer(t *testing.T) {
 // TestWhatTheEngineSees: our own key, no client's, no header that is not on the list.
 func TestWhatTheEngineSees(t *testing.T) {
 	got := make(chan *http.Request, 1)
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		got <- r.Clone(r.Context())
 		jsonAnswer(200, chatAnswer)(rw, r)
 	}, func(c *api.Config) { c.Key = "sk-client" })
@@ -103,7 +103,7 @@ func TestWhatTheEngineSees(t *testing.T) {
 // TestEachEventLeavesAsItComes and the last bytes only after the row.
 func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 	step := make(chan struct{})
-	w := newWorld(t, engine.Llama, sse(step, delta(" a", 1), delta(" b", 2), usageChunk+doneEvent), nil)
+	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), delta(" b", 2), usageChunk+doneEvent), nil)
 	w.ledger.held = make(chan struct{})
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
@@ -148,7 +148,7 @@ func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 // TestNoTokenWaitsForTheRow: an engine that sends its whole answer at once is
 // held up at the end of it only.
 func TestNoTokenWaitsForTheRow(t *testing.T) {
-	w := newWorld(t, engine.Llama, sse(nil, delta(" a", 1)+delta(" b", 2)+usageChunk+doneEvent), nil)
+	w := newWorld(t, queue.Llama, sse(nil, delta(" a", 1)+delta(" b", 2)+usageChunk+doneEvent), nil)
 	w.ledger.held = make(chan struct{})
 	held := sync.OnceFunc(func() { close(w.ledger.held) })
 	defer held()
@@ -175,7 +175,7 @@ func TestNoTokenWaitsForTheRow(t *testing.T) {
 func TestARowThatCannotBeWritten(t *testing.T) {
 	f := func(name string, h http.HandlerFunc, path, body string, check func(status int, answer string)) {
 		t.Helper()
-		w := newWorld(t, engine.Llama, h, nil)
+		w := newWorld(t, queue.Llama, h, nil)
 		w.ledger.fail = true
 		resp, answer := w.do("POST", path, body)
 		check(resp.StatusCode, answer)
@@ -213,7 +213,7 @@ func TestALargeAnswer(t *testing.T) {
 			}
 			io.WriteString(rw, big)
 		}
-		w := newWorld(t, engine.Llama, h, nil)
+		w := newWorld(t, queue.Llama, h, nil)
 		if _, body := w.do("POST", "/v1/embeddings", `{"input":"x"}`); body != big {
 			t.Errorf("chunked=%v: %d bytes of %d", chunked, len(body), len(big))
 		}
@@ -235,7 +235,7 @@ func TestALargeAnswer(t *testing.T) {
 func TestAnEngineThatDiesMidAnswer(t *testing.T) {
 	f := func(name string, h http.HandlerFunc, path, body string, completion int64, want ...string) {
 		t.Helper()
-		w := newWorld(t, engine.Llama, h, nil)
+		w := newWorld(t, queue.Llama, h, nil)
 		_, answer := w.do("POST", path, body)
 		for _, part := range want {
 			if !strings.Contains(answer, part) {
@@ -274,7 +274,7 @@ func TestAnEngineThatDiesMidAnswer(t *testing.T) {
 	f("responses", die(sse(nil, "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{}}\n\n")), "/v1/responses", `{"stream":true,"input":"x"}`, 0,
 		"event: error\ndata: {\"type\":\"error\"")
 
-	w := newWorld(t, engine.Llama, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, nil)
+	w := newWorld(t, queue.Llama, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, nil)
 	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 502 || !strings.Contains(body, "engine_failed") {
 		t.Errorf("cut before its head: %d %s", resp.StatusCode, body)
 	}
@@ -288,7 +288,7 @@ func TestAClientThatLeaves(t *testing.T) {
 	f := func(name, body string, events []string, completion int64) {
 		t.Helper()
 		left := make(chan struct{})
-		w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+		w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
 			if events != nil {
 				rw.Header().Set("Content-Type", "text/event-stream")
@@ -343,7 +343,7 @@ func (w *world) metric(name string) string {
 }
 
 func TestRefusals(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right"; c.MaxBody = 1 << 20 })
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right"; c.MaxBody = 1 << 20 })
 	f := func(name, method, path, body, key string, status int, want string) {
 		t.Helper()
 		resp, answer := w.do(method, path, body, "Authorization", "Bearer "+key)
@@ -396,12 +396,12 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("refusals left rows: %+v", rows)
 	}
 
-	w.engine.set(engine.Starting)
+	w.engine.set(queue.Starting)
 	resp, body := w.do("POST", "/v1/chat/completions", chatBody, "Authorization", "Bearer "+right)
 	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" || !strings.Contains(body, "engine_not_ready") {
 		t.Errorf("engine not ready: %d %v %s", resp.StatusCode, resp.Header, body)
 	}
-	w.engine.set(engine.Ready)
+	w.engine.set(queue.Ready)
 	resp, _ = w.do("POST", "/v1/chat/completions", `{"messages":[]}`, "Authorization", "Bearer "+right)
 	if resp.StatusCode != 200 {
 		t.Errorf("a body without a model: %d, want it forwarded", resp.StatusCode)
@@ -410,7 +410,7 @@ func TestRefusals(t *testing.T) {
 
 func TestAClosedGate(t *testing.T) {
 	asked := false
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) { asked = true }, nil)
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) { asked = true }, nil)
 	f := func(err error, path string, status int, retry string, want ...string) {
 		t.Helper()
 		w.gate.mu.Lock()
@@ -448,7 +448,7 @@ func TestAClosedGate(t *testing.T) {
 }
 
 func TestEngineErrorsInOpenAIsWords(t *testing.T) {
-	f := func(kind engine.Kind, status int, engineBody, path string, want int, parts ...string) {
+	f := func(kind queue.Kind, status int, engineBody, path string, want int, parts ...string) {
 		t.Helper()
 		w := newWorld(t, kind, jsonAnswer(status, engineBody), nil)
 		resp, body := w.do("POST", path, chatBody)
@@ -464,20 +464,20 @@ func TestEngineErrorsInOpenAIsWords(t *testing.T) {
 			t.Errorf("row = %+v", r)
 		}
 	}
-	f(engine.Llama, 400, `{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":9013,"n_ctx":4096}}`, "/v1/chat/completions", 400,
+	f(queue.Llama, 400, `{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":9013,"n_ctx":4096}}`, "/v1/chat/completions", 400,
 		`"code":"context_length_exceeded"`, `"param":"messages"`)
-	f(engine.Llama, 500, `{"error":{"code":500,"message":"boom","type":"server_error"}}`, "/v1/completions", 500, `"type":"server_error","param":null,"code":null`)
-	f(engine.Llama, 501, `{"error":{"code":501,"message":"no embeddings","type":"not_supported_error"}}`, "/v1/embeddings", 501, `"no embeddings"`)
-	f(engine.Llama, 503, `{"error":{"message":"Loading model","type":"unavailable_error","code":503}}`, "/v1/chat/completions", 503, `"Loading model"`)
-	f(engine.VLLM, 401, `{"error":"Unauthorized"}`, "/v1/chat/completions", 502, `"code":"engine_failed"`)
-	f(engine.VLLM, 404, `{"error":{"message":"The model x does not exist.","type":"NotFoundError","param":null,"code":404}}`, "/v1/chat/completions", 404, `"code":"model_not_found"`)
-	f(engine.VLLM, 400, `{"error":{"message":"bad","type":"BadRequestError","param":null,"code":400}}`, "/v1/messages", 400, `{"type":"error","error":{"type":"invalid_request_error","message":"bad"}`)
-	f(engine.VLLM, 500, `<html>oops</html>`, "/v1/chat/completions", 500, `"server_error"`)
+	f(queue.Llama, 500, `{"error":{"code":500,"message":"boom","type":"server_error"}}`, "/v1/completions", 500, `"type":"server_error","param":null,"code":null`)
+	f(queue.Llama, 501, `{"error":{"code":501,"message":"no embeddings","type":"not_supported_error"}}`, "/v1/embeddings", 501, `"no embeddings"`)
+	f(queue.Llama, 503, `{"error":{"message":"Loading model","type":"unavailable_error","code":503}}`, "/v1/chat/completions", 503, `"Loading model"`)
+	f(queue.VLLM, 401, `{"error":"Unauthorized"}`, "/v1/chat/completions", 502, `"code":"engine_failed"`)
+	f(queue.VLLM, 404, `{"error":{"message":"The model x does not exist.","type":"NotFoundError","param":null,"code":404}}`, "/v1/chat/completions", 404, `"code":"model_not_found"`)
+	f(queue.VLLM, 400, `{"error":{"message":"bad","type":"BadRequestError","param":null,"code":400}}`, "/v1/messages", 400, `{"type":"error","error":{"type":"invalid_request_error","message":"bad"}`)
+	f(queue.VLLM, 500, `<html>oops</html>`, "/v1/chat/completions", 500, `"server_error"`)
 }
 
 func TestOpenRequestsAreSaved(t *testing.T) {
 	step := make(chan struct{})
-	w := newWorld(t, engine.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), nil)
+	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), nil)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
 	eventually(t, "the running request is saved with its count", func() bool {
@@ -497,7 +497,7 @@ func TestOpenRequestsAreSaved(t *testing.T) {
 func TestDrain(t *testing.T) {
 	begin := func(t *testing.T, drain time.Duration) (*world, *http.Response, chan struct{}) {
 		step := make(chan struct{})
-		w := newWorld(t, engine.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), func(c *api.Config) { c.Drain = drain })
+		w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), func(c *api.Config) { c.Drain = drain })
 		resp := w.begin("POST", "/v1/chat/completions", streamBody)
 		t.Cleanup(func() { resp.Body.Close() })
 		return w, resp, step
@@ -544,7 +544,7 @@ func TestDrain(t *testing.T) {
 	})
 	t.Run("a client that does not read", func(t *testing.T) {
 		big := delta(strings.Repeat("x", 1<<20), 1)
-		w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+		w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
 			rw.Header().Set("Content-Type", "text/event-stream")
 			for r.Context().Err() == nil {
@@ -562,7 +562,7 @@ func TestDrain(t *testing.T) {
 		}
 	})
 	t.Run("before it serves", func(t *testing.T) {
-		w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), nil)
+		w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
 		w.hard()
 		if err := w.stop(); err != nil {
 			t.Error(err)
@@ -580,7 +580,7 @@ func TestDrain(t *testing.T) {
 // not the next client's.
 func TestNothingSaidUnaskedIsAnAnswer(t *testing.T) {
 	late := make(chan struct{})
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		conn, buf, err := rw.(http.Hijacker).Hijack()
 		if err != nil {
@@ -613,7 +613,7 @@ func TestNothingSaidUnaskedIsAnAnswer(t *testing.T) {
 // TestTheEndOfAJSONAnswerWaits, also where white space follows it.
 func TestTheEndOfALargeAnswerWaits(t *testing.T) {
 	step := make(chan struct{})
-	w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		rw.Header().Set("Content-Type", "application/json")
 		for _, part := range []string{`{"data":"` + strings.Repeat("x", 2<<20) + `","usage":{"prompt_tokens":1,"total_tokens":1}`, "}", "\n"} {
@@ -657,7 +657,7 @@ func TestTheEndOfALargeAnswerWaits(t *testing.T) {
 }
 
 func TestHead(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, `{"object":"list","data":[]}`), nil)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, `{"object":"list","data":[]}`), nil)
 	resp, body := w.do("HEAD", "/v1/models", "")
 	if resp.StatusCode != 200 || body != "" || resp.ContentLength != 27 {
 		t.Errorf("HEAD: %d %q %d", resp.StatusCode, body, resp.ContentLength)
@@ -666,7 +666,7 @@ func TestHead(t *testing.T) {
 
 // TestABodyIsNotReadWithoutTheKey: the refusal comes before a byte of it.
 func TestABodyIsNotReadWithoutTheKey(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right" })
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right" })
 	f := func(head, want string) {
 		t.Helper()
 		conn, err := net.Dial("tcp", w.addr)
@@ -689,7 +689,7 @@ func TestABodyIsNotReadWithoutTheKey(t *testing.T) {
 
 // TestAnEngineThatCannotBeReached has seen nothing, so there is no row.
 func TestAnEngineThatCannotBeReached(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), nil)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
 	w.engine.sock += ".gone"
 	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "engine_not_ready") {
 		t.Errorf("%d %s", resp.StatusCode, body)
@@ -701,7 +701,7 @@ func TestAnEngineThatCannotBeReached(t *testing.T) {
 
 // TestMetricNames: the names are an interface.
 func TestMetricNames(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), nil)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
 	w.do("POST", "/v1/chat/completions", chatBody)
 	w.do("GET", "/nope", "")
 	_, text := w.do("GET", "/metrics", "")
@@ -718,6 +718,24 @@ func TestMetricNames(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(names, want) {
 		t.Errorf("names:\n%s\nwant:\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestEngineStateMetric: in each state exactly one series is 1, that of the state.
+func TestEngineStateMetric(t *testing.T) {
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
+	for _, state := range queue.States() {
+		w.engine.set(state)
+		_, text := w.do("GET", "/metrics", "")
+		var ones []string
+		for line := range strings.Lines(text) {
+			if name, ok := strings.CutSuffix(strings.TrimSpace(line), " 1"); ok && strings.HasPrefix(name, "spotinference_engine_state{") {
+				ones = append(ones, name)
+			}
+		}
+		if want := []string{fmt.Sprintf("spotinference_engine_state{state=%q}", state)}; !slices.Equal(ones, want) {
+			t.Errorf("while the engine is %s, %q are 1, want %q", state, ones, want)
+		}
 	}
 }
 
@@ -754,6 +772,9 @@ spotinference_engine_state{state="crashed"}
 spotinference_engine_state{state="ready"}
 spotinference_engine_state{state="starting"}
 spotinference_engine_state{state="stopped"}
+spotinference_engine_state{state="suspended"}
+spotinference_engine_state{state="suspending"}
+spotinference_engine_state{state="waking"}
 spotinference_gate_closed{reason="clock_back"}
 spotinference_gate_closed{reason="clock_jumped"}
 spotinference_gate_closed{reason="disk_full"}
@@ -789,7 +810,7 @@ spotinference_ttft_seconds_sum{endpoint="chat"}
 // TestConnectionsToTheEngine are used again after JSON, but after a stream only
 // where the engine keeps them: llama-server closes those without a word.
 func TestConnectionsToTheEngine(t *testing.T) {
-	f := func(kind engine.Kind, want int) {
+	f := func(kind queue.Kind, want int) {
 		t.Helper()
 		w := newWorld(t, kind, func(rw http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
@@ -814,6 +835,6 @@ func TestConnectionsToTheEngine(t *testing.T) {
 			t.Errorf("%s: %d connections for 7 requests, 2 of them streams, want %d", kind, w.engine.dials, want)
 		}
 	}
-	f(engine.Llama, 3)
-	f(engine.VLLM, 1)
+	f(queue.Llama, 3)
+	f(queue.VLLM, 1)
 }

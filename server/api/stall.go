@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // errStalled is the cause of a call whose engine has gone silent. Each further
@@ -82,6 +82,6 @@ const maxWorkWait = 5 * time.Second
 func (s *Server) engineWork(ctx context.Context, wait time.Duration) (int64, bool) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	n, err := engine.ReadCounters(ctx, s.cfg.Engine.Dial, s.cfg.Engine.Key(), s.cfg.Engine.Kind())
+	n, err := queue.ReadCounters(ctx, s.cfg.Engine)
 	return n.Work, err == nil
 }

@@ -11,7 +11,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // page is llama-server's metrics with so many steps made.
@@ -27,7 +27,7 @@ func TestAnEngineThatHangs(t *testing.T) {
 	f := func(name, path, body string, events []string, completion int64, want ...string) {
 		t.Helper()
 		left := make(chan struct{})
-		w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+		w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/metrics" {
 				page(rw, 3)
 				return
@@ -80,7 +80,7 @@ func TestAnEngineThatHangs(t *testing.T) {
 func TestASlowEngineIsNotCut(t *testing.T) {
 	for _, body := range []string{chatBody, streamBody} {
 		var steps atomic.Int64
-		w := newWorld(t, engine.Llama, func(rw http.ResponseWriter, r *http.Request) {
+		w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/metrics" {
 				page(rw, steps.Add(1))
 				return

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"spotinference/server/queue"
 )
 
 // Both engines close a connection that was idle for five seconds, and
@@ -29,7 +31,7 @@ const (
 // connections are ours, because only who holds the connection can cut a request
 // whose client has left.
 type upstream struct {
-	engine  Engine
+	engine  queue.Backend
 	bearer  string    // what the engine asks for as Authorization
 	readers sync.Pool // of *bufio.Reader
 	writers sync.Pool // of *bufio.Writer
@@ -48,7 +50,7 @@ type conn struct {
 	uses int
 }
 
-func newUpstream(e Engine) *upstream { return &upstream{engine: e, bearer: "Bearer " + e.Key()} }
+func newUpstream(e queue.Backend) *upstream { return &upstream{engine: e, bearer: "Bearer " + e.Key()} }
 
 // get returns a connection that the engine has not closed, and on which it has
 // said nothing unasked: that would be taken for the next answer.

@@ -9,8 +9,8 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"spotinference/ledger"
-	"spotinference/server/engine"
 	"spotinference/server/meter"
+	"spotinference/server/queue"
 )
 
 // How a request enters the engine. Where it sleeps, the request waits until it is
@@ -30,7 +30,7 @@ var (
 
 // tryEnter lets a call into an engine that is ready.
 func (s *Server) tryEnter(c *call) bool {
-	in := s.cfg.Engine.TryEnter()
+	in := s.cfg.Engine.TryAdmit()
 	if in {
 		c.inside.Store(true)
 	}
@@ -49,7 +49,7 @@ func (s *Server) enter(c *call) *apiError {
 		return c.why()
 	}
 	defer c.waits(nil)
-	err := s.cfg.Engine.Enter(ctx)
+	err := s.cfg.Engine.Admit(ctx)
 	switch {
 	case err == nil:
 		e := s.keys.still(c.key, s.cfg.Now())
@@ -57,7 +57,7 @@ func (s *Server) enter(c *call) *apiError {
 			e = fromGate(err)
 		}
 		if e != nil {
-			s.cfg.Engine.Leave(false)
+			s.cfg.Engine.Release(false)
 			return e
 		}
 		c.started = s.cfg.Now() // before, it cost the engine nothing
@@ -65,9 +65,9 @@ func (s *Server) enter(c *call) *apiError {
 		return nil
 	case c.why() != nil:
 		return c.why()
-	case errors.Is(err, engine.ErrQueueFull):
+	case errors.Is(err, queue.ErrFull):
 		return errQueueFull
-	case errors.Is(err, engine.ErrWakeTimeout):
+	case errors.Is(err, queue.ErrWakeTimeout):
 		return errWakeTimeout
 	}
 	return s.notReady()
@@ -87,7 +87,7 @@ func (s *Server) notReady() *apiError {
 func (s *Server) forget(c *call) {
 	s.calls.remove(c)
 	if c.inside.Swap(false) {
-		s.cfg.Engine.Leave(!c.glance)
+		s.cfg.Engine.Release(!c.glance)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // asleep is a world whose engine is suspended.
@@ -21,15 +21,15 @@ func asleep(t *testing.T, events []string, heartbeat time.Duration) *world {
 	if events != nil {
 		h = sse(nil, events...)
 	}
-	w := newWorld(t, engine.Llama, h, func(c *api.Config) { c.Heartbeat = heartbeat })
-	w.engine.set(engine.Suspended)
+	w := newWorld(t, queue.Llama, h, func(c *api.Config) { c.Heartbeat = heartbeat })
+	w.engine.set(queue.Suspended)
 	return w
 }
 
 // wake lets one request in that waits, or sends it away.
 func (w *world) wake(err error) {
 	if err == nil {
-		w.engine.set(engine.Ready)
+		w.engine.set(queue.Ready)
 	}
 	w.engine.wakes <- err
 }
@@ -89,9 +89,9 @@ func TestNoWake(t *testing.T) {
 		code   string
 		retry  bool
 	}{
-		{engine.ErrQueueFull, 503, "wake_queue_full", true},
-		{engine.ErrWakeTimeout, 504, "wake_timeout", false},
-		{engine.ErrNotReady, 503, "engine_not_ready", true},
+		{queue.ErrFull, 503, "wake_queue_full", true},
+		{queue.ErrWakeTimeout, 504, "wake_timeout", false},
+		{queue.ErrNotReady, 503, "engine_not_ready", true},
 		{errors.New("else"), 503, "engine_not_ready", true},
 	} {
 		w := asleep(t, nil, time.Hour)
@@ -119,9 +119,9 @@ func TestNoWake(t *testing.T) {
 // TestTheEngineFailsAfterTheWait: the client has its status, and hears of the failure
 // in an event; the row has the engine's status.
 func TestTheEngineFailsAfterTheWait(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(400, `{"error":{"code":400,"message":"too long","type":"invalid_request_error"}}`),
+	w := newWorld(t, queue.Llama, jsonAnswer(400, `{"error":{"code":400,"message":"too long","type":"invalid_request_error"}}`),
 		func(c *api.Config) { c.Heartbeat = time.Millisecond })
-	w.engine.set(engine.Suspended)
+	w.engine.set(queue.Suspended)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
 	w.wake(nil)
@@ -154,11 +154,11 @@ func TestAWaiterLeaves(t *testing.T) {
 // TestAsleepIsReady: a request would be served, and is not refused for what it must
 // not wake: the list of models comes from memory.
 func TestAsleepIsReady(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, `{"object":"list","data":[{"id":"m"}]}`), nil)
+	w := newWorld(t, queue.Llama, jsonAnswer(200, `{"object":"list","data":[{"id":"m"}]}`), nil)
 	if resp, body := w.do("GET", "/v1/models", ""); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
-	w.engine.set(engine.Suspended)
+	w.engine.set(queue.Suspended)
 	if resp, body := w.do("GET", "/v1/models", ""); resp.StatusCode != 200 || !strings.Contains(body, `"id":"m"`) {
 		t.Errorf("models while asleep: %d %s", resp.StatusCode, body)
 	}
@@ -194,10 +194,10 @@ func TestTheGateIsAskedAfterTheWait(t *testing.T) {
 
 // TestAPanicAfterTheWait: the row is written, the panic counted.
 func TestAPanicAfterTheWait(t *testing.T) {
-	w := newWorld(t, engine.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) {
+	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) {
 		c.Heartbeat, c.Ledger = time.Millisecond, &brokenLedger{}
 	})
-	w.engine.set(engine.Suspended)
+	w.engine.set(queue.Suspended)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
 	w.wake(nil)

@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"spotinference/server/api"
-	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // arrivals is an engine that remembers what reached it.
@@ -112,7 +112,7 @@ const (
 // for one only where there can be no doubt about where the first one ended.
 func TestHTTPIsReadStrictly(t *testing.T) {
 	engineSaw := &arrivals{}
-	w := newWorld(t, engine.Llama, engineSaw.ServeHTTP, func(c *api.Config) { c.Key = "sk-right"; c.MaxBody = 1 << 20 })
+	w := newWorld(t, queue.Llama, engineSaw.ServeHTTP, func(c *api.Config) { c.Key = "sk-right"; c.MaxBody = 1 << 20 })
 	check := func(cut bool, name, text string, statuses []int, want ...string) {
 		t.Helper()
 		got := send(t, w.addr, text, cut)

@@ -50,8 +50,10 @@ func TestCall(t *testing.T) {
 			err := json.Unmarshal(in, &n)
 			return 2 * n, err
 		},
-		"refuse": func(context.Context, json.RawMessage) (any, error) { return nil, hint.Wrap(errors.New("not today"), "try the door") },
-		"big":    func(context.Context, json.RawMessage) (any, error) { return strings.Repeat("x", 2<<20), nil },
+		"refuse": func(context.Context, json.RawMessage) (any, error) {
+			return nil, hint.Wrap(errors.New("not today"), "try the door")
+		},
+		"big": func(context.Context, json.RawMessage) (any, error) { return strings.Repeat("x", 2<<20), nil },
 	})
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v, want 0600", st.Mode(), err)

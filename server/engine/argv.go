@@ -1,6 +1,10 @@
 package engine
 
-import "strings"
+import (
+	"strings"
+
+	"spotinference/internal/hint"
+)
 
 // argv is a command line read by flag names alone. We don't know which of an
 // engine's hundreds of flags take a value, so a value that is spelled like one of
@@ -83,7 +87,7 @@ type refusal struct {
 func (a argv) refuse(engine string, list []refusal) error {
 	for _, r := range list {
 		if a.has(r.flag) {
-			return &Error{Msg: "cannot run " + engine + " with " + r.flag, Hint: r.hint}
+			return hint.Errorf(r.hint, "cannot run %s with %s", engine, r.flag)
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // Engines that misbehave, beyond those of the tests of each step. What must hold each
@@ -60,7 +61,7 @@ func TestNeverGetsReady(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := start(t, engine.Config{Command: c.command, StartTimeout: patience, StopGrace: 300 * time.Millisecond, Backoff: time.Hour})
-			if s, want := r.waitState(engine.Crashed), "start timeout: "+c.want; s.LastExit != want {
+			if s, want := r.waitState(queue.Crashed), "start timeout: "+c.want; s.LastExit != want {
 				t.Errorf("LastExit = %q, want %q", s.LastExit, want)
 			}
 			r.cancel()
@@ -81,12 +82,12 @@ func TestRefusesToSleep(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			command, env := sleeper(t, c.flag, "/sleep")
 			r := start(t, engine.Config{Command: command, Env: env, SuspendTimeout: 200 * time.Millisecond})
-			r.waitState(engine.Ready)
+			r.waitState(queue.Ready)
 			for i := range 3 {
 				if err := r.Suspend(t.Context()); err != nil {
 					t.Fatalf("Suspend = %v", err)
 				}
-				tr, want := r.last(engine.Suspended), c.want
+				tr, want := r.last(queue.Suspended), c.want
 				if i == 2 {
 					want = "done"
 				}
@@ -123,22 +124,22 @@ func TestWakesWrong(t *testing.T) {
 			command, env := sleeper(t, c.flags...)
 			// A hang takes all of the first waiter's patience: the next one is let in.
 			r := start(t, engine.Config{Command: command, Env: env, SleepLevel: c.level, WakeTimeout: 300 * time.Millisecond})
-			r.waitState(engine.Ready)
+			r.waitState(queue.Ready)
 			if err := r.Suspend(t.Context()); err != nil {
 				t.Fatalf("Suspend = %v", err)
 			}
 			waitWithin(t, bound, "to be let in", func() bool {
-				err := r.Enter(t.Context())
-				if err != nil && !errors.Is(err, engine.ErrWakeTimeout) {
-					t.Fatalf("Enter = %v", err)
+				err := r.Admit(t.Context())
+				if err != nil && !errors.Is(err, queue.ErrWakeTimeout) {
+					t.Fatalf("Admit = %v", err)
 				}
 				return err == nil
 			})
-			r.Leave(true)
+			r.Release(true)
 			if got, want := r.path(), "stopped starting ready suspending suspended waking starting ready"; got != want {
 				t.Errorf("path = %q, want %q", got, want)
 			}
-			if tr := r.last(engine.Starting); tr.Cause != "wake failed: "+c.want {
+			if tr := r.last(queue.Starting); tr.Cause != "wake failed: "+c.want {
 				t.Errorf("started because of %q, want %q", tr.Cause, c.want)
 			}
 		})
@@ -149,7 +150,7 @@ func TestWakesWrong(t *testing.T) {
 func TestLevelTwoReads(t *testing.T) {
 	command, env := sleeper(t)
 	r := start(t, engine.Config{Command: command, Env: env, SleepLevel: 2})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	ask := func() string {
 		answer := r.post("/v1/completions", `{"prompt":"who pays?","max_tokens":4}`)
 		_, text, _ := strings.Cut(answer, `"text":`)
@@ -173,16 +174,16 @@ func TestLevelTwoReads(t *testing.T) {
 func TestWhoGaveUp(t *testing.T) {
 	command, env := sleeper(t, "-wake-time", "600ms")
 	r := start(t, engine.Config{Command: command, Env: env, Suspend: engine.Sleep})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	if err := r.Suspend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
-	go func() { left <- r.Enter(ctx) }()
-	r.waitState(engine.Waking)
+	go func() { left <- r.Admit(ctx) }()
+	r.waitState(queue.Waking)
 	stayed := make(chan error, 1)
-	go func() { stayed <- r.Enter(t.Context()) }()
+	go func() { stayed <- r.Admit(t.Context()) }()
 	waitFor(t, "two waiters", func() bool { _, n := r.Load(); return n == 2 })
 	leave()
 	if err := <-left; !errors.Is(err, context.Canceled) {
@@ -191,8 +192,8 @@ func TestWhoGaveUp(t *testing.T) {
 	if err := <-stayed; err != nil {
 		t.Fatalf("who stayed: %v", err)
 	}
-	r.Leave(true)
-	if tr := r.last(engine.Ready); tr.Waiters != 1 || tr.Gone != (engine.Gone{Left: 1}) {
+	r.Release(true)
+	if tr := r.last(queue.Ready); tr.Waiters != 1 || tr.Abandoned != (queue.Abandoned{Left: 1}) {
 		t.Errorf("woken with %+v, want one waiter and one that left", tr)
 	}
 	if err := r.Suspend(t.Context()); err != nil {
@@ -201,7 +202,7 @@ func TestWhoGaveUp(t *testing.T) {
 	if err := r.Wake(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if tr := r.last(engine.Waking); tr.Cause != "asked" {
+	if tr := r.last(queue.Waking); tr.Cause != "asked" {
 		t.Errorf("woken by %q, want asked", tr.Cause)
 	}
 }
@@ -252,7 +253,7 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("the same engine is %s and %s", one, again)
 	}
 	for _, other := range []engine.Config{
-		{Command: append(command, "--dtype", "half")}, {Command: command, SleepLevel: 2}, {Command: command, Kind: engine.Llama},
+		{Command: append(command, "--dtype", "half")}, {Command: command, SleepLevel: 2}, {Command: command, Kind: queue.Llama},
 	} {
 		if id(other) == one {
 			t.Errorf("%+v is another engine and has the same identity", other)

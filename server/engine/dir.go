@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"spotinference/internal/hint"
 )
 
 const (
@@ -40,10 +42,8 @@ func defaultDir(as *User) string {
 
 func checkSocketPath(path string) error {
 	if len(path) > sunPathMax {
-		return &Error{
-			Msg:  fmt.Sprintf("socket path %q has %d bytes, more than the %d that the kernel takes", path, len(path), sunPathMax),
-			Hint: "set XDG_RUNTIME_DIR to a shorter directory",
-		}
+		return hint.Errorf("set XDG_RUNTIME_DIR to a shorter directory",
+			"socket path %q has %d bytes, more than the %d that the kernel takes", path, len(path), sunPathMax)
 	}
 	return nil
 }
@@ -72,10 +72,7 @@ func makeDir(dir string, as *User) (made bool, err error) {
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !st.IsDir() || st.Mode().Perm()&0o077 != 0 || !ok || int(sys.Uid) != owner {
-		return false, &Error{
-			Msg:  fmt.Sprintf("run directory %q is open to others", dir),
-			Hint: "chmod 700 it, or let spotinference make one",
-		}
+		return false, hint.Errorf("chmod 700 it, or let spotinference make one", "run directory %q is open to others", dir)
 	}
 	return false, nil
 }

@@ -14,22 +14,25 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"spotinference/internal/hint"
+	"spotinference/server/queue"
 )
 
 const (
-	defaultStartTimeout = 30 * time.Minute // a download of the weights included
-	defaultStopGrace    = 15 * time.Second
-	defaultBackoff      = time.Second
-	defaultIdle         = 15 * time.Minute
-	defaultSuspendTime  = 5 * time.Minute
-	defaultWakeTimeout  = 10 * time.Minute
-	defaultWakeQueue    = 256
+	defaultStartTimeout   = 30 * time.Minute // a download of the weights included
+	defaultStopGrace      = 15 * time.Second
+	defaultBackoff        = time.Second
+	defaultIdle           = 15 * time.Minute
+	defaultSuspendTimeout = 5 * time.Minute
+	defaultWakeTimeout    = 10 * time.Minute
+	defaultWakeQueue      = 256
 )
 
 // Config says which engine to run and how. Only Command is required.
 type Config struct {
-	Command []string // as the user wrote it after --
-	Kind    Kind     // KindOf(Command) by default
+	Command []string   // as the user wrote it after --
+	Kind    queue.Kind // KindOf(Command) by default
 
 	// Dir is the run directory that engine.sock lies in. It must be ours alone and is
 	// made if missing. By default it is made under $XDG_RUNTIME_DIR, else the
@@ -74,78 +77,48 @@ type Config struct {
 
 // Engine is one supervised engine. Its methods may be called from any goroutine.
 type Engine struct {
-	cfg      Config
-	kind     Kind
-	key      string
-	command  []string // Command with its path resolved
-	env      []string // scrubbed
-	ownedDir bool     // Dir is ours to remove
-	ran      atomic.Bool
-	status   atomic.Pointer[Status]   // written by Run
-	at       atomic.Pointer[endpoint] // where the engine listens; nil while no process runs; written by Run
-	door     *door
-	orders   chan chan<- error // to suspend it: answered by Run
-	ended    chan struct{}     // closed when Run has returned
+	cfg             Config
+	key             string
+	command         []string // Command with its path resolved
+	env             []string // scrubbed
+	ownedDir        bool     // Dir is ours to remove
+	ran             atomic.Bool
+	status          atomic.Pointer[queue.Status] // written by Run
+	at              atomic.Pointer[endpoint]     // where the engine listens; nil while no process runs; written by Run
+	queue           *queue.Queue
+	suspendRequests chan chan<- error // by Suspend, answered by Run
+	ended           chan struct{}     // closed when Run has returned
 
 	// Owned by Run.
-	ladder []rung
-	rung   rung                       // by which it is suspended, or was last
-	broken map[Method]int             // how often a way to suspend failed
-	took   map[Method][]time.Duration // the last wakes by each way, the newest last; by Stop, all starts
-	asked  []chan<- error             // who waits for a suspension
+	methods        []suspendMethod            // that it has, the quickest to wake first
+	failures       map[Method]int             // how often each failed
+	wakeTimes      map[Method][]time.Duration // the last wakes by each, the newest last; by Stop, all starts
+	suspendCallers []chan<- error             // who waits for a suspension
 
-	// What touches the world, for tests to stand in for.
-	spawn  func(plan) (process, error)
-	health func(context.Context) error
-	seen   func() string // what health saw last, "" where nothing
-	canary func(context.Context) (Usage, error)
+	// What touches the world, replaced by tests.
+	spawn       func(plan) (process, error)
+	awaitHealth func(context.Context) error
+	healthSeen  func() string // what awaitHealth saw last, "" where nothing
+	canary      func(context.Context) (Usage, error)
 }
 
-// New checks cfg and refuses, as *Error, a command that contradicts what we need
-// from the engine. It starts nothing and makes nothing.
-func New(cfg Config) (*Engine, error) {
-	kind := cfg.Kind
-	if kind == "" {
-		var err error
-		if kind, err = KindOf(cfg.Command); err != nil {
-			return nil, err
-		}
-	}
-	if len(cfg.Command) == 0 || cfg.Command[0] == "" {
-		_, err := KindOf(nil)
-		return nil, err
-	}
-	path, err := exec.LookPath(cfg.Command[0])
-	if err != nil {
-		var notFound *exec.Error
-		if errors.As(err, &notFound) {
-			err = notFound.Err
-		}
-		hint := "give its full path, or put it on PATH"
-		if errors.Is(err, fs.ErrPermission) {
-			hint = "make it executable: chmod +x"
-		}
-		return nil, &Error{Msg: fmt.Sprintf("engine command %q: %v", cfg.Command[0], err), Hint: hint}
-	}
+// withDefaults returns cfg with what New's caller left out.
+func (cfg Config) withDefaults() Config {
 	if cfg.Env == nil {
 		cfg.Env = os.Environ()
 	}
 	if len(cfg.Guard) == 0 {
 		cfg.Guard = []string{"/proc/self/exe", "guard"} // also when our file was replaced meanwhile
 	}
-	if cfg.StartTimeout == 0 {
-		cfg.StartTimeout = defaultStartTimeout
-	}
 	if cfg.StopGrace == 0 {
-		cfg.StopGrace = defaultStopGrace + kind.drainTime(cfg.Command)
+		cfg.StopGrace = defaultStopGrace + drainTime(cfg.Kind, cfg.Command)
 	}
-	if cfg.Backoff == 0 {
-		cfg.Backoff = defaultBackoff
-	}
+	cfg.StartTimeout = cmp.Or(cfg.StartTimeout, defaultStartTimeout)
+	cfg.Backoff = cmp.Or(cfg.Backoff, defaultBackoff)
 	cfg.Suspend = cmp.Or(cfg.Suspend, Auto)
 	cfg.SleepLevel = cmp.Or(cfg.SleepLevel, 1)
 	cfg.Idle = cmp.Or(cfg.Idle, defaultIdle)
-	cfg.SuspendTimeout = cmp.Or(cfg.SuspendTimeout, defaultSuspendTime)
+	cfg.SuspendTimeout = cmp.Or(cfg.SuspendTimeout, defaultSuspendTimeout)
 	cfg.WakeTimeout = cmp.Or(cfg.WakeTimeout, defaultWakeTimeout)
 	cfg.WakeQueue = cmp.Or(cfg.WakeQueue, defaultWakeQueue)
 	if cfg.Log == nil {
@@ -154,54 +127,92 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	e := &Engine{
-		kind: kind, key: randomHex(32), ownedDir: cfg.Dir == "",
-		door: newDoor(cfg.WakeQueue, cfg.WakeTimeout), orders: make(chan chan<- error), ended: make(chan struct{}),
-		broken: map[Method]int{}, took: map[Method][]time.Duration{},
+	return cfg
+}
+
+// New checks cfg and refuses, with a hint, a command that contradicts what we need
+// from the engine. It starts nothing and makes nothing.
+func New(cfg Config) (*Engine, error) {
+	var err error
+	if cfg.Kind == "" || len(cfg.Command) == 0 || cfg.Command[0] == "" { // the last two are refused
+		if cfg.Kind, err = KindOf(cfg.Command); err != nil {
+			return nil, err
+		}
 	}
-	if e.ownedDir {
+	program, err := findProgram(cfg.Command[0])
+	if err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	ownedDir := cfg.Dir == ""
+	if ownedDir {
 		cfg.Dir = defaultDir(cfg.User)
 	}
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("find the run directory: %w", err)
 	}
-	e.cfg = cfg
-	e.command = append([]string{path}, cfg.Command[1:]...)
-	e.env, _ = dropEnv(cfg.Env, secretNames)
-	e.env = cfg.User.env(e.env)
-	if cfg.User != nil {
-		if err := cfg.User.canEnter(filepath.Dir(cfg.Dir)); err != nil {
-			return nil, err
-		}
+	env, _ := dropEnv(cfg.Env, secretNames)
+	e := &Engine{
+		cfg: cfg, key: randomHex(32), ownedDir: ownedDir,
+		command: append([]string{program}, cfg.Command[1:]...), env: cfg.User.env(env),
+		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), suspendRequests: make(chan chan<- error), ended: make(chan struct{}),
+		failures: map[Method]int{}, wakeTimes: map[Method][]time.Duration{},
 	}
-	if !cfg.TCP {
-		if err := checkSocketPath(e.socket()); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := kind.plan(e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
+	if err := e.check(); err != nil {
 		return nil, err
 	}
-	if err := e.checkSuspend(); err != nil {
-		return nil, err
-	}
-	e.ladder = e.rungs()
+	e.methods = e.suspendMethods()
 	prober := newProber(e.Dial, e.key)
-	e.health, e.seen, e.spawn = prober.run, prober.seen, e.startChild
-	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, kind) }
-	e.status.Store(&Status{State: Stopped, Since: time.Now()})
+	e.awaitHealth, e.healthSeen, e.spawn = prober.run, prober.seen, e.startChild
+	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, e.cfg.Kind) }
+	e.status.Store(&queue.Status{State: queue.Stopped, Since: time.Now()})
 	return e, nil
 }
 
+// findProgram returns the path of a program that can be executed.
+func findProgram(name string) (path string, err error) {
+	path, err = exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	var notFound *exec.Error
+	if errors.As(err, &notFound) {
+		err = notFound.Err
+	}
+	advice := "give its full path, or put it on PATH"
+	if errors.Is(err, fs.ErrPermission) {
+		advice = "make it executable: chmod +x"
+	}
+	return "", hint.Errorf(advice, "engine command %q: %w", name, err)
+}
+
+// check refuses what could only fail in Run.
+func (e *Engine) check() error {
+	if e.cfg.User != nil {
+		if err := e.cfg.User.canEnter(filepath.Dir(e.cfg.Dir)); err != nil {
+			return err
+		}
+	}
+	if !e.cfg.TCP {
+		if err := checkSocketPath(e.socket()); err != nil {
+			return err
+		}
+	}
+	if _, err := planFor(e.cfg.Kind, e.command, e.env, endpoint{"unix", e.socket()}, e.key); err != nil {
+		return err
+	}
+	return e.checkSuspend()
+}
+
 // Kind says which engine it is.
-func (e *Engine) Kind() Kind { return e.kind }
+func (e *Engine) Kind() queue.Kind { return e.cfg.Kind }
 
 // Key is what the engine asks for as Authorization: Bearer. It is made in New and
 // known to the engine and us alone.
 func (e *Engine) Key() string { return e.key }
 
 // Status is the newest snapshot. It takes no lock, so a wedged engine cannot delay it.
-func (e *Engine) Status() Status { return *e.status.Load() }
+func (e *Engine) Status() queue.Status { return *e.status.Load() }
 
 // ErrNotRunning is Dial's answer while no engine process runs.
 var ErrNotRunning = errors.New("engine is not running")
@@ -216,33 +227,32 @@ func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
 	return d.DialContext(ctx, at.network, at.addr)
 }
 
-// Enter lets a request in: at once while the engine is ready, else as soon as it is,
-// which it then will be woken for, after those who came before. Leave must follow
-// where it returns nil. Else it returns ErrNotReady, ErrQueueFull, ErrWakeTimeout or
-// the cause of ctx's end.
-func (e *Engine) Enter(ctx context.Context) error { return e.door.enter(ctx, causeRequest) }
+// Admit admits a request: at once while the engine is ready, else as soon as it is,
+// after those that came before. A suspended engine is woken for it. Release must follow
+// where it returns nil. Else it returns what queue.Queue.Admit does.
+func (e *Engine) Admit(ctx context.Context) error { return e.queue.Admit(ctx, causeRequest) }
 
-// TryEnter is Enter for who does not wait, true where it is inside.
-func (e *Engine) TryEnter() bool { return e.door.tryEnter() }
+// TryAdmit is Admit for a request that does not wait: true where it is inside.
+func (e *Engine) TryAdmit() bool { return e.queue.TryAdmit() }
 
-// Leave ends what Enter began, when the engine has nothing more to do for the request.
-// Idle time is counted from the end of the last one that was active.
-func (e *Engine) Leave(active bool) { e.door.leave(active) }
+// Release ends what Admit began, when the engine has nothing more to do for the request.
+// Idle time is counted from the release of the last active one.
+func (e *Engine) Release(active bool) { e.queue.Release(active) }
 
 // Load says how many requests are inside and how many wait to be.
-func (e *Engine) Load() (inside, waiting int) { return e.door.load() }
+func (e *Engine) Load() (inside, waiting int) { return e.queue.Load() }
 
 // Suspend suspends the engine now and returns nil when it is. While requests run it
-// refuses with ErrBusy.
+// returns ErrBusy.
 func (e *Engine) Suspend(ctx context.Context) error {
 	if e.cfg.Suspend == Never {
-		return &Error{"cannot suspend the engine: --suspend is never", ""}
+		return ErrNeverSuspends
 	}
 	done := make(chan error, 1)
 	select {
-	case e.orders <- done:
+	case e.suspendRequests <- done:
 	case <-e.ended:
-		return ErrNotReady
+		return queue.ErrNotReady
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -250,7 +260,7 @@ func (e *Engine) Suspend(ctx context.Context) error {
 	case err := <-done:
 		return err
 	case <-e.ended:
-		return ErrNotReady
+		return queue.ErrNotReady
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -258,9 +268,9 @@ func (e *Engine) Suspend(ctx context.Context) error {
 
 // Wake wakes the engine and returns nil when it is ready.
 func (e *Engine) Wake(ctx context.Context) error {
-	err := e.door.enter(ctx, causeAsked)
+	err := e.queue.Admit(ctx, causeAsked)
 	if err == nil {
-		e.Leave(true)
+		e.Release(true)
 	}
 	return err
 }

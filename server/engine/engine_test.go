@@ -15,7 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 // get asks the engine for path with its key.
@@ -53,7 +55,7 @@ func TestStartReadyStop(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			r := start(t, engine.Config{Command: append(c.command, "-gpu", gpu), TCP: c.tcp})
-			s := r.waitState(engine.Ready)
+			s := r.waitState(queue.Ready)
 			if !alive(s.PID) || s.StartedAt.IsZero() || s.Restarts != 0 || s.LastExit != "" {
 				t.Errorf("status when ready = %+v", s)
 			}
@@ -73,7 +75,7 @@ func TestStartReadyStop(t *testing.T) {
 			if got, want := r.path(), "stopped starting ready stopped"; got != want {
 				t.Errorf("path = %q, want %q", got, want)
 			}
-			if s := r.Status(); s.State != engine.Stopped || s.PID != 0 || s.LastExit != "exit status 0" {
+			if s := r.Status(); s.State != queue.Stopped || s.PID != 0 || s.LastExit != "exit status 0" {
 				t.Errorf("status when stopped = %+v", s)
 			}
 			if r.stderr.String() != "" {
@@ -89,7 +91,7 @@ func TestStartReadyStop(t *testing.T) {
 // TestReplacedFlags: one line tells the user which words of theirs were replaced.
 func TestReplacedFlags(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "--host", "0.0.0.0", "--port=8080")})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	if want := `replaced="--host 0.0.0.0, --port=8080"`; strings.Count(r.log.String(), want) != 1 {
 		t.Errorf("the log has %s not once", want)
 	}
@@ -97,7 +99,7 @@ func TestReplacedFlags(t *testing.T) {
 
 func TestTransitionsTellPhases(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "-load", "150ms")})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	r.cancel()
 	r.wait()
 	ready, stopped := r.transitions[1], r.transitions[2]
@@ -113,12 +115,12 @@ func TestTransitionsTellPhases(t *testing.T) {
 func TestCrashRestarts(t *testing.T) {
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-gpu", gpu), Backoff: 10 * time.Millisecond})
-	first := r.waitState(engine.Ready)
+	first := r.waitState(queue.Ready)
 	if err := unix.Kill(first.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	// A core left behind would hold the GPU, and the next start fail.
-	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == engine.Ready && s.PID != first.PID })
+	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == queue.Ready && s.PID != first.PID })
 	s := r.Status()
 	if s.Restarts != 1 || s.LastExit != "signal killed" {
 		t.Errorf("status after the crash = %+v", s)
@@ -141,7 +143,7 @@ func TestBackoffDoubles(t *testing.T) {
 	r.wait()
 	var pauses []time.Duration
 	for i, tr := range r.transitions {
-		if tr.To == engine.Starting && i > 0 {
+		if tr.To == queue.Starting && i > 0 {
 			pauses = append(pauses, tr.At.Sub(r.transitions[i-1].At))
 		}
 	}
@@ -153,15 +155,11 @@ func TestBackoffDoubles(t *testing.T) {
 func TestNeverReady(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "-exit-at-start", "3"), Backoff: time.Millisecond})
 	err := r.wait()
-	var refusal *engine.Error
-	if !errors.As(err, &refusal) {
-		t.Fatalf("Run = %v, want an *Error", err)
+	if want := `engine "llama-server" was never ready: exit status 3, 3 times in a row`; err == nil || err.Error() != want {
+		t.Fatalf("Run = %v, want %q", err, want)
 	}
-	if want := `engine "llama-server" was never ready: exit status 3, 3 times in a row`; refusal.Msg != want {
-		t.Errorf("Msg = %q, want %q", refusal.Msg, want)
-	}
-	if want := "the engine's last lines are above"; refusal.Hint != want {
-		t.Errorf("Hint = %q, want %q", refusal.Hint, want)
+	if got, want := hint.Of(err), "the engine's last lines are above"; got != want {
+		t.Errorf("hint = %q, want %q", got, want)
 	}
 	if got, want := r.path(), "stopped starting crashed starting crashed starting crashed stopped"; got != want {
 		t.Errorf("path = %q, want %q", got, want)
@@ -178,11 +176,10 @@ func TestNotExecutable(t *testing.T) {
 	}
 	r := start(t, engine.Config{Command: []string{bad, "-m", "x"}})
 	err := r.wait()
-	var refusal *engine.Error
-	if !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, "exec format error") || refusal.Hint == "" {
-		t.Errorf("Run = %v, want an *Error with exec format error, at once", err)
+	if err == nil || !strings.Contains(err.Error(), "exec format error") || hint.Of(err) == "" {
+		t.Errorf("Run = %v, want exec format error and a hint, at once", err)
 	}
-	if got := r.Status().State; got != engine.Stopped {
+	if got := r.Status().State; got != queue.Stopped {
 		t.Errorf("state = %s, want stopped", got)
 	}
 }
@@ -195,11 +192,10 @@ func TestForeignKey(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\nexec "+real+" \"$@\" --api-key theirs\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, engine.Config{Command: []string{script}, Kind: engine.Llama})
+	r := start(t, engine.Config{Command: []string{script}, Kind: queue.Llama})
 	err := r.wait()
-	var refusal *engine.Error
-	if !errors.As(err, &refusal) || refusal.Msg != "the engine asks for a key of its own" || refusal.Hint == "" {
-		t.Errorf("Run = %v, want an *Error about the key", err)
+	if err == nil || err.Error() != "the engine asks for a key of its own" || hint.Of(err) == "" {
+		t.Errorf("Run = %v, want an error about the key, and a hint", err)
 	}
 }
 
@@ -211,7 +207,7 @@ func TestHungHealth(t *testing.T) {
 		StartTimeout: 300 * time.Millisecond,
 		Backoff:      time.Hour,
 	})
-	s := r.waitState(engine.Crashed)
+	s := r.waitState(queue.Crashed)
 	if want := "start timeout: it listens and does not answer"; s.LastExit != want {
 		t.Errorf("LastExit = %q, want %q", s.LastExit, want)
 	}
@@ -251,7 +247,7 @@ func TestIgnoredSigtermIsKilled(t *testing.T) {
 		Command:   vllmCommand(t, "-ignore-term", "-gpu", gpu),
 		StopGrace: 200 * time.Millisecond,
 	})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	asked := time.Now()
 	r.cancel()
 	r.wait()
@@ -269,9 +265,9 @@ func TestIgnoredSigtermIsKilled(t *testing.T) {
 // TestLogFlood: a great deal of log neither blocks the engine nor stays in memory.
 func TestLogFlood(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t, "-flood", "20000"), Backoff: time.Hour})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	unix.Kill(s.PID, unix.SIGKILL)
-	r.waitState(engine.Crashed)
+	r.waitState(queue.Crashed)
 	waitFor(t, "the last lines", func() bool { return strings.Contains(r.stderr.String(), "flood 19999") })
 	if lines := strings.Count(r.stderr.String(), "\n"); lines > 40 {
 		t.Errorf("%d lines were printed, want at most 40", lines)
@@ -286,7 +282,7 @@ func TestEnvironment(t *testing.T) {
 		"SPOTINFERENCE_BUDGET=1", "HYPERSTACK_API_KEY=secret", "RUNPOD_API_KEY=secret", "VERDA_CLIENT_SECRET=secret",
 		"LLAMA_API_KEY=theirs", "LLAMA_ARG_PORT=1", "AIP_MODE=PREDICTION",
 	}})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	raw, err := os.ReadFile("/proc/" + itoa(s.PID) + "/environ")
 	if err != nil {
 		t.Fatal(err)
@@ -320,7 +316,7 @@ func TestNoInheritedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := start(t, engine.Config{Command: llamaCommand(t)})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	dir := "/proc/" + itoa(s.PID) + "/fd"
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -373,7 +369,7 @@ func TestStaleSocket(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	waitFor(t, "ready", func() bool { return e.Status().State == engine.Ready })
+	waitFor(t, "ready", func() bool { return e.Status().State == queue.Ready })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run = %v, want nil", err)
@@ -392,14 +388,13 @@ func TestRunDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var refusal *engine.Error
-	if err := e.Run(t.Context()); !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, "open to others") {
-		t.Errorf("Run in a directory open to others = %v, want an *Error", err)
+	if err := e.Run(t.Context()); hint.Of(err) == "" || !strings.Contains(err.Error(), "open to others") {
+		t.Errorf("Run in a directory open to others = %v, want an error and a hint", err)
 	}
 
 	_, err = engine.New(engine.Config{Command: llamaCommand(t), Dir: "/tmp/" + strings.Repeat("d", 120)})
-	if !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, "107") || refusal.Hint == "" {
-		t.Errorf("New with a long path = %v, want an *Error", err)
+	if hint.Of(err) == "" || !strings.Contains(err.Error(), "107") {
+		t.Errorf("New with a long path = %v, want an error and a hint", err)
 	}
 
 	base := t.TempDir()
@@ -411,7 +406,7 @@ func TestRunDirectory(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	waitFor(t, "ready", func() bool { return e.Status().State == engine.Ready })
+	waitFor(t, "ready", func() bool { return e.Status().State == queue.Ready })
 	made, _ := filepath.Glob(filepath.Join(base, "spotinference-*", "engine.sock"))
 	if len(made) != 1 {
 		t.Errorf("sockets under XDG_RUNTIME_DIR = %q, want one", made)

@@ -2,8 +2,8 @@ package engine
 
 // Chosen is how the engine would be suspended now.
 func (e *Engine) Chosen() Method {
-	if r := e.choose(); r != nil {
-		return r.method()
+	if m := e.chooseMethod(); m != nil {
+		return m.name()
 	}
 	return Stop
 }

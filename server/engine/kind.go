@@ -1,47 +1,27 @@
 package engine
 
 import (
-	"fmt"
 	"path/filepath"
 	"strings"
+
+	"spotinference/internal/hint"
+	"spotinference/server/queue"
 )
-
-// Kind is the engine's dialect of flags, environment and health.
-type Kind string
-
-const (
-	Llama Kind = "llama" // llama.cpp's llama-server
-	VLLM  Kind = "vllm"  // vllm serve
-)
-
-// Error is a refusal that a person can act on: Msg says what is wrong, Hint what
-// to do about it. Hint may be empty.
-type Error struct {
-	Msg, Hint string
-}
-
-func (e *Error) Error() string { return e.Msg }
 
 // KindOf tells the engine from the base name of its command. It does not look
 // through python -m, docker, a loader or a script: there the user must say.
-func KindOf(command []string) (Kind, error) {
+func KindOf(command []string) (queue.Kind, error) {
 	if len(command) == 0 || command[0] == "" {
-		return "", &Error{
-			Msg:  "no engine command",
-			Hint: "write it after --, as in: spotinference serve -- llama-server -m model.gguf",
-		}
+		return "", hint.Errorf("write it after --, as in: spotinference serve -- llama-server -m model.gguf", "no engine command")
 	}
 	base := filepath.Base(command[0])
 	switch {
 	case strings.HasPrefix(base, "llama-server"):
-		return Llama, nil
+		return queue.Llama, nil
 	case base == "vllm":
-		return VLLM, nil
+		return queue.VLLM, nil
 	}
-	return "", &Error{
-		Msg:  fmt.Sprintf("cannot tell which engine %q starts", base),
-		Hint: "name it with --engine llama or --engine vllm",
-	}
+	return "", hint.Errorf("name it with --engine llama or --engine vllm", "cannot tell which engine %q starts", base)
 }
 
 // endpoint is where the engine listens: ("unix", path) or ("tcp", "127.0.0.1:port").
@@ -57,17 +37,14 @@ type plan struct {
 	replaced []string
 }
 
-// plan adapts command and env, which must be scrubbed already, so that the engine
+// planFor adapts command and env, which must be scrubbed already, so that the engine
 // listens at at and asks for key. It is pure; New calls it to refuse early.
-func (k Kind) plan(command, env []string, at endpoint, key string) (plan, error) {
-	switch k {
-	case Llama:
+func planFor(kind queue.Kind, command, env []string, at endpoint, key string) (plan, error) {
+	switch kind {
+	case queue.Llama:
 		return planLlama(command, env, at, key)
-	case VLLM:
+	case queue.VLLM:
 		return planVLLM(command, env, at, key)
 	}
-	return plan{}, &Error{
-		Msg:  fmt.Sprintf("unknown engine %q", string(k)),
-		Hint: "use llama or vllm",
-	}
+	return plan{}, hint.Errorf("use llama or vllm", "unknown engine %q", string(kind))
 }

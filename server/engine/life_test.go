@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,6 +16,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spotinference/internal/hint"
+	"spotinference/server/queue"
 )
 
 // TestRandomLives lets random clients, crashes, suspensions, failing drivers and
@@ -22,7 +26,7 @@ import (
 //
 //   - there are never two engines at once, and none after Run has returned;
 //   - the engine is never suspended under a request;
-//   - everybody who enters is let in or sent away, once, within the bound;
+//   - every request is admitted or refused, once, within the bound;
 //   - each transition follows on the one before, and is one that may be.
 //
 // SPOTINFERENCE_TEST_LIVES sets how many lives there are; a failure prints its seed.
@@ -34,7 +38,7 @@ func TestRandomLives(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("SPOTINFERENCE_TEST_LIVES")); err == nil {
 		lives = n
 	}
-	var seen tally
+	var seen outcomes
 	for seed := range lives {
 		synctest.Test(t, func(t *testing.T) { randomLife(t, uint64(seed), &seen) })
 		if t.Failed() {
@@ -42,14 +46,17 @@ func TestRandomLives(t *testing.T) {
 		}
 	}
 	t.Logf("%d lives: %+v", lives, seen)
-	if seen.In == 0 || seen.Gone == 0 || seen.Full == 0 || seen.Late == 0 || seen.NotReady == 0 || seen.Woken == 0 || seen.Escalated == 0 || seen.NoWake == 0 || seen.Asked == 0 || seen.Busy == 0 {
+	if known := slices.Sorted(maps.Keys(mayFollow)); !slices.Equal(known, slices.Sorted(slices.Values(queue.States()))) {
+		t.Errorf("the states are %v, and transitions known of %v", queue.States(), known)
+	}
+	if seen.In == 0 || seen.Left == 0 || seen.Full == 0 || seen.Late == 0 || seen.NotReady == 0 || seen.Woken == 0 || seen.Escalated == 0 || seen.NoWake == 0 || seen.Asked == 0 || seen.Busy == 0 {
 		t.Errorf("some kind of story was never told")
 	}
 }
 
-// tally counts what happened in all lives.
-type tally struct {
-	In, Gone, Full, Late, NotReady        int // how Enter ended
+// outcomes counts what happened in all lives.
+type outcomes struct {
+	In, Left, Full, Late, NotReady        int // how Admit ended
 	Woken, Escalated, NoWake, Asked, Busy int
 }
 
@@ -61,8 +68,8 @@ type world struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	alive   int  // engine processes
-	asleep  bool // suspended by a rung
-	inside  int  // clients between Enter and Leave
+	asleep  bool // suspended while the process lives
+	inside  int  // clients between Admit and Release
 	crashes bool // whether processes die by themselves
 	flaky   float64
 }
@@ -172,15 +179,15 @@ func (a *actor) close(report) int {
 	return 0
 }
 
-// fakeRung suspends the simulated engine.
-type fakeRung struct {
+// fakeMethod suspends the simulated engine.
+type fakeMethod struct {
 	w *world
 	m Method
 }
 
-func (r *fakeRung) method() Method { return r.m }
+func (r *fakeMethod) name() Method { return r.m }
 
-func (r *fakeRung) step(ctx context.Context, lap func(string), asleep bool) error {
+func (r *fakeMethod) step(ctx context.Context, lap func(string), asleep bool) error {
 	d := r.w.upTo(3 * time.Second)
 	if r.w.chance(r.w.flaky / 2) {
 		d = 24 * time.Hour // it hangs
@@ -203,33 +210,33 @@ func (r *fakeRung) step(ctx context.Context, lap func(string), asleep bool) erro
 	return nil
 }
 
-func (r *fakeRung) suspend(ctx context.Context, lap func(string)) error {
+func (r *fakeMethod) suspend(ctx context.Context, lap func(string)) error {
 	return r.step(ctx, lap, true)
 }
-func (r *fakeRung) resume(ctx context.Context, lap func(string)) error {
+func (r *fakeMethod) wake(ctx context.Context, lap func(string)) error {
 	return r.step(ctx, lap, false)
 }
 
 // mayFollow are the transitions that there are.
-var mayFollow = map[State][]State{
-	Stopped:    {Starting},
-	Starting:   {Ready, Crashed, Stopped, Starting},
-	Ready:      {Suspending, Crashed, Stopped},
-	Suspending: {Suspended, Stopped},
-	Suspended:  {Waking, Starting, Stopped, Suspended},
-	Waking:     {Ready, Starting, Stopped},
-	Crashed:    {Starting, Stopped},
+var mayFollow = map[queue.State][]queue.State{
+	queue.Stopped:    {queue.Starting},
+	queue.Starting:   {queue.Ready, queue.Crashed, queue.Stopped, queue.Starting},
+	queue.Ready:      {queue.Suspending, queue.Crashed, queue.Stopped},
+	queue.Suspending: {queue.Suspended, queue.Stopped},
+	queue.Suspended:  {queue.Waking, queue.Starting, queue.Stopped, queue.Suspended},
+	queue.Waking:     {queue.Ready, queue.Starting, queue.Stopped},
+	queue.Crashed:    {queue.Starting, queue.Stopped},
 }
 
-func randomLife(t *testing.T, seed uint64, seen *tally) {
+func randomLife(t *testing.T, seed uint64, seen *outcomes) {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1))}
 	w.crashes = w.chance(0.5)
 	if w.chance(0.5) {
 		w.flaky = 0.3
 	}
-	last := Stopped
+	last := queue.Stopped
 	e, err := New(Config{
-		Command: []string{"/bin/true"}, Kind: Llama, Dir: filepath.Join(t.TempDir(), "run"), Suspend: Auto,
+		Command: []string{"/bin/true"}, Kind: queue.Llama, Dir: filepath.Join(t.TempDir(), "run"), Suspend: Auto,
 		Idle: w.upTo(20 * time.Minute), SuspendTimeout: w.upTo(5 * time.Minute), WakeTimeout: w.upTo(5 * time.Minute),
 		StartTimeout: w.upTo(30 * time.Minute), WakeQueue: 1 + int(w.upTo(8)), Stderr: io.Discard,
 		OnTransition: func(tr Transition) {
@@ -238,11 +245,11 @@ func randomLife(t *testing.T, seed uint64, seen *tally) {
 			}
 			last = tr.To
 			switch {
-			case tr.To == Ready && tr.Waiters > 0:
+			case tr.To == queue.Ready && tr.Waiters > 0:
 				seen.Woken++
-			case tr.To == Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
+			case tr.To == queue.Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
 				seen.Escalated++
-			case tr.To == Starting && strings.HasPrefix(tr.Cause, causeNoWake):
+			case tr.To == queue.Starting && strings.HasPrefix(tr.Cause, causeNoWake):
 				seen.NoWake++
 			}
 		},
@@ -251,14 +258,14 @@ func randomLife(t *testing.T, seed uint64, seen *tally) {
 		t.Fatal(err)
 	}
 	e.spawn = w.spawn
-	e.ladder = nil
+	e.methods = nil
 	if w.chance(0.7) {
-		e.ladder = append(e.ladder, &fakeRung{w, Sleep})
+		e.methods = append(e.methods, &fakeMethod{w, Sleep})
 	}
 	if w.chance(0.5) {
-		e.ladder = append(e.ladder, &fakeRung{w, Checkpoint})
+		e.methods = append(e.methods, &fakeMethod{w, Checkpoint})
 	}
-	e.health = func(ctx context.Context) error {
+	e.awaitHealth = func(ctx context.Context) error {
 		d := w.upTo(2 * time.Minute)
 		if w.chance(w.flaky / 4) {
 			d = 24 * time.Hour
@@ -314,25 +321,24 @@ func randomLife(t *testing.T, seed uint64, seen *tally) {
 	if d := time.Since(stopped); d > time.Minute {
 		w.errorf("Run returned %s after it was told to", d)
 	}
-	var gaveUp *Error
-	if err != nil && (!errors.As(err, &gaveUp) || !strings.Contains(gaveUp.Msg, "never ready")) {
+	if err != nil && (hint.Of(err) == "" || !strings.Contains(err.Error(), "never ready")) {
 		w.errorf("Run = %v", err)
 	}
-	if last != Stopped {
+	if last != queue.Stopped {
 		w.errorf("the last state told of is %s", last)
 	}
 	wg.Wait() // late clients are sent away
-	if n, _ := e.door.tally(); n != 0 || e.door.inside != 0 || w.alive != 0 || w.inside != 0 {
-		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", n, e.door.inside, w.inside, w.alive)
+	if inside, waiting := e.Load(); waiting != 0 || inside != 0 || w.alive != 0 || w.inside != 0 {
+		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", waiting, inside, w.inside, w.alive)
 	}
 }
 
-// client is one request: it enters, stays for a while and leaves, or gives up.
-func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
+// client is one request: it is admitted, stays for a while and is released, or gives up.
+func (w *world) client(e *Engine, stay, patience time.Duration, seen *outcomes) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	came := time.Now()
-	err := e.Enter(ctx)
+	err := e.Admit(ctx)
 	waited := time.Since(came)
 
 	w.mu.Lock()
@@ -343,20 +349,20 @@ func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
 		if w.asleep {
 			w.errorf("let in while the engine sleeps")
 		}
-	case errors.Is(err, ErrQueueFull):
+	case errors.Is(err, queue.ErrFull):
 		seen.Full++
-	case errors.Is(err, ErrWakeTimeout):
+	case errors.Is(err, queue.ErrWakeTimeout):
 		seen.Late++
 		// What lets go in a minute and starts in two is never waited for longer.
 		if w.flaky == 0 && !w.crashes && e.cfg.WakeTimeout > 4*time.Minute {
 			w.errorf("waited for %s in vain for an engine that nothing ails", waited)
 		}
-	case errors.Is(err, ErrNotReady):
+	case errors.Is(err, queue.ErrNotReady):
 		seen.NotReady++
 	case errors.Is(err, context.DeadlineExceeded):
-		seen.Gone++
+		seen.Left++
 	default:
-		w.errorf("Enter = %v", err)
+		w.errorf("Admit = %v", err)
 	}
 	w.mu.Unlock()
 	if most := min(patience, e.cfg.WakeTimeout); waited > most {
@@ -369,5 +375,5 @@ func (w *world) client(e *Engine, stay, patience time.Duration, seen *tally) {
 	w.mu.Lock()
 	w.inside--
 	w.mu.Unlock()
-	e.Leave(true)
+	e.Release(true)
 }

@@ -4,6 +4,8 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+
+	"spotinference/internal/hint"
 )
 
 // llamaThreads is how many connections llama-server can hold at once: it parks one
@@ -52,17 +54,13 @@ func planLlama(command, env []string, at endpoint, key string) (plan, error) {
 		return plan{}, err
 	}
 	if i, value := args.find("--sleep-idle-seconds"); i >= 0 && value != "-1" {
-		return plan{}, &Error{
-			Msg:  "cannot run llama-server with --sleep-idle-seconds",
-			Hint: "take it out: an engine that sleeps by itself cannot be told from one that hangs",
-		}
+		return plan{}, hint.Errorf("take it out: an engine that sleeps by itself cannot be told from one that hangs",
+			"cannot run llama-server with --sleep-idle-seconds")
 	}
 	// A script may hold the model itself; the real command must be given one.
 	if strings.HasPrefix(filepath.Base(command[0]), "llama-server") && !llamaHasModel(args, env) {
-		return plan{}, &Error{
-			Msg:  "llama-server is given no model",
-			Hint: "name one with -m FILE or -hf REPO: without it llama-server starts as a router",
-		}
+		return plan{}, hint.Errorf("name one with -m FILE or -hf REPO: without it llama-server starts as a router",
+			"llama-server is given no model")
 	}
 
 	args, replaced := args.without("--host", "--port")

@@ -18,6 +18,7 @@ import (
 
 	"spotinference/server/engine"
 	"spotinference/server/engine/sim"
+	"spotinference/server/queue"
 )
 
 // TestMain makes this binary everybody that a test needs: the guard, the gateway
@@ -130,7 +131,7 @@ func (r *running) wait() error {
 	}
 }
 
-func (r *running) waitState(want engine.State) engine.Status {
+func (r *running) waitState(want queue.State) queue.Status {
 	r.t.Helper()
 	waitFor(r.t, "state "+string(want), func() bool { return r.Status().State == want })
 	return r.Status()
@@ -140,7 +141,7 @@ func (r *running) waitState(want engine.State) engine.Status {
 func (r *running) path() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	path := []string{string(engine.Stopped)}
+	path := []string{string(queue.Stopped)}
 	for i, tr := range r.transitions {
 		if string(tr.From) != path[i] {
 			r.t.Errorf("transition %d is from %s, want %s", i, tr.From, path[i])

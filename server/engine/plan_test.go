@@ -1,11 +1,13 @@
 package engine
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"spotinference/internal/hint"
+	"spotinference/server/queue"
 )
 
 var (
@@ -14,22 +16,21 @@ var (
 )
 
 func TestKindOf(t *testing.T) {
-	f := func(want Kind, command ...string) {
+	f := func(want queue.Kind, command ...string) {
 		t.Helper()
 		got, err := KindOf(command)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("KindOf(%q) = %q, %v, want %q", command, got, err, want)
 		}
-		var refusal *Error
-		if err != nil && (!errors.As(err, &refusal) || refusal.Hint == "") {
+		if err != nil && hint.Of(err) == "" {
 			t.Errorf("KindOf(%q) gives no hint", command)
 		}
 	}
-	f(Llama, "llama-server", "-m", "x")
-	f(Llama, "/opt/llama.cpp/llama-server")
-	f(Llama, "./llama-server-cuda")
-	f(VLLM, "vllm", "serve", "x")
-	f(VLLM, "/venv/bin/vllm")
+	f(queue.Llama, "llama-server", "-m", "x")
+	f(queue.Llama, "/opt/llama.cpp/llama-server")
+	f(queue.Llama, "./llama-server-cuda")
+	f(queue.VLLM, "vllm", "serve", "x")
+	f(queue.VLLM, "/venv/bin/vllm")
 
 	// What starts an engine without being one must be named with --engine.
 	f("")
@@ -44,7 +45,7 @@ func TestKindOf(t *testing.T) {
 func TestPlanLlama(t *testing.T) {
 	f := func(at endpoint, command, want, replaced string) {
 		t.Helper()
-		p, err := Llama.plan(strings.Fields(command), nil, at, "secret")
+		p, err := planFor(queue.Llama, strings.Fields(command), nil, at, "secret")
 		if err != nil {
 			t.Fatalf("%s: %v", command, err)
 		}
@@ -85,7 +86,7 @@ func TestPlanLlama(t *testing.T) {
 func TestPlanLlamaEnvironment(t *testing.T) {
 	f := func(env, want, replaced string) {
 		t.Helper()
-		p, err := Llama.plan([]string{"llama-server", "-m", "x"}, strings.Fields(env), onSocket, "k")
+		p, err := planFor(queue.Llama, []string{"llama-server", "-m", "x"}, strings.Fields(env), onSocket, "k")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +105,7 @@ func TestPlanLlamaEnvironment(t *testing.T) {
 	f("GGML_CUDA_ENABLE_UNIFIED_MEMORY=1 LLAMA_ARG_NO_HOST=1", "GGML_CUDA_ENABLE_UNIFIED_MEMORY=1 LLAMA_ARG_NO_HOST=1 LLAMA_API_KEY=k", "")
 
 	// The model and the threads may come from it.
-	p, err := Llama.plan([]string{"llama-server"}, []string{"LLAMA_ARG_MODEL=x", "LLAMA_ARG_THREADS_HTTP=9"}, onSocket, "k")
+	p, err := planFor(queue.Llama, []string{"llama-server"}, []string{"LLAMA_ARG_MODEL=x", "LLAMA_ARG_THREADS_HTTP=9"}, onSocket, "k")
 	if err != nil || slices.Contains(p.argv, "--threads-http") {
 		t.Errorf("plan with a model in the environment = %q, %v", p.argv, err)
 	}
@@ -113,7 +114,7 @@ func TestPlanLlamaEnvironment(t *testing.T) {
 func TestPlanVLLM(t *testing.T) {
 	f := func(at endpoint, command, want, replaced string) {
 		t.Helper()
-		p, err := VLLM.plan(strings.Fields(command), []string{"VLLM_API_KEY=old", "PROMETHEUS_MULTIPROC_DIR=d"}, at, "secret")
+		p, err := planFor(queue.VLLM, strings.Fields(command), []string{"VLLM_API_KEY=old", "PROMETHEUS_MULTIPROC_DIR=d"}, at, "secret")
 		if err != nil {
 			t.Fatalf("%s: %v", command, err)
 		}
@@ -139,40 +140,36 @@ func TestPlanVLLM(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	f := func(kind Kind, command, want string) {
+	f := func(kind queue.Kind, command, want string) {
 		t.Helper()
-		_, err := kind.plan(strings.Fields(command), nil, onSocket, "k")
-		var refusal *Error
-		if !errors.As(err, &refusal) {
-			t.Errorf("%s: %v, want an *Error", command, err)
+		_, err := planFor(kind, strings.Fields(command), nil, onSocket, "k")
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %q", command, err, want)
 			return
 		}
-		if refusal.Msg != want {
-			t.Errorf("%s: Msg = %q, want %q", command, refusal.Msg, want)
-		}
-		if refusal.Hint == "" {
+		if hint.Of(err) == "" {
 			t.Errorf("%s: no hint", command)
 		}
 	}
-	f(Llama, "llama-server", "llama-server is given no model")
-	f(Llama, "/x/llama-server --metrics", "llama-server is given no model")
-	f(Llama, "llama-server -m x --api-key k", "cannot run llama-server with --api-key")
-	f(Llama, "llama-server -m x --api_key k", "cannot run llama-server with --api-key")
-	f(Llama, "llama-server -m x --api-key-file f", "cannot run llama-server with --api-key-file")
-	f(Llama, "llama-server -m x --api-prefix /p", "cannot run llama-server with --api-prefix")
-	f(Llama, "llama-server -m x --ssl-key-file f", "cannot run llama-server with --ssl-key-file")
-	f(Llama, "llama-server -m x --ssl-cert-file f", "cannot run llama-server with --ssl-cert-file")
-	f(Llama, "llama-server -m x --models-dir d", "cannot run llama-server with --models-dir")
-	f(Llama, "llama-server -m x --no-models-autoload", "cannot run llama-server with --no-models-autoload")
-	f(Llama, "llama-server -m x --sleep-idle-seconds 60", "cannot run llama-server with --sleep-idle-seconds")
-	f(VLLM, "vllm", "vllm is given no serve command")
-	f(VLLM, "vllm chat", "vllm is given no serve command")
-	f(VLLM, "vllm serve m --api-key k", "cannot run vllm with --api-key")
-	f(VLLM, "vllm serve m --api_key=k", "cannot run vllm with --api-key")
-	f(VLLM, "vllm serve m --root-path /p", "cannot run vllm with --root-path")
-	f(VLLM, "vllm serve m --ssl-keyfile=f", "cannot run vllm with --ssl-keyfile")
-	f(VLLM, "vllm serve m --api-server-count 2", "cannot run vllm with --api-server-count 2")
-	f(VLLM, "vllm serve m --no-enable-prompt-tokens-details", "cannot run vllm with --no-enable-prompt-tokens-details")
+	f(queue.Llama, "llama-server", "llama-server is given no model")
+	f(queue.Llama, "/x/llama-server --metrics", "llama-server is given no model")
+	f(queue.Llama, "llama-server -m x --api-key k", "cannot run llama-server with --api-key")
+	f(queue.Llama, "llama-server -m x --api_key k", "cannot run llama-server with --api-key")
+	f(queue.Llama, "llama-server -m x --api-key-file f", "cannot run llama-server with --api-key-file")
+	f(queue.Llama, "llama-server -m x --api-prefix /p", "cannot run llama-server with --api-prefix")
+	f(queue.Llama, "llama-server -m x --ssl-key-file f", "cannot run llama-server with --ssl-key-file")
+	f(queue.Llama, "llama-server -m x --ssl-cert-file f", "cannot run llama-server with --ssl-cert-file")
+	f(queue.Llama, "llama-server -m x --models-dir d", "cannot run llama-server with --models-dir")
+	f(queue.Llama, "llama-server -m x --no-models-autoload", "cannot run llama-server with --no-models-autoload")
+	f(queue.Llama, "llama-server -m x --sleep-idle-seconds 60", "cannot run llama-server with --sleep-idle-seconds")
+	f(queue.VLLM, "vllm", "vllm is given no serve command")
+	f(queue.VLLM, "vllm chat", "vllm is given no serve command")
+	f(queue.VLLM, "vllm serve m --api-key k", "cannot run vllm with --api-key")
+	f(queue.VLLM, "vllm serve m --api_key=k", "cannot run vllm with --api-key")
+	f(queue.VLLM, "vllm serve m --root-path /p", "cannot run vllm with --root-path")
+	f(queue.VLLM, "vllm serve m --ssl-keyfile=f", "cannot run vllm with --ssl-keyfile")
+	f(queue.VLLM, "vllm serve m --api-server-count 2", "cannot run vllm with --api-server-count 2")
+	f(queue.VLLM, "vllm serve m --no-enable-prompt-tokens-details", "cannot run vllm with --no-enable-prompt-tokens-details")
 	f("ollama", "ollama serve", `unknown engine "ollama"`)
 }
 
@@ -180,30 +177,29 @@ func TestNewRefuses(t *testing.T) {
 	f := func(cfg Config, want string) {
 		t.Helper()
 		_, err := New(cfg)
-		var refusal *Error
-		if !errors.As(err, &refusal) || !strings.Contains(refusal.Msg, want) || refusal.Hint == "" {
-			t.Errorf("New(%q) = %v, want an *Error with %q and a hint", cfg.Command, err, want)
+		if err == nil || !strings.Contains(err.Error(), want) || hint.Of(err) == "" {
+			t.Errorf("New(%q) = %v, want an error with %q and a hint", cfg.Command, err, want)
 		}
 	}
 	f(Config{}, "no engine command")
-	f(Config{Kind: Llama}, "no engine command")
+	f(Config{Kind: queue.Llama}, "no engine command")
 	f(Config{Command: []string{"/bin/sh"}}, `cannot tell which engine "sh" starts`)
 	f(Config{Command: []string{"llama-server-that-is-nowhere", "-m", "x"}}, "executable file not found")
-	f(Config{Command: []string{"/bin/sh", "--api-key", "x"}, Kind: VLLM}, "--api-key")
+	f(Config{Command: []string{"/bin/sh", "--api-key", "x"}, Kind: queue.VLLM}, "--api-key")
 }
 
 func TestDrainTime(t *testing.T) {
-	f := func(kind Kind, command string, want time.Duration) {
+	f := func(kind queue.Kind, command string, want time.Duration) {
 		t.Helper()
-		if got := kind.drainTime(strings.Fields(command)); got != want {
+		if got := drainTime(kind, strings.Fields(command)); got != want {
 			t.Errorf("%s: drainTime = %v, want %v", command, got, want)
 		}
 	}
-	f(VLLM, "vllm serve m", 0)
-	f(VLLM, "vllm serve m --shutdown-timeout 30", 30*time.Second)
-	f(VLLM, "vllm serve m --shutdown_timeout=2.5", 2500*time.Millisecond)
-	f(VLLM, "vllm serve m --shutdown-timeout soon", 0)
-	f(Llama, "llama-server --shutdown-timeout 30", 0)
+	f(queue.VLLM, "vllm serve m", 0)
+	f(queue.VLLM, "vllm serve m --shutdown-timeout 30", 30*time.Second)
+	f(queue.VLLM, "vllm serve m --shutdown_timeout=2.5", 2500*time.Millisecond)
+	f(queue.VLLM, "vllm serve m --shutdown-timeout soon", 0)
+	f(queue.Llama, "llama-server --shutdown-timeout 30", 0)
 }
 
 func TestDropEnv(t *testing.T) {

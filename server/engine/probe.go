@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"spotinference/server/queue"
 )
 
 const (
@@ -138,7 +140,7 @@ func (p *prober) post(ctx context.Context, path, body string) error {
 // canary asks for one token, of which nothing comes from llama-server's cache: what is
 // counted is what was read. An engine that serves no completions, embeddings only,
 // says so in an error of the client's, and that is an answer too.
-func (p *prober) canary(ctx context.Context, kind Kind) (usage Usage, err error) {
+func (p *prober) canary(ctx context.Context, kind queue.Kind) (usage Usage, err error) {
 	model := ""
 	if status, body, err := p.do(ctx, http.MethodGet, "/v1/models", ""); err == nil && status == http.StatusOK {
 		var list struct{ Data []struct{ ID string } }
@@ -147,7 +149,7 @@ func (p *prober) canary(ctx context.Context, kind Kind) (usage Usage, err error)
 		}
 	}
 	var cache *bool
-	if kind == Llama {
+	if kind == queue.Llama {
 		cache = new(bool)
 	}
 	ask, err := json.Marshal(struct {

@@ -8,21 +8,24 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spotinference/internal/hint"
+	"spotinference/server/queue"
 )
 
 const (
 	backoffMax    = time.Minute
-	steadyAfter   = time.Minute // ready for so long, the next crash is a new story
-	neverReadyMax = 3           // ends in a row of an engine that was never ready
-	breakerAfter  = 5           // crashes in a row, none steady: from now on it is tried seldom
+	steadyAfter   = time.Minute // ready for so long, the next crash does not count with those before
+	neverReadyMax = 3           // crashes in a row of an engine that was never ready
+	breakerAfter  = 5           // crashes in a row, none after a steady time: from now on it is started seldom
 	breakerPause  = 10 * time.Minute
 )
 
 // Run starts the engine and keeps it running: it is the one goroutine that owns the
 // engine's state, and may be called once. When ctx ends it stops the whole tree and
 // returns nil, within StopGrace and some seconds whatever the engine does. It returns
-// an error, *Error where a person can act, if the engine cannot be executed or ended
-// three times without ever having been ready.
+// an error, with a hint where a person can act, if the engine cannot be executed or
+// ended three times without ever having been ready.
 //
 // It makes this process a subreaper, for good: if the guard is killed, the engine's
 // processes come to us and are swept up. Orphans of other children come to us too.
@@ -31,7 +34,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		panic("BUG: Run called twice")
 	}
 	defer close(e.ended)
-	defer e.door.bar()
+	defer e.queue.Close()
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -54,40 +57,37 @@ func (e *Engine) Run(ctx context.Context) error {
 		everReady bool
 		crashes   int // in a row, none after a steady time
 	)
-	for {
-		if ctx.Err() != nil {
-			if e.Status().State != Stopped {
-				e.enter(Transition{To: Stopped, Cause: causeShutdown})
-			}
-			return nil
-		}
-		l := e.live(ctx, cause)
-		if !l.readyAt.IsZero() {
+	for ctx.Err() == nil {
+		how := e.runProcess(ctx, cause)
+		if !how.ready.IsZero() {
 			everReady = true
-			if time.Since(l.readyAt) >= steadyAfter {
+			if time.Since(how.ready) >= steadyAfter {
 				crashes = 0
 			}
 		}
-		switch {
-		case l.err != nil || l.stopped:
-			return l.err
-		case l.noWake != nil:
-			cause = causeNoWake + l.noWake.Error()
-			continue
-		case l.suspended:
-			cause = e.asleep(ctx)
-			continue
-		}
-		if crashes++; !everReady && crashes == neverReadyMax {
-			e.enter(Transition{To: Stopped, Cause: causeGaveUp})
-			return &Error{
-				Msg:  fmt.Sprintf("engine %q was never ready: %s, %d times in a row", filepath.Base(e.command[0]), l.ending, crashes),
-				Hint: "the engine's last lines are above",
+		switch how.end {
+		case endShutdown:
+			return nil
+		case endStartedInVain:
+			return how.err
+		case endWakeFailed:
+			cause = causeNoWake + how.err.Error()
+		case endStopToSuspend, endEscalated, endDiedSuspended:
+			cause = e.awaitRequest(ctx)
+		case endCrashed:
+			if crashes++; !everReady && crashes == neverReadyMax {
+				e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
+				return hint.Errorf("the engine's last lines are above",
+					"engine %q was never ready: %s, %d times in a row", filepath.Base(e.command[0]), how.exit, crashes)
 			}
+			e.backOff(ctx, e.pause(crashes))
+			cause = causeRestart
 		}
-		e.backOff(ctx, e.pause(crashes))
-		cause = causeRestart
 	}
+	if e.Status().State != queue.Stopped { // which it is where ctx ended before the first start
+		e.transition(Transition{To: queue.Stopped, Cause: causeShutdown})
+	}
+	return nil
 }
 
 // pause is how long to wait after that many crashes in a row.
@@ -103,88 +103,93 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 	e.cfg.Log.Info("engine will be started again", "in", pause)
 	due := time.NewTimer(pause)
 	defer due.Stop()
-	e.update(func(s *Status) { s.NextStart = time.Now().Add(pause) })
-	defer e.update(func(s *Status) { s.NextStart = time.Time{} })
+	e.updateStatus(func(s *queue.Status) { s.NextStart = time.Now().Add(pause) })
+	defer e.updateStatus(func(s *queue.Status) { s.NextStart = time.Time{} })
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-due.C:
 			return
-		case o := <-e.orders:
-			o <- ErrNotReady
+		case reply := <-e.suspendRequests:
+			reply <- queue.ErrNotReady
 		}
 	}
 }
 
-// asleep waits, with no process, for somebody who wants the engine, or until ctx ends.
-// It returns the cause of the wake.
-func (e *Engine) asleep(ctx context.Context) (cause string) {
+// awaitRequest waits, while no process runs, for a request, or until ctx ends. It
+// returns what the engine is woken by.
+func (e *Engine) awaitRequest(ctx context.Context) (cause string) {
 	for ctx.Err() == nil {
-		// A waiter who has left again wakes nobody.
-		waiting, _, cause := e.door.first()
-		if waiting > 0 {
+		// A request that has given up again wakes nobody.
+		if waiting, _, cause := e.queue.First(); waiting > 0 {
 			return cause
 		}
 		select {
 		case <-ctx.Done():
-		case <-e.door.changed:
-		case o := <-e.orders:
-			o <- nil
+		case <-e.queue.Changed():
+		case reply := <-e.suspendRequests:
+			reply <- nil
 		}
 	}
 	return ""
 }
 
-// enter changes the state and tells of it. Called by Run alone. It completes t, and
-// opens, holds or bars the door as the new state asks.
-func (e *Engine) enter(t Transition) {
+// transition changes the state and tells of it. Called by Run alone. It completes t, and
+// opens or closes the queue as the new state asks.
+func (e *Engine) transition(t Transition) {
 	t.At, t.From = time.Now(), e.Status().State
-	// Who tells of the canary's tokens has done so before anybody sees the engine ready,
-	// or its counters would be ahead of what is known.
-	told := t.Canary != (Usage{}) && e.cfg.OnTransition != nil
-	if told {
-		t.Waiters, t.Gone = e.door.tally()
+	// The canary's tokens are recorded before anybody sees the engine ready: its counters
+	// are never ahead of what is recorded.
+	recorded := t.Canary != (Usage{}) && e.cfg.OnTransition != nil
+	if recorded {
+		t.Waiters, t.Abandoned = e.queue.Waiting()
 		e.cfg.OnTransition(t)
 	}
-	// Nobody waits for a start that no request asked for: it may take for ever.
-	admits := t.To != Stopped && t.To != Crashed && !(t.To == Starting && (t.Cause == causeServe || t.Cause == causeRestart))
-	e.update(func(s *Status) {
+	// No request waits for a start that none asked for: it may take for ever.
+	admits := t.To != queue.Stopped && t.To != queue.Crashed && (t.To != queue.Starting || isWake(t.Cause))
+	e.updateStatus(func(s *queue.Status) {
 		s.State, s.Since, s.Admits = t.To, t.At, admits
 		if t.Cause == causeRestart {
 			s.Restarts++
 		}
-		s.Suspended = ""
-		if t.To == Suspended || t.To == Waking {
-			s.Suspended = t.Method
+		s.SuspendedBy = ""
+		if t.To == queue.Suspended || t.To == queue.Waking {
+			s.SuspendedBy = string(t.Method)
 		}
 	})
 	switch {
-	case t.To == Ready:
-		t.Waiters, t.Gone = e.door.open()
+	case t.To == queue.Ready:
+		t.Waiters, t.Abandoned = e.queue.Open()
 	case admits:
-		e.door.hold()
+		e.queue.StartQueueing()
 	default:
-		t.Waiters, t.Gone = e.door.bar()
+		t.Waiters, t.Abandoned = e.queue.Close()
 	}
-	if e.cfg.OnTransition != nil && !told {
+	if e.cfg.OnTransition != nil && !recorded {
 		e.cfg.OnTransition(t)
 	}
-	// Who asked hears of it when it is on record.
-	if t.To != Suspending {
-		var refused error
-		if t.To != Suspended {
-			refused = fmt.Errorf("engine is %s: %s", t.To, t.Cause)
-		}
-		for _, o := range e.asked {
-			o <- refused
-		}
-		e.asked = nil
-	}
+	e.answerSuspendCallers(t)
 }
 
-// update publishes a changed copy of the status. Called by Run alone.
-func (e *Engine) update(change func(*Status)) {
+// answerSuspendCallers tells those who asked for a suspension how it went, once that is
+// recorded.
+func (e *Engine) answerSuspendCallers(t Transition) {
+	if t.To == queue.Suspending {
+		return
+	}
+	var refused error
+	if t.To != queue.Suspended {
+		refused = fmt.Errorf("engine is %s: %s", t.To, t.Cause)
+	}
+	for _, reply := range e.suspendCallers {
+		reply <- refused
+	}
+	e.suspendCallers = nil
+}
+
+// updateStatus publishes a changed copy of the status. Called by Run alone.
+func (e *Engine) updateStatus(change func(*queue.Status)) {
 	s := *e.status.Load()
 	change(&s)
 	e.status.Store(&s)

@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 const soon = 20 * time.Millisecond // an idle time that is over at once
@@ -23,18 +25,18 @@ func sleeper(t *testing.T, flags ...string) ([]string, []string) {
 	return vllmCommand(t, append(flags, "--enable-sleep-mode")...), append(os.Environ(), "VLLM_SERVER_DEV_MODE=1")
 }
 
-// enter lets a request in, through the wake that it takes.
-func (r *running) enter() {
+// admit admits a request, through the wake that it takes.
+func (r *running) admit() {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 15*time.Second)
 	defer cancel()
-	if err := r.Enter(ctx); err != nil {
-		r.t.Fatalf("Enter = %v", err)
+	if err := r.Admit(ctx); err != nil {
+		r.t.Fatalf("Admit = %v", err)
 	}
 }
 
 // last is the newest transition to a state.
-func (r *running) last(to engine.State) engine.Transition {
+func (r *running) last(to queue.State) engine.Transition {
 	r.t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,13 +79,13 @@ func TestSuspendAndWake(t *testing.T) {
 				cfg.Command = llamaCommand(t, "-gpu", gpu)
 			}
 			r := start(t, cfg)
-			if s := r.waitState(engine.Suspended); s.Suspended != c.method {
-				t.Errorf("suspended by %q, want %q", s.Suspended, c.method)
+			if s := r.waitState(queue.Suspended); s.SuspendedBy != string(c.method) {
+				t.Errorf("suspended by %q, want %q", s.SuspendedBy, c.method)
 			}
 			if gpuHeld(t, gpu) {
 				t.Error("the GPU is held while suspended")
 			}
-			r.enter()
+			r.admit()
 			if !gpuHeld(t, gpu) {
 				t.Error("the GPU is not held while a request is inside")
 			}
@@ -93,8 +95,8 @@ func TestSuspendAndWake(t *testing.T) {
 			if got, want := r.path(), "stopped starting ready "+c.path; got != want {
 				t.Errorf("path = %q, want %q", got, want)
 			}
-			ready := r.last(engine.Ready)
-			began := r.last(engine.State(strings.Fields(c.path)[2]))
+			ready := r.last(queue.Ready)
+			began := r.last(queue.State(strings.Fields(c.path)[2]))
 			if phases(began) != "queue" || began.Cause != "request" {
 				t.Errorf("the wake began with %+v, want phase queue", began)
 			}
@@ -111,8 +113,8 @@ func TestSuspendAndWake(t *testing.T) {
 			if err := r.Suspend(t.Context()); !errors.Is(err, engine.ErrBusy) {
 				t.Errorf("Suspend under a request = %v, want ErrBusy", err)
 			}
-			r.Leave(true)
-			r.waitState(engine.Suspended)
+			r.Release(true)
+			r.waitState(queue.Suspended)
 			if s := r.Status(); s.Restarts != 0 {
 				t.Errorf("%d restarts were counted, and none was one", s.Restarts)
 			}
@@ -122,19 +124,19 @@ func TestSuspendAndWake(t *testing.T) {
 
 func TestSuspendByOrder(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t)})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 	for range 2 { // the second finds it so
 		if err := r.Suspend(t.Context()); err != nil {
 			t.Fatalf("Suspend = %v", err)
 		}
-		if s := r.Status(); s.State != engine.Suspended || s.PID != 0 {
+		if s := r.Status(); s.State != queue.Suspended || s.PID != 0 {
 			t.Errorf("status after Suspend = %+v", s)
 		}
 	}
 	if err := r.Wake(t.Context()); err != nil {
 		t.Fatalf("Wake = %v", err)
 	}
-	if s := r.Status(); s.State != engine.Ready {
+	if s := r.Status(); s.State != queue.Ready {
 		t.Errorf("state after Wake = %s", s.State)
 	}
 }
@@ -192,16 +194,16 @@ func (g *gpuDouble) memory(context.Context, []int) (int64, error) {
 func TestCheckpoint(t *testing.T) {
 	g := &gpuDouble{held: []int64{20 << 30, 20 << 30, 4 << 30, 0}}
 	r := start(t, engine.Config{Command: vllmCommand(t), Idle: soon, Suspend: engine.Checkpoint, Checkpointer: g, GPUMemory: g.memory})
-	s := r.waitState(engine.Suspended)
-	if s.Suspended != engine.Checkpoint || s.PID == 0 {
+	s := r.waitState(queue.Suspended)
+	if s.SuspendedBy != string(engine.Checkpoint) || s.PID == 0 {
 		t.Errorf("suspended: %+v", s)
 	}
-	if got, want := phases(r.last(engine.Suspended)), "look state lock checkpoint release"; got != want {
+	if got, want := phases(r.last(queue.Suspended)), "look state lock checkpoint release"; got != want {
 		t.Errorf("suspended with phases %s, want %s", got, want)
 	}
-	r.enter()
-	defer r.Leave(true)
-	if got, want := phases(r.last(engine.Ready)), "restore unlock canary"; got != want {
+	r.admit()
+	defer r.Release(true)
+	if got, want := phases(r.last(queue.Ready)), "restore unlock canary"; got != want {
 		t.Errorf("woken with phases %s, want %s", got, want)
 	}
 	if len(g.asked) != 2 || len(g.asked[0]) < 2 || g.asked[0][0] != s.PID || !slices.Equal(g.asked[0], g.asked[1]) {
@@ -213,8 +215,8 @@ func TestCheckpoint(t *testing.T) {
 func TestMemoryThatIsNeverSeen(t *testing.T) {
 	g := &gpuDouble{held: []int64{0}}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
-	r.waitState(engine.Suspended)
-	if got, want := phases(r.last(engine.Suspended)), "look state lock checkpoint"; got != want {
+	r.waitState(queue.Suspended)
+	if got, want := phases(r.last(queue.Suspended)), "look state lock checkpoint"; got != want {
 		t.Errorf("suspended with phases %s, want %s", got, want)
 	}
 }
@@ -223,8 +225,8 @@ func TestMemoryThatIsNeverSeen(t *testing.T) {
 func TestAutoAsksTheDriver(t *testing.T) {
 	g := &gpuDouble{held: []int64{0}, cannot: errors.New("too old")}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
-	if s := r.waitState(engine.Suspended); s.Suspended != engine.Stop || len(g.asked) > 0 {
-		t.Errorf("suspended by %s, the driver was asked %v", s.Suspended, g.asked)
+	if s := r.waitState(queue.Suspended); s.SuspendedBy != string(engine.Stop) || len(g.asked) > 0 {
+		t.Errorf("suspended by %s, the driver was asked %v", s.SuspendedBy, g.asked)
 	}
 }
 
@@ -251,12 +253,12 @@ func TestSuspendEscalates(t *testing.T) {
 				cfg.Command, cfg.Checkpointer = llamaCommand(t), c.g
 			}
 			r := start(t, cfg)
-			r.waitState(engine.Suspended)
-			if tr := r.last(engine.Suspended); tr.Method != engine.Stop || tr.Cause != c.want {
+			r.waitState(queue.Suspended)
+			if tr := r.last(queue.Suspended); tr.Method != engine.Stop || tr.Cause != c.want {
 				t.Errorf("suspended = %+v, want stopped, %s", tr, c.want)
 			}
-			r.enter()
-			r.Leave(true)
+			r.admit()
+			r.Release(true)
 		})
 	}
 }
@@ -265,10 +267,10 @@ func TestSuspendEscalates(t *testing.T) {
 func TestRestoreFails(t *testing.T) {
 	g := &gpuDouble{held: []int64{0}, lost: errors.New("restore process 7: no")}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
-	r.waitState(engine.Suspended)
-	r.enter()
-	defer r.Leave(true)
-	if tr := r.last(engine.Starting); tr.Cause != "wake failed: restore process 7: no" {
+	r.waitState(queue.Suspended)
+	r.admit()
+	defer r.Release(true)
+	if tr := r.last(queue.Starting); tr.Cause != "wake failed: restore process 7: no" {
 		t.Errorf("started because of %q", tr.Cause)
 	}
 }
@@ -277,14 +279,14 @@ func TestRestoreFails(t *testing.T) {
 func TestDiesAsleep(t *testing.T) {
 	command, env := sleeper(t)
 	r := start(t, engine.Config{Command: command, Env: env, Idle: soon})
-	s := r.waitState(engine.Suspended)
+	s := r.waitState(queue.Suspended)
 	unix.Kill(s.PID, unix.SIGKILL)
 	waitFor(t, "the end of the engine", func() bool { return r.Status().PID == 0 })
-	r.enter()
+	r.admit()
 	if got, want := r.path(), "stopped starting ready suspending suspended suspended starting ready"; got != want {
 		t.Errorf("path = %q, want %q", got, want)
 	}
-	r.Leave(true)
+	r.Release(true)
 }
 
 // TestWakesMute: an engine that answers its health check and no request lets nobody in.
@@ -292,31 +294,31 @@ func TestWakesMute(t *testing.T) {
 	t.Run("asleep", func(t *testing.T) {
 		command, env := sleeper(t, "-hang")
 		r := start(t, engine.Config{Command: command, Env: env, Idle: soon, WakeTimeout: 300 * time.Millisecond})
-		r.waitState(engine.Suspended)
-		if err := r.Enter(t.Context()); !errors.Is(err, engine.ErrWakeTimeout) {
-			t.Errorf("Enter = %v, want ErrWakeTimeout", err)
+		r.waitState(queue.Suspended)
+		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrWakeTimeout) {
+			t.Errorf("Admit = %v, want ErrWakeTimeout", err)
 		}
 		waitFor(t, "a fresh start", func() bool { return strings.HasSuffix(r.path(), "waking starting") })
-		if tr := r.last(engine.Starting); !strings.HasPrefix(tr.Cause, "wake failed: ") {
+		if tr := r.last(queue.Starting); !strings.HasPrefix(tr.Cause, "wake failed: ") {
 			t.Errorf("started because of %q", tr.Cause)
 		}
 	})
 	t.Run("stopped", func(t *testing.T) {
 		r := start(t, engine.Config{Command: llamaCommand(t, "-hang"), Idle: soon, StartTimeout: 500 * time.Millisecond, Backoff: time.Hour})
-		r.waitState(engine.Suspended)
-		if err := r.Enter(t.Context()); !errors.Is(err, engine.ErrNotReady) {
-			t.Errorf("Enter = %v, want ErrNotReady", err)
+		r.waitState(queue.Suspended)
+		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrNotReady) {
+			t.Errorf("Admit = %v, want ErrNotReady", err)
 		}
-		if s := r.waitState(engine.Crashed); s.LastExit != "start timeout: its health check passes, and it answers no request" {
+		if s := r.waitState(queue.Crashed); s.LastExit != "start timeout: its health check passes, and it answers no request" {
 			t.Errorf("status = %+v", s)
 		}
 		waitFor(t, "the time of the next start", func() bool { return !r.Status().NextStart.IsZero() })
 	})
 	t.Run("dies of it", func(t *testing.T) {
 		r := start(t, engine.Config{Command: llamaCommand(t, "-exit-on", "1"), Idle: soon, Backoff: time.Hour})
-		r.waitState(engine.Suspended)
-		if err := r.Enter(t.Context()); !errors.Is(err, engine.ErrNotReady) {
-			t.Errorf("Enter = %v, want ErrNotReady", err)
+		r.waitState(queue.Suspended)
+		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrNotReady) {
+			t.Errorf("Admit = %v, want ErrNotReady", err)
 		}
 	})
 }
@@ -325,12 +327,12 @@ func TestWakesMute(t *testing.T) {
 func TestSuspendDeaf(t *testing.T) {
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-ignore-term", "-escape", "-gpu", gpu), Idle: soon, StopGrace: 100 * time.Millisecond})
-	r.waitState(engine.Suspended)
+	r.waitState(queue.Suspended)
 	if gpuHeld(t, gpu) {
 		t.Error("the GPU is held while suspended")
 	}
-	r.enter()
-	r.Leave(true)
+	r.admit()
+	r.Release(true)
 }
 
 // TestSlowStart: a start that shows progress is waited for beyond its timeout; the
@@ -342,7 +344,7 @@ func TestSlowStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := start(t, engine.Config{Command: []string{script, "-m", "test.gguf"}, StartTimeout: 400 * time.Millisecond, Backoff: time.Hour})
-	r.waitState(engine.Ready)
+	r.waitState(queue.Ready)
 }
 
 func TestSuspendRefusals(t *testing.T) {
@@ -357,14 +359,13 @@ func TestSuspendRefusals(t *testing.T) {
 		{engine.Config{Command: llamaCommand(t), Suspend: "nap"}, `"nap": no such way`},
 	} {
 		_, err := engine.New(c.cfg)
-		var e *engine.Error
-		if !errors.As(err, &e) || !strings.Contains(e.Msg, c.want) || e.Hint == "" {
+		if hint.Of(err) == "" || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("New with suspend %s = %v, want %q and a hint", c.cfg.Suspend, err, c.want)
 		}
 	}
 	never := start(t, engine.Config{Command: llamaCommand(t), Suspend: engine.Never, Idle: soon})
-	never.waitState(engine.Ready)
-	if err := never.Suspend(t.Context()); err == nil {
+	never.waitState(queue.Ready)
+	if err := never.Suspend(t.Context()); !errors.Is(err, engine.ErrNeverSuspends) {
 		t.Error("an engine that is never to be suspended was")
 	}
 }

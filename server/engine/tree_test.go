@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/server/engine"
+	"spotinference/server/queue"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -58,12 +59,12 @@ func TestGatewayKilled(t *testing.T) {
 			}
 			defer cmd.Process.Kill()
 			var ready engine.Transition
-			for lines := bufio.NewScanner(out); ready.To != engine.Ready && lines.Scan(); {
+			for lines := bufio.NewScanner(out); ready.To != queue.Ready && lines.Scan(); {
 				if err := json.Unmarshal(lines.Bytes(), &ready); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if ready.To != engine.Ready || !alive(ready.PID) || !gpuHeld(t, gpu) {
+			if ready.To != queue.Ready || !alive(ready.PID) || !gpuHeld(t, gpu) {
 				t.Fatalf("the engine is not ready: %+v", ready)
 			}
 			tree := processesUsing(gpu)
@@ -100,12 +101,12 @@ func TestGuardKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			r := start(t, engine.Config{Command: append(command, "-gpu", gpu), Backoff: 10 * time.Millisecond})
-			first := r.waitState(engine.Ready)
+			first := r.waitState(queue.Ready)
 			before := processesUsing(gpu)
 			unix.Kill(parent(t, first.PID), unix.SIGKILL)
 			waitFor(t, "the second start", func() bool {
 				s := r.Status()
-				return s.State == engine.Ready && s.PID != first.PID
+				return s.State == queue.Ready && s.PID != first.PID
 			})
 			if got := r.Status().LastExit; got != "guard lost" {
 				t.Errorf("LastExit = %q, want guard lost", got)
@@ -142,9 +143,9 @@ func parent(t *testing.T, pid int) int {
 func TestLeaderKilled(t *testing.T) {
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-escape", "-gpu", gpu), Backoff: time.Hour})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	unix.Kill(s.PID, unix.SIGKILL)
-	r.waitState(engine.Crashed)
+	r.waitState(queue.Crashed)
 	waitWithin(t, 2*time.Second, "the GPU to be free", func() bool { return !gpuHeld(t, gpu) })
 }
 
@@ -152,7 +153,7 @@ func TestLeaderKilled(t *testing.T) {
 // not end the guard, and the engine gets none of it.
 func TestGuardIgnoresSignals(t *testing.T) {
 	r := start(t, engine.Config{Command: llamaCommand(t)})
-	s := r.waitState(engine.Ready)
+	s := r.waitState(queue.Ready)
 	guard := parent(t, s.PID)
 	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE} {
 		unix.Kill(guard, sig)
@@ -160,7 +161,7 @@ func TestGuardIgnoresSignals(t *testing.T) {
 	if code, _ := r.get("/health"); code != 200 {
 		t.Errorf("health = %d", code)
 	}
-	if !alive(guard) || !alive(s.PID) || r.Status().State != engine.Ready {
+	if !alive(guard) || !alive(s.PID) || r.Status().State != queue.Ready {
 		t.Error("a signal to the guard ended it or the engine")
 	}
 	if pgid, _ := unix.Getpgid(s.PID); pgid != s.PID {

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"spotinference/internal/hint"
 )
 
 // User is whom the engine runs as: what a model's code or a hole in the engine can do
@@ -21,11 +23,12 @@ type User struct {
 	Groups     []uint32
 }
 
-// LookupUser finds a user by name or number. It refuses, as *Error, where we may not
+// LookupUser finds a user by name or number. It refuses, with a hint, where we may not
 // become somebody else.
 func LookupUser(name string) (*User, error) {
 	if os.Geteuid() != 0 {
-		return nil, &Error{fmt.Sprintf("engine user %q: only root can start the engine as another user", name), "start spotinference as root, or leave out --engine-user"}
+		return nil, hint.Errorf("start spotinference as root, or leave out --engine-user",
+			"engine user %q: only root can start the engine as another user", name)
 	}
 	found, err := user.Lookup(name)
 	if err != nil {
@@ -34,7 +37,7 @@ func LookupUser(name string) (*User, error) {
 		}
 	}
 	if err != nil {
-		return nil, &Error{fmt.Sprintf("engine user %q: %v", name, err), "name a user of this machine: useradd --system makes one"}
+		return nil, hint.Errorf("name a user of this machine: useradd --system makes one", "engine user %q: %v", name, err)
 	}
 	groups, err := found.GroupIds()
 	if err != nil {
@@ -45,7 +48,7 @@ func LookupUser(name string) (*User, error) {
 		return nil, fmt.Errorf("engine user %q: %w", name, err)
 	}
 	if ids[0] == 0 {
-		return nil, &Error{fmt.Sprintf("engine user %q is root", name), "name an ordinary user, or leave out --engine-user"}
+		return nil, hint.Errorf("name an ordinary user, or leave out --engine-user", "engine user %q is root", name)
 	}
 	return &User{Name: found.Username, Home: found.HomeDir, UID: ids[0], GID: ids[1], Groups: ids[2:]}, nil
 }
@@ -108,7 +111,8 @@ func (u *User) canEnter(dir string) error {
 			enter = 0o010
 		}
 		if st.Mode().Perm()&enter == 0 {
-			return &Error{fmt.Sprintf("engine user %q cannot enter %s, where its socket would be", u.Name, at), "set TMPDIR to a directory that everybody may enter"}
+			return hint.Errorf("set TMPDIR to a directory that everybody may enter",
+				"engine user %q cannot enter %s, where its socket would be", u.Name, at)
 		}
 		if at == filepath.Dir(at) {
 			return nil

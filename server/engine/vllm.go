@@ -7,6 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"spotinference/internal/hint"
+	"spotinference/server/queue"
 )
 
 var vllmRefusals = []refusal{
@@ -29,19 +32,14 @@ var vllmEnv = []string{"VLLM_API_KEY", "PROMETHEUS_MULTIPROC_DIR"}
 func planVLLM(command, env []string, at endpoint, key string) (plan, error) {
 	args := argv(command[1:])
 	if filepath.Base(command[0]) == "vllm" && (len(args) == 0 || args[0] != "serve") {
-		return plan{}, &Error{
-			Msg:  "vllm is given no serve command",
-			Hint: "write: vllm serve MODEL",
-		}
+		return plan{}, hint.Errorf("write: vllm serve MODEL", "vllm is given no serve command")
 	}
 	if err := args.refuse("vllm", vllmRefusals); err != nil {
 		return plan{}, err
 	}
 	if i, value := args.find("--api-server-count", "-asc"); i >= 0 && value != "1" {
-		return plan{}, &Error{
-			Msg:  "cannot run vllm with --api-server-count " + value,
-			Hint: "take it out: the counters of several servers cannot be read on one socket",
-		}
+		return plan{}, hint.Errorf("take it out: the counters of several servers cannot be read on one socket",
+			"cannot run vllm with --api-server-count %s", value)
 	}
 
 	args, replaced := args.without("--host", "--port", "--uds")
@@ -67,8 +65,8 @@ func planVLLM(command, env []string, at endpoint, key string) (plan, error) {
 }
 
 // drainTime is how long the engine was told to finish its requests after SIGTERM.
-func (k Kind) drainTime(command []string) time.Duration {
-	if k != VLLM {
+func drainTime(kind queue.Kind, command []string) time.Duration {
+	if kind != queue.VLLM {
 		return 0
 	}
 	_, value := argv(command).find("--shutdown-timeout")

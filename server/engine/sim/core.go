@@ -21,7 +21,10 @@ type memory struct {
 	file *os.File
 }
 
-var errOutOfMemory = errors.New("CUDA error: out of memory")
+var (
+	errOutOfMemory = errors.New("CUDA error: out of memory")
+	errCoreDied    = errors.New("engine core died unexpectedly")
+)
 
 // allocate takes the memory that path stands for, or fails at once.
 func allocate(path string) (*memory, error) {

@@ -11,4 +11,5 @@
 //	sim-engine -flavour llama -load 2s -tokens 64 -delay 20ms --host /run/x/engine.sock --metrics
 //
 // The engines' own flags are accepted; those without a meaning here are skipped.
+// optionTable lists what it takes.
 package sim

@@ -125,7 +125,7 @@ func (s *server) run(ctx context.Context, j *job, prefilled func(), made func(*s
 	j.prefill = time.Since(j.began)
 	s.counts.prefill(j)
 	prefilled()
-	delay := time.Duration(j.faults.DelayMS * float64(time.Millisecond))
+	delay := j.faults.DelayMS.duration()
 	began, total := time.Now(), 0
 	for left := true; left; {
 		left = false

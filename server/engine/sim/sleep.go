@@ -57,7 +57,7 @@ func (s *server) routeSleep() {
 	s.routes.HandleFunc("POST /wake_up", s.sleeps(func(r *http.Request) error {
 		tags := r.URL.Query()["tags"]
 		if s.rest.weights && (len(tags) == 0 || slices.Contains(tags, "weights")) {
-			time.Sleep(s.opts.wake)
+			time.Sleep(s.opts.wakeTime)
 			if err := s.tell(coreWake); err != nil {
 				return err
 			}
@@ -84,7 +84,7 @@ func (s *server) routeSleep() {
 		case s.rest.weights: // there is no memory that it could read them into
 			s.writeError(w, apiError{status: 500, message: "CUDA error: an illegal memory access was encountered"})
 		default:
-			time.Sleep(s.opts.wake)
+			time.Sleep(s.opts.wakeTime)
 			s.rest.dropped = false
 			s.writeBody(w, 200, obj{{"results", list{nil}}})
 		}
@@ -119,7 +119,7 @@ func (s *server) tell(order string) error {
 
 // crashIfAsleep is what several releases did when a request met a sleeping engine.
 func (s *server) crashIfAsleep() {
-	if s.opts.crashSleep && s.rest.asleep() {
+	if s.opts.crashAsleep && s.rest.asleep() {
 		s.logf("CUDA error: an illegal memory access was encountered")
 		s.exit(1)
 	}

@@ -7,26 +7,27 @@ import (
 	"time"
 )
 
-// work is what Run waits for while it keeps its eyes on everything else: one at a
+// operation is what a state waits for, beside everything else that may happen: one at a
 // time, in a goroutine of its own.
-type work struct {
+type operation struct {
 	began time.Time
 	done  <-chan outcome // gets one, unless stopped before
 	stop  func()         // ends it and waits for its goroutine; may be called again
 }
 
-// outcome is how work ended.
+// outcome is how an operation ended.
 type outcome struct {
 	phases []Phase
 	usage  Usage
 	err    error
 }
 
-// task does some work; it returns soon after ctx ends.
+// task is what an operation does. It calls lap at the end of each phase with the phase's
+// name, and returns soon after ctx ends.
 type task func(ctx context.Context, lap func(string)) (Usage, error)
 
-// begin starts work. It fails past limit, where that is not zero.
-func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
+// startOperation starts do. It fails past limit, where that is not zero.
+func (e *Engine) startOperation(ctx context.Context, limit time.Duration, do task) operation {
 	ctx, cancel := context.WithCancel(ctx)
 	expire := func() {}
 	if limit > 0 {
@@ -51,25 +52,24 @@ func (e *Engine) begin(ctx context.Context, limit time.Duration, do task) work {
 		}
 		done <- out
 	}()
-	return work{began, done, func() { cancel(); <-over }}
+	return operation{began, done, func() { cancel(); <-over }}
 }
 
-// getReady waits for the engine's health, and for its canary where somebody is to be
-// let in on its word.
-func (e *Engine) getReady(canary bool) task {
+// readyTask waits for the engine's health, and for its canary where requests wait.
+func (e *Engine) readyTask(canary bool) task {
 	return func(ctx context.Context, lap func(string)) (usage Usage, err error) {
-		if err := e.health(ctx); err != nil {
+		if err := e.awaitHealth(ctx); err != nil {
 			return usage, err
 		}
 		lap("load")
 		if !canary {
 			return usage, nil
 		}
-		return e.tryCanary(ctx, lap)
+		return e.runCanary(ctx, lap)
 	}
 }
 
-func (e *Engine) tryCanary(ctx context.Context, lap func(string)) (Usage, error) {
+func (e *Engine) runCanary(ctx context.Context, lap func(string)) (Usage, error) {
 	usage, err := e.canary(ctx)
 	if err != nil {
 		return usage, fmt.Errorf("canary: %w", err)
@@ -79,25 +79,25 @@ func (e *Engine) tryCanary(ctx context.Context, lap func(string)) (Usage, error)
 }
 
 const (
-	releaseTime = 10 * time.Second // for the memory of the GPU to be seen as free
-	releaseLook = 50 * time.Millisecond
+	releaseTimeout = 10 * time.Second // for the memory of the GPU to be seen as free
+	releaseEvery   = 50 * time.Millisecond
 	// What may be left of the engine on the GPU while it sleeps: its CUDA context,
 	// 0.9 to 1.2 GiB (vllm #11743, #28714).
-	sleepLeaves = 2 << 30
+	sleepResidue = 2 << 30
 )
 
-// letGo suspends by r and sees that the memory is free, where it can be seen.
-func (e *Engine) letGo(r rung) task {
+// suspendTask suspends by m and checks that the memory is free, where that can be seen.
+func (e *Engine) suspendTask(m suspendMethod) task {
 	return func(ctx context.Context, lap func(string)) (Usage, error) {
 		seen := e.seesMemory(ctx, lap)
-		if err := r.suspend(ctx, lap); err != nil || !seen {
+		if err := m.suspend(ctx, lap); err != nil || !seen {
 			return Usage{}, err
 		}
 		most := int64(0)
-		if r.method() == Sleep {
-			most = sleepLeaves
+		if m.name() == Sleep {
+			most = sleepResidue
 		}
-		if err := e.released(ctx, most); err != nil {
+		if err := e.awaitRelease(ctx, most); err != nil {
 			return Usage{}, err
 		}
 		lap("release")
@@ -105,14 +105,14 @@ func (e *Engine) letGo(r rung) task {
 	}
 }
 
-// seesMemory tells whether it will be seen that the engine lets go of the GPU. Who
-// sees it hold nothing while it runs sees other processes than ours: the pids of a
+// seesMemory reports whether it will be seen that the engine frees the GPU. A reading by
+// which it holds nothing while it runs is of other processes than ours: the pids of a
 // container are not the host's.
 func (e *Engine) seesMemory(ctx context.Context, lap func(string)) bool {
 	if e.cfg.GPUMemory == nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	held, err := e.cfg.GPUMemory(ctx, e.pids())
 	lap("look")
@@ -125,10 +125,10 @@ func (e *Engine) seesMemory(ctx context.Context, lap func(string)) bool {
 	return err == nil && held > 0
 }
 
-// released waits until the engine holds at most so many bytes of the GPU. What was seen
-// to be held must be seen to be gone: not to know is a failure.
-func (e *Engine) released(ctx context.Context, most int64) error {
-	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+// awaitRelease waits until the engine holds at most so many bytes of the GPU. What was
+// seen to be held must be seen to be gone: not to know is a failure.
+func (e *Engine) awaitRelease(ctx context.Context, most int64) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	last := errors.New("the GPU was not read")
 	for {
@@ -143,18 +143,18 @@ func (e *Engine) released(ctx context.Context, most int64) error {
 		select {
 		case <-ctx.Done():
 			return last
-		case <-time.After(releaseLook):
+		case <-time.After(releaseEvery):
 		}
 	}
 }
 
-// takeBack wakes by r, and the canary must sing.
-func (e *Engine) takeBack(r rung) task {
+// wakeTask wakes by m. The canary must be answered then.
+func (e *Engine) wakeTask(m suspendMethod) task {
 	return func(ctx context.Context, lap func(string)) (Usage, error) {
-		if err := r.resume(ctx, lap); err != nil {
+		if err := m.wake(ctx, lap); err != nil {
 			return Usage{}, err
 		}
-		return e.tryCanary(ctx, lap)
+		return e.runCanary(ctx, lap)
 	}
 }
 

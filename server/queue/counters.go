@@ -1,4 +1,4 @@
-package engine
+package queue
 
 import (
 	"bufio"
@@ -16,16 +16,16 @@ import (
 // prints six digits: from a million on they are rounded.
 type Counters struct {
 	Prompt int64
-	// WithCached is set where Prompt includes the tokens that came from a cache:
-	// vLLM's does, llama-server's does not.
+	// WithCached is set where Prompt includes the tokens that came from a cache, as
+	// vLLM's does and llama-server's does not.
 	WithCached bool
 	Completion int64
 	Running    int64 // requests that it works on, or has queued
 	Work       int64 // moves with every step
 }
 
-// counterNames are the names of one engine's page that are summed into each
-// count; vLLM has one of each for every model and engine core.
+// counterNames are the names on one engine's page that are summed into each count.
+// vLLM has one of each for every model and engine core.
 type counterNames struct {
 	prompt, completion string
 	running, work      []string
@@ -47,15 +47,18 @@ var (
 // maxPage bounds a page of metrics; vLLM's histograms make it tens of kilobytes.
 const maxPage = 8 << 20
 
-// ReadCounters asks the engine behind dial for its counters.
-func ReadCounters(ctx context.Context, dial func(context.Context) (net.Conn, error), key string, kind Kind) (Counters, error) {
-	p := newProber(dial, key)
+// ReadCounters asks the engine behind b for its counters, on a connection of its own.
+func ReadCounters(ctx context.Context, b Backend) (Counters, error) {
+	transport := &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return b.Dial(ctx) },
+		DisableKeepAlives: true,
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine/metrics", nil)
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
-	resp, err := p.transport.RoundTrip(req)
+	req.Header.Set("Authorization", "Bearer "+b.Key())
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return Counters{}, fmt.Errorf("read the engine's counters: %w", err)
 	}
@@ -63,7 +66,7 @@ func ReadCounters(ctx context.Context, dial func(context.Context) (net.Conn, err
 	if resp.StatusCode != http.StatusOK {
 		return Counters{}, fmt.Errorf("read the engine's counters: status %d", resp.StatusCode)
 	}
-	c, err := parseCounters(io.LimitReader(resp.Body, maxPage), kind)
+	c, err := parseCounters(io.LimitReader(resp.Body, maxPage), b.Kind())
 	if err != nil {
 		return Counters{}, fmt.Errorf("read the engine's counters: %w", err)
 	}
@@ -114,8 +117,8 @@ func parseCounters(page io.Reader, kind Kind) (Counters, error) {
 	}, nil
 }
 
-// cutSample takes a line apart; the labels are dropped. A label's value may
-// hold spaces, so that the value is what follows the last one: no engine writes
+// cutSample splits a line into the name, without its labels, and the value. A label's
+// value may hold spaces, so the value is what follows the last one: no engine writes
 // timestamps.
 func cutSample(line string) (name, value string, ok bool) {
 	if line == "" || line[0] == '#' {

@@ -1,4 +1,4 @@
-package engine
+package queue
 
 import (
 	"os"
@@ -14,7 +14,7 @@ func TestParseCounters(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want %+v, %q", kind, got, err, want, fails)
 		}
 	}
-	recorded, err := os.ReadFile("sim/testdata/llama-server/metrics.body")
+	recorded, err := os.ReadFile("../engine/sim/testdata/llama-server/metrics.body")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,233 @@
+package queue
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Why Admit refuses a request.
+var (
+	ErrNotReady    = errors.New("engine is not ready")                   // it crashed or was stopped, and no request waits for it
+	ErrFull        = errors.New("too many requests wait for the engine") // as many as New allows wait already
+	ErrWakeTimeout = errors.New("engine did not get ready in time")      // the request waited for as long as New allows
+)
+
+// Queue admits requests to one engine. It is open while the engine is ready; while the
+// engine is about to get ready it queues requests in the order in which they come; else
+// it is closed. It counts the requests inside, so that the engine is never suspended
+// under one: that nobody is inside, and that nobody comes in from now on, is one step.
+type Queue struct {
+	limit    int           // how many may wait
+	patience time.Duration // how long one may wait
+	changed  chan struct{} // capacity 1
+
+	mu              sync.Mutex
+	mode            mode
+	inside          int
+	idleSince       time.Time // when the last active request was released, or the queue opened
+	signalWhenEmpty bool      // the owner waits for the last request inside to be released
+	waiting         list.List // of *waiter, in the order in which they came
+	abandoned       Abandoned // who gave up since all were admitted or refused
+}
+
+// Abandoned counts requests that waited and gave up.
+type Abandoned struct {
+	Left int // the client left
+	Late int // ErrWakeTimeout
+}
+
+type mode int8
+
+const (
+	closed mode = iota
+	queueing
+	open
+)
+
+// waiter is one request that waits. It gets at most one result.
+type waiter struct {
+	since  time.Time
+	cause  string     // what the engine is woken by for it
+	result chan error // nil: it is inside
+}
+
+// New makes a queue that is closed. limit is how many requests may wait, patience how
+// long each of them may.
+func New(limit int, patience time.Duration) *Queue {
+	return &Queue{limit: limit, patience: patience, changed: make(chan struct{}, 1)}
+}
+
+// TryAdmit is Admit for a request that does not wait: true where it is inside.
+func (q *Queue) TryAdmit() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.mode != open {
+		return false
+	}
+	q.inside++
+	return true
+}
+
+// Admit returns nil once the request is inside; Release must follow then. Else it
+// returns ErrNotReady, ErrFull, ErrWakeTimeout or the cause of ctx's end. cause is what
+// the request would wake the engine by.
+func (q *Queue) Admit(ctx context.Context, cause string) error {
+	q.mu.Lock()
+	switch {
+	case q.mode == open:
+		q.inside++
+		q.mu.Unlock()
+		return nil
+	case q.mode == closed:
+		q.mu.Unlock()
+		return ErrNotReady
+	case q.waiting.Len() >= q.limit:
+		q.mu.Unlock()
+		return ErrFull
+	}
+	w := &waiter{since: time.Now(), cause: cause, result: make(chan error, 1)}
+	place := q.waiting.PushBack(w)
+	q.mu.Unlock()
+	q.signal()
+
+	ctx, cancel := context.WithTimeoutCause(ctx, q.patience, ErrWakeTimeout)
+	defer cancel()
+	select {
+	case err := <-w.result:
+		return err
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	select {
+	case err := <-w.result: // admitted in the moment in which it gave up
+		if err == nil {
+			q.releaseLocked(false)
+		}
+	default:
+		q.waiting.Remove(place)
+		if errors.Is(context.Cause(ctx), ErrWakeTimeout) {
+			q.abandoned.Late++
+		} else {
+			q.abandoned.Left++
+		}
+		q.signal()
+	}
+	return context.Cause(ctx)
+}
+
+// Release ends what Admit began, when the engine has nothing more to do for the
+// request. Idle time is counted from the release of the last active one.
+func (q *Queue) Release(active bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.releaseLocked(active)
+}
+
+func (q *Queue) releaseLocked(active bool) {
+	if q.inside--; q.inside < 0 {
+		panic("BUG: a request was released twice")
+	}
+	if active {
+		q.idleSince = time.Now()
+	}
+	if q.inside == 0 && q.signalWhenEmpty {
+		q.signalWhenEmpty = false
+		q.signal()
+	}
+}
+
+// Load says how many requests are inside, and how many wait.
+func (q *Queue) Load() (inside, waiting int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.inside, q.waiting.Len()
+}
+
+// What follows is for the queue's owner, who knows how the engine is: one goroutine.
+
+// Changed tells the owner that a request has begun to wait or given up, or that the last
+// one which StartQueueingIfIdle met inside was released. It says no more than that:
+// several changes may be one signal, and one may come late.
+func (q *Queue) Changed() <-chan struct{} { return q.changed }
+
+// signal never blocks: the owner looks up what has changed.
+func (q *Queue) signal() {
+	select {
+	case q.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Open admits all requests that wait, and those that come. It returns how many waited,
+// and who had given up.
+func (q *Queue) Open() (waited int, abandoned Abandoned) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mode, q.idleSince = open, time.Now()
+	q.inside += q.waiting.Len()
+	return q.answerLocked(nil)
+}
+
+// StartQueueing makes the requests wait that come from now on.
+func (q *Queue) StartQueueing() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mode = queueing
+}
+
+// Close refuses all requests that wait, and those that come. It returns what Open does.
+func (q *Queue) Close() (waited int, abandoned Abandoned) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mode = closed
+	return q.answerLocked(ErrNotReady)
+}
+
+func (q *Queue) answerLocked(err error) (waited int, abandoned Abandoned) {
+	for e := q.waiting.Front(); e != nil; e = e.Next() {
+		e.Value.(*waiter).result <- err
+	}
+	waited, abandoned = q.waiting.Len(), q.abandoned
+	q.waiting.Init()
+	q.abandoned = Abandoned{}
+	return waited, abandoned
+}
+
+// StartQueueingIfIdle is StartQueueing where no request has been inside for so long.
+// Else it changes nothing, and says how many are inside, and in how long it could be.
+func (q *Queue) StartQueueingIfIdle(idle time.Duration) (ok bool, inside int, in time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.inside > 0 {
+		q.signalWhenEmpty = true
+		return false, q.inside, idle
+	}
+	if left := idle - time.Since(q.idleSince); left > 0 {
+		return false, 0, left
+	}
+	q.mode = queueing
+	return true, 0, 0
+}
+
+// First says how many requests wait, and of the first of them since when, and what it
+// wakes the engine by.
+func (q *Queue) First() (waiting int, since time.Time, cause string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.waiting.Front(); e != nil {
+		w := e.Value.(*waiter)
+		since, cause = w.since, w.cause
+	}
+	return q.waiting.Len(), since, cause
+}
+
+// Waiting says who waits and who has given up, as Open will unless more happens.
+func (q *Queue) Waiting() (waiting int, abandoned Abandoned) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting.Len(), q.abandoned
+}
