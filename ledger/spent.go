@@ -84,7 +84,7 @@ func (r *Reader) Spent(from, to time.Time) (Spend, error) {
 	return spends[0], nil
 }
 
-// SpentOf is Spent of each window, at one state of the ledger and in one walk over
+// SpentOf is Spent of each window, at one state of the ledger and in one scan of
 // its samples. The windows follow on each other: each begins where the one before
 // ends. Where Spent would return ErrNoSamples, the Spend is zero, with a Count of 0.
 func (r *Reader) SpentOf(windows []Window) (spends []Spend, err error) {
