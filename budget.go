@@ -223,7 +223,7 @@ func readBudget(s settings, path string, terms budget.Terms, now time.Time) (b b
 		return b, err
 	}
 	defer r.Close()
-	st, known, err := budget.Look(r, terms, now)
+	st, known, err := budget.Evaluate(r, terms, now)
 	if err != nil {
 		return b, err
 	}
@@ -252,7 +252,7 @@ func budgetCalls(gate *budget.Gate, led *ledger.Ledger) control.Calls {
 				return nil, &hintedError{fmt.Errorf("--amount %s: lifts nothing, with a headroom of %s", *c.Amount, *st.Headroom), "give an amount above the headroom, or none"}
 			}
 			got, err := c.apply(led)
-			gate.Nudge()
+			gate.Refresh()
 			return got, err
 		},
 	}

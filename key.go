@@ -168,7 +168,7 @@ func keyCalls(led *ledger.Ledger, srv *server.Server, budgets *keyBudgets, blind
 				return nil, &hintedError{err, hintFor(err)}
 			}
 			if k.PerDay != nil {
-				budgets.Want()
+				budgets.Enable()
 			}
 			srv.PutKey(k)
 			return nil, nil

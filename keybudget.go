@@ -27,35 +27,35 @@ type keyBudgets struct {
 	led      *ledger.Ledger
 	location *time.Location
 	blind    bool // no bill is followed: nothing is known of what a key has used
-	tell     func(server.KeySpend)
+	publish  func(server.KeySpend)
 	log      *slog.Logger
 	now      func() time.Time
-	nudged   chan struct{}
+	refresh  chan struct{}
 
-	wanted atomic.Bool // some key has a budget
+	enabled atomic.Bool // some key has a budget
 
-	mu     sync.Mutex // guards what follows: one evaluation at a time
-	told   server.KeySpend
-	sample int64     // that told is from
-	day    time.Time // and its day
-	failed string    // what was logged last
+	mu        sync.Mutex // guards what follows: one evaluation at a time
+	published server.KeySpend
+	sample    int64     // that published is from
+	day       time.Time // and its day
+	failed    string    // what was logged last
 }
 
-func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, tell func(server.KeySpend), log *slog.Logger) *keyBudgets {
-	return &keyBudgets{led: led, location: location, blind: blind, tell: tell, log: log, now: time.Now, nudged: make(chan struct{}, 1)}
+func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, publish func(server.KeySpend), log *slog.Logger) *keyBudgets {
+	return &keyBudgets{led: led, location: location, blind: blind, publish: publish, log: log, now: time.Now, refresh: make(chan struct{}, 1)}
 }
 
-// Want has the figures computed from now on, and now: a key with a budget is about to
+// Enable has the figures computed from now on, and now: a key with a budget is about to
 // be let in.
-func (b *keyBudgets) Want() {
-	b.wanted.Store(true)
-	b.refresh()
+func (b *keyBudgets) Enable() {
+	b.enabled.Store(true)
+	b.update()
 }
 
-// Nudge has Run look soon: a sample was stored.
-func (b *keyBudgets) Nudge() {
+// Refresh asks Run to publish soon: a sample was stored.
+func (b *keyBudgets) Refresh() {
 	select {
-	case b.nudged <- struct{}{}:
+	case b.refresh <- struct{}{}:
 	default: // it is asked to already
 	}
 }
@@ -69,17 +69,17 @@ func (b *keyBudgets) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-		case <-b.nudged:
+		case <-b.refresh:
 		}
-		if b.wanted.Load() {
-			b.refresh()
+		if b.enabled.Load() {
+			b.update()
 		}
 		now := b.now()
 		t.Reset(min(keyBudgetTick, max(time.Millisecond, budget.NextDay(now, b.location).Sub(now)))) // a new day is told of at once
 	}
 }
 
-func (b *keyBudgets) refresh() {
+func (b *keyBudgets) update() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
@@ -93,8 +93,8 @@ func (b *keyBudgets) refresh() {
 	}
 	b.failed = failed
 	spent.Until, spent.Next = now.Add(keyBudgetLife), budget.NextDay(now, b.location)
-	b.told = spent
-	b.tell(spent)
+	b.published = spent
+	b.publish(spent)
 }
 
 func (b *keyBudgets) evaluate(now time.Time) (server.KeySpend, error) {
@@ -109,8 +109,8 @@ func (b *keyBudgets) evaluate(now time.Time) (server.KeySpend, error) {
 		return server.KeySpend{Known: true}, nil // nothing was spent yet; the gate is closed until the first sample
 	}
 	day := budget.DayStart(now, b.location)
-	if b.told.Known && b.sample == newest.ID && b.day.Equal(day) {
-		return b.told, nil
+	if b.published.Known && b.sample == newest.ID && b.day.Equal(day) {
+		return b.published, nil
 	}
 	from, ok, err := budget.CountFrom(b.led, day)
 	if err != nil {

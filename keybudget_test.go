@@ -55,7 +55,7 @@ func TestKeyBudgets(t *testing.T) {
 	}
 	want := func(known bool, ann ledger.Nanos) {
 		t.Helper()
-		b.refresh()
+		b.update()
 		if told.Known != known || told.By["key_ann"] != ann || !told.Until.Equal(now.Add(keyBudgetLife)) {
 			t.Errorf("told %+v, want known %v, ann %s", told, known, ann)
 		}
@@ -109,12 +109,12 @@ func TestKeyBudgetsWaitForNobody(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
-	b.Nudge()
+	b.Refresh()
 	cancel()
 	if err := <-done; err != nil || len(told) > 0 {
 		t.Errorf("Run = %v, told %d times", err, len(told))
 	}
-	b.Want()
+	b.Enable()
 	if s := <-told; s.Known {
 		t.Errorf("told %+v", s)
 	}

@@ -245,7 +245,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	}
 	budgets := newKeyBudgets(led, o.terms.Location, provider == nil, srv.SetKeySpend, log)
 	if slices.ContainsFunc(keys, func(k ledger.Key) bool { return k.PerDay != nil && k.Live(clock()) }) {
-		budgets.Want()
+		budgets.Enable()
 		if provider == nil {
 			log.Warn("without a bill no key with a budget is served", "hint", "make keys without --budget")
 		}
@@ -262,12 +262,12 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		}
 		warned := false // owned by who samples, one at a time
 		sampled := func() {
-			gate.Nudge()
-			budgets.Nudge()
+			gate.Refresh()
+			budgets.Refresh()
 			if warned {
 				return
 			}
-			gate.Refresh()
+			gate.Evaluate()
 			if st, ok := gate.State(); ok && st.Rate != nil {
 				warned = true
 				warnBudget(log, st, o.onClose != nil)
