@@ -9,7 +9,6 @@ import (
 
 	"spotinference/budget"
 	"spotinference/ledger"
-	"spotinference/ledger/report"
 	"spotinference/server"
 )
 
@@ -118,7 +117,7 @@ func (b *keyBudgets) evaluate(now time.Time) (server.KeySpend, error) {
 	}
 	spent := server.KeySpend{Known: true}
 	if ok {
-		if spent.By, err = report.KeySpend(b.led.Reader, ledger.Window{From: from, To: now}); err != nil {
+		if spent.By, err = b.led.KeySpend(ledger.Window{From: from, To: now}); err != nil {
 			return server.KeySpend{}, err
 		}
 	}

@@ -334,8 +334,11 @@ func (w *batch) addEvent(e Event) error {
 	return err
 }
 
-// SetProvider notes whose bill this ledger follows from now on; "none" where
-// the operator chose to serve without one. Reports say so.
+// NoProvider is noted as the provider where the operator chose to serve without a bill.
+const NoProvider = "none"
+
+// SetProvider notes whose bill this ledger follows from now on, NoProvider for none.
+// Reports say so.
 func (l *Ledger) SetProvider(name string) error {
 	return l.submit(context.Background(), func(w *batch) error {
 		_, err := w.exec("INSERT INTO meta VALUES ('provider', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", name)

@@ -42,7 +42,7 @@ func EventKinds() []string {
 // Events are those of the given kinds, all where none is given.
 func Events(ctx context.Context, r *ledger.Reader, w ledger.Window, kinds []string, demo bool) (EventsReport, error) {
 	wrap := func(err error) (EventsReport, error) { return EventsReport{}, fmt.Errorf("report events: %w", err) }
-	w, err := asked(w)
+	w, err := checkWindow(w)
 	if err != nil {
 		return wrap(err)
 	}

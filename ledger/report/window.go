@@ -40,11 +40,11 @@ func parseSpan(s string) (d time.Duration, fault string) {
 		rest = s
 	}
 	if rest != "" || !hasDays {
-		clock, err := time.ParseDuration(rest)
+		part, err := time.ParseDuration(rest)
 		if err != nil {
 			return 0, "not a duration"
 		}
-		if d += clock; d > maxDays*day || clock > maxDays*day {
+		if d += part; d > maxDays*day || part > maxDays*day {
 			return 0, "longer than 100 years"
 		}
 	}
