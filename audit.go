@@ -244,9 +244,8 @@ func newReportEvents() *cobra.Command {
 				return usagef("use text, json or csv", "report events: format svg: it has no drawing")
 			}
 			e, err := report.Events(cmd.Context(), q.ledger, q.window, kinds, q.demo)
-			var refused *report.Error
-			if errors.As(err, &refused) {
-				return usagef(refused.Hint, "%w", err)
+			if errors.Is(err, report.ErrQuestion) {
+				return usagef(hintFor(err), "%w", err)
 			}
 			if err != nil {
 				return err

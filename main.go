@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 	"spotinference/server/engine"
@@ -124,9 +125,8 @@ func hintFor(err error) string {
 	if errors.As(err, &refused) {
 		return refused.Hint
 	}
-	var question *report.Error
-	if errors.As(err, &question) {
-		return question.Hint
+	if h := hint.Of(err); h != "" {
+		return h
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, socket.ErrInUse):
@@ -415,9 +415,8 @@ func newReportCost() *cobra.Command {
 				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: age, Demo: q.demo,
 				Bucket: bucket, Chart: q.format == report.SVG, By: by, Proof: explain,
 			})
-			var refused *report.Error
-			if errors.As(err, &refused) {
-				return usagef(refused.Hint, "%w", err)
+			if errors.Is(err, report.ErrQuestion) {
+				return usagef(hintFor(err), "%w", err)
 			}
 			if err != nil {
 				return err

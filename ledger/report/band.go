@@ -76,7 +76,7 @@ func ParseBucket(s string) (time.Duration, error) {
 		fault = "shorter than a minute"
 	}
 	if fault != "" {
-		return 0, &Error{Msg: fmt.Sprintf("bucket %q: %s", s, fault), Hint: BucketHint}
+		return 0, badQuestion(BucketHint, "bucket %q: %s", s, fault)
 	}
 	return d, nil
 }
@@ -93,10 +93,8 @@ func bucketLength(q CostQuery, billed time.Duration) (time.Duration, error) {
 	case q.Bucket <= 0:
 		return NoBucket, nil
 	case q.Window.Count(q.Bucket) > maxBuckets:
-		return 0, &Error{
-			Msg:  fmt.Sprintf("%s buckets in a window of %s: more than %s", count(q.Window.Count(q.Bucket)), length(window), count(maxBuckets)),
-			Hint: fmt.Sprintf("use --bucket %s or longer, or a shorter --window", spell(q.Window.Fitting(time.Hour, maxBuckets))),
-		}
+		return 0, badQuestion(fmt.Sprintf("use --bucket %s or longer, or a shorter --window", spell(q.Window.Fitting(time.Hour, maxBuckets))),
+			"%s buckets in a window of %s: more than %s", count(q.Window.Count(q.Bucket)), length(window), count(maxBuckets))
 	}
 	return q.Bucket, nil
 }

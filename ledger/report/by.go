@@ -1,7 +1,6 @@
 package report
 
 import (
-	"fmt"
 	"slices"
 
 	"spotinference/ledger"
@@ -21,7 +20,7 @@ func ParseBy(s string) (By, error) {
 	if b := By(s); slices.Contains([]By{ByNothing, ByModel, ByKey}, b) {
 		return b, nil
 	}
-	return "", &Error{Msg: fmt.Sprintf("by %q: nothing to divide by", s), Hint: "use model or key"}
+	return "", badQuestion("use model or key", "by %q: nothing to divide by", s)
 }
 
 // Group is one model's or one key's part. Share is its output tokens over all

@@ -49,7 +49,7 @@ func Events(ctx context.Context, r *ledger.Reader, w ledger.Window, kinds []stri
 	known := EventKinds()
 	for _, k := range kinds {
 		if !slices.Contains(known, k) {
-			return wrap(&Error{Msg: fmt.Sprintf("kind %q: not a kind of event", k), Hint: "use " + strings.Join(known, ", ")})
+			return wrap(badQuestion("use "+strings.Join(known, ", "), "kind %q: not a kind of event", k))
 		}
 	}
 	wanted := func(kind string) bool { return len(kinds) == 0 || slices.Contains(kinds, kind) }

@@ -134,7 +134,7 @@ func reconcile(r *ledger.Reader, q ReconcileQuery) (ReconcileReport, error) {
 	case len(q.Invoice) == 0:
 		return rep, errors.New("the invoice is empty")
 	case q.Tolerance < 0:
-		return rep, &Error{Msg: fmt.Sprintf("tolerance %s: below zero", q.Tolerance), Hint: "give an amount such as 0.01"}
+		return rep, badQuestion("give an amount such as 0.01", "tolerance %s: below zero", q.Tolerance)
 	}
 	first, last := q.Invoice[0].Day, q.Invoice[0].Day
 	for _, b := range q.Invoice {
@@ -146,15 +146,15 @@ func reconcile(r *ledger.Reader, q ReconcileQuery) (ReconcileReport, error) {
 		}
 	}
 	if last.Sub(first) >= maxInvoiceDays*24*time.Hour {
-		return rep, &Error{Msg: fmt.Sprintf("the invoice spans %s to %s", first.Format(time.DateOnly), last.Format(time.DateOnly)),
-			Hint: "are those its days? name its columns with --columns"}
+		return rep, badQuestion("are those its days? name its columns with --columns",
+			"the invoice spans %s to %s", first.Format(time.DateOnly), last.Format(time.DateOnly))
 	}
 	newest, ok, err := r.Newest()
 	if err != nil {
 		return rep, err
 	}
 	if ok && q.Currency != "" && q.Currency != newest.Currency {
-		return rep, &Error{Msg: fmt.Sprintf("the invoice is in %s, the ledger in %s", q.Currency, newest.Currency), Hint: "nothing is converted here"}
+		return rep, badQuestion("nothing is converted here", "the invoice is in %s, the ledger in %s", q.Currency, newest.Currency)
 	}
 	if rep.Currency = newest.Currency; !ok {
 		rep.Currency = q.Currency

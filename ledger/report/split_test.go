@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 )
@@ -60,7 +61,7 @@ func afternoon(t *testing.T) *book {
 	return b
 }
 
-func checkWindow(b *book, q report.CostQuery, change func(*report.CostQuery)) report.CostReport {
+func asked(b *book, q report.CostQuery, change func(*report.CostQuery)) report.CostReport {
 	b.t.Helper()
 	if change != nil {
 		change(&q)
@@ -70,7 +71,7 @@ func checkWindow(b *book, q report.CostQuery, change func(*report.CostQuery)) re
 
 func TestCostOfAnAfternoon(t *testing.T) {
 	b := afternoon(t)
-	c := checkWindow(b, until(-10, 250), nil)
+	c := asked(b, until(-10, 250), nil)
 	same(t, "text", written(t, c, report.Text), `
 Cost from 2026-10-17 07:50:00 to 12:10:00 UTC (4h 20m)
 
@@ -122,7 +123,7 @@ Counted: GPU compute and this box's volumes. Not counted: egress and other
 	if rows := records(t, c); len(rows) != 2 {
 		t.Errorf("%d records", len(rows))
 	}
-	c = checkWindow(b, until(-10, 250), func(q *report.CostQuery) { q.Bucket = 2 * time.Hour })
+	c = asked(b, until(-10, 250), func(q *report.CostQuery) { q.Bucket = 2 * time.Hour })
 	same(t, "csv", written(t, c, report.CSV), `
 from,to,currency,net,gross,requests,completion_tokens,cost_per_million_output_tokens,utilisation,flags,demo
 2026-10-17T07:50:00Z,2026-10-17T08:00:00Z,USD,0.4,0.4,0,0,,0.0000,partial,false
@@ -152,7 +153,7 @@ func records(t *testing.T, c report.CostReport) [][]string {
 func TestBy(t *testing.T) {
 	b := afternoon(t)
 	byModel := func(q *report.CostQuery) { q.By, q.Bucket = report.ByModel, report.NoBucket }
-	c := checkWindow(b, until(-10, 250), byModel)
+	c := asked(b, until(-10, 250), byModel)
 	text := written(t, c, report.Text)
 	const tables = `
 model         requests   prompt tokens   output tokens   share        spend
@@ -171,7 +172,7 @@ note: the share is by output tokens, and so is the spend while the engine
 	if !strings.Contains(text, tables) {
 		t.Errorf("text:\n%s", text)
 	}
-	c = checkWindow(b, until(-10, 250), func(q *report.CostQuery) { q.By = report.ByKey })
+	c = asked(b, until(-10, 250), func(q *report.CostQuery) { q.By = report.ByKey })
 	same(t, "csv", written(t, c, report.CSV), `
 key,id,requests,prompt_tokens,cached_tokens,completion_tokens,share,currency,spend,gross,demo
 bob,bob,1,100,25,2000000,0.5713,USD,2.170808341,2.170808341,false
@@ -183,7 +184,7 @@ ann,ann,2,200,50,1500000,0.4284,USD,1.628106255,1.628106255,false
 	b.bills(0, 10)
 	b.served(5, 3, model("a"))
 	b.served(6, 1, model("b\n"))
-	c = checkWindow(b, until(0, 10), byModel)
+	c = asked(b, until(0, 10), byModel)
 	if c.Groups[0].Spend != nil || *c.Groups[0].Share != "0.7500" {
 		t.Errorf("groups %v", c.Groups)
 	}
@@ -220,7 +221,7 @@ func TestSplitAddsUp(t *testing.T) {
 			b.ran(minute-rnd.Float64()*3, minute+rnd.Float64(), int64(rnd.IntN(9)))
 			minute += 0.3 + rnd.Float64()*2
 		}
-		c := checkWindow(b, until(0, minute), nil)
+		c := asked(b, until(0, minute), nil)
 		var sum, net big.Rat
 		net.SetString(string(*c.Spend.Net))
 		for _, d := range []*report.Decimal{c.Split.Serving, c.Split.Idle, c.Split.Waking, c.Split.Suspended, c.Split.Down} {
@@ -249,7 +250,7 @@ func TestDeadGatewayIsDown(t *testing.T) {
 	b.event(19, "gateway", "started")
 	b.event(20, "engine", "starting→ready")
 	b.bill(sample(20, 100_800_000_000), sample(21, 100_840_000_000))
-	c := checkWindow(b, until(0, 21), nil)
+	c := asked(b, until(0, 21), nil)
 	split := func(d *report.Decimal) string { return string(*d) }
 	if got := split(c.Split.Serving) + " " + split(c.Split.Idle) + " " + split(c.Split.Down); got != "0.02 0.44 0.38" {
 		t.Errorf("serving, idle, down = %s", got)
@@ -289,7 +290,7 @@ func TestBucketsAcrossAGap(t *testing.T) {
 	b.bill(sample(150, 120_000_000_000))
 	b.bills(500, 510)
 	b.served(149, 1_000_000)
-	c := checkWindow(b, until(0, 510), func(q *report.CostQuery) { q.Bucket = time.Hour })
+	c := asked(b, until(0, 510), func(q *report.CostQuery) { q.Bucket = time.Hour })
 	same(t, "csv", written(t, c, report.CSV), `
 from,to,currency,net,gross,requests,completion_tokens,cost_per_million_output_tokens,utilisation,flags,demo
 2026-10-17T08:00:00Z,2026-10-17T08:30:00Z,USD,1.2,1.2,0,0,,0.0000,partial,false
@@ -308,7 +309,7 @@ func TestUnsettled(t *testing.T) {
 	b.served(2, 1000)
 	b.served(6, 1000)
 	fine := func(q *report.CostQuery) { q.Bucket = time.Minute }
-	c := checkWindow(b, until(0, 20), fine)
+	c := asked(b, until(0, 20), fine)
 	holds(t, c, "", report.FlagUnsettled)
 	if c.Band.Low != nil || len(c.Buckets) != 20 || !slices.Equal(c.Buckets[1].Flags, []string{report.FlagUnsettled}) {
 		t.Errorf("band %v, buckets %v", c.Band, c.Buckets)
@@ -318,7 +319,7 @@ func TestUnsettled(t *testing.T) {
 	}
 	holds(t, b.cost(until(3, 7)), "", report.FlagUnsettled)
 	holds(t, b.cost(until(3, 8)), "")
-	holds(t, checkWindow(b, until(0, 20), func(q *report.CostQuery) { q.Bucket = 5 * time.Minute }), "")
+	holds(t, asked(b, until(0, 20), func(q *report.CostQuery) { q.Bucket = 5 * time.Minute }), "")
 }
 
 func TestParseBucket(t *testing.T) {
@@ -336,8 +337,7 @@ func TestParseBucket(t *testing.T) {
 	bad := func(s, want string) {
 		t.Helper()
 		_, err := report.ParseBucket(s)
-		var e *report.Error
-		if !errors.As(err, &e) || e.Error() != want || e.Hint != report.BucketHint {
+		if !errors.Is(err, report.ErrQuestion) || err.Error() != want || hint.Of(err) != report.BucketHint {
 			t.Errorf("ParseBucket(%q) = %v, want %q", s, err, want)
 		}
 	}
@@ -351,8 +351,7 @@ func TestParseBucket(t *testing.T) {
 	q := until(0, 365*24*60)
 	q.Bucket = time.Hour
 	_, err := report.Cost(b.Reader, q)
-	var e *report.Error
-	if !errors.As(err, &e) || err.Error() != "report cost: 8,760 buckets in a window of 365d: more than 1,000" || e.Hint != "use --bucket 24h or longer, or a shorter --window" {
+	if !errors.Is(err, report.ErrQuestion) || err.Error() != "report cost: 8,760 buckets in a window of 365d: more than 1,000" || hint.Of(err) != "use --bucket 24h or longer, or a shorter --window" {
 		t.Errorf("Cost = %v", err)
 	}
 }
@@ -370,7 +369,7 @@ func TestExplainCanBeRecomputed(t *testing.T) {
 	b.bill(first, middle, last)
 	b.served(1, 1_234_567)
 	b.served(2, 7)
-	c := checkWindow(b, until(0, 2), func(q *report.CostQuery) { q.Proof = true })
+	c := asked(b, until(0, 2), func(q *report.CostQuery) { q.Proof = true })
 	text := written(t, c, report.Text)
 	_, proof, _ := strings.Cut(text, "\nHow this was computed\n")
 	same(t, "proof", strings.TrimPrefix(proof, "\n"), `
@@ -493,21 +492,20 @@ func TestSVG(t *testing.T) {
 	}
 	chart := func(q *report.CostQuery) { q.Chart = true }
 	b := afternoon(t)
-	wellFormed(checkWindow(b, until(-10, 250), chart), "median $ 4.80", "Cost per million output tokens (USD)", ">08:00", "$ 2,400.00")
-	wellFormed(checkWindow(b, until(0, 60), chart), "high $ 0.20", "Each step: 5m.")
-	wellFormed(checkWindow(b, until(121, 170), chart), "no output token was made, so there is no price")
-	wellFormed(checkWindow(open(t), until(0, 60), chart), "Not known: the ledger holds no sample")
+	wellFormed(asked(b, until(-10, 250), chart), "median $ 4.80", "Cost per million output tokens (USD)", ">08:00", "$ 2,400.00")
+	wellFormed(asked(b, until(0, 60), chart), "high $ 0.20", "Each step: 5m.")
+	wellFormed(asked(b, until(121, 170), chart), "no output token was made, so there is no price")
+	wellFormed(asked(open(t), until(0, 60), chart), "Not known: the ledger holds no sample")
 
 	b = open(t)
 	first, last := sample(0, 10_000_000_000), sample(2, 8_000_000_000)
 	first.Currency, last.Currency = "EUR", "EUR"
 	b.bill(first, last)
 	b.served(1, 2_000_000)
-	wellFormed(checkWindow(b, until(0, 2), chart), "EUR -1.00")
+	wellFormed(asked(b, until(0, 2), chart), "EUR -1.00")
 
 	var u report.UsageReport
-	var e *report.Error
-	if err := u.Write(&bytes.Buffer{}, report.SVG); !errors.As(err, &e) {
+	if err := u.Write(&bytes.Buffer{}, report.SVG); !errors.Is(err, report.ErrQuestion) {
 		t.Errorf("usage as svg = %v", err)
 	}
 }
