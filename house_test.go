@@ -39,7 +39,7 @@ var arrows = map[string][]string{
 	"billing/sim":                  {},
 	"budget":                       {"ledger"},
 	"ledger":                       {"internal/hint"},
-	"ledger/report":                {"ledger"},
+	"ledger/report":                {"internal/hint", "ledger"},
 	"test/tools/reference":         {"cli"},
 	"test/torture":                 {"billing/sim", "ledger"}, // it knows the product from outside
 	"test/bench/mock":              {},

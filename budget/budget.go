@@ -107,12 +107,12 @@ type Gate struct {
 	verdict atomic.Pointer[verdict]
 	tripped atomic.Pointer[Refusal] // what Trip said and OnChange has not heard
 
-	nudged chan struct{} // asks Run to evaluate now
+	refresh chan struct{} // asks Run to evaluate soon
 
-	mu    sync.Mutex // guards what follows: one evaluation at a time
-	told  string     // the reason that OnChange heard last; "open", or "" for none yet
-	clock clock
-	book  book
+	mu         sync.Mutex // guards what follows: one evaluation at a time
+	toldReason string     // the reason that OnChange heard last; "open", or "" for none yet
+	clock      clockCheck
+	cache      stateCache
 }
 
 // verdict is one answer and how long it stands.
@@ -122,7 +122,7 @@ type verdict struct {
 }
 
 // New checks cfg, and the clock by what the ledger holds. The gate is closed until the
-// first Refresh.
+// first Evaluate.
 func New(cfg Config) (*Gate, error) {
 	if cfg.Ledger == nil {
 		return nil, errors.New("budget: no ledger")
@@ -146,7 +146,7 @@ func New(cfg Config) (*Gate, error) {
 		begun := time.Now()
 		cfg.Elapsed = func() time.Duration { return time.Since(begun) }
 	}
-	g := &Gate{cfg: cfg, nudged: make(chan struct{}, 1), book: book{led: cfg.Ledger, terms: cfg.Terms}}
+	g := &Gate{cfg: cfg, refresh: make(chan struct{}, 1), cache: stateCache{led: cfg.Ledger, terms: cfg.Terms}}
 	if !cfg.Blind {
 		latest, _, err := cfg.Ledger.Latest()
 		if err != nil {
@@ -177,20 +177,21 @@ func (g *Gate) Run(ctx context.Context) error {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	for {
-		g.Refresh()
+		g.Evaluate()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-		case <-g.nudged:
+		case <-g.refresh:
 		}
 	}
 }
 
-// Nudge has Run evaluate soon: a sample was stored.
-func (g *Gate) Nudge() {
+// Refresh asks Run to evaluate soon: a sample was stored. It does not wait; see
+// Evaluate.
+func (g *Gate) Refresh() {
 	select {
-	case g.nudged <- struct{}{}:
+	case g.refresh <- struct{}{}:
 	default: // it is asked to already
 	}
 }
@@ -201,32 +202,32 @@ func (g *Gate) Trip(cause error) {
 	r := dark(unwritable(cause), "%v", cause)
 	g.tripped.Store(r)
 	g.verdict.Store(&verdict{refusal: r, until: g.cfg.Now().Add(lifetime)})
-	g.Nudge()
+	g.Refresh()
 }
 
-// Refresh evaluates now.
-func (g *Gate) Refresh() {
+// Evaluate renews the verdict now.
+func (g *Gate) Evaluate() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r := g.tripped.Swap(nil); r != nil {
-		g.tell(r) // it may be over already, and it was
+		g.tellChange(r) // it may be over already, and it was
 	}
 	now := g.cfg.Now()
-	g.clock.look(now, g.cfg.Elapsed())
-	refusal := g.evaluate(now)
+	g.clock.observe(now, g.cfg.Elapsed())
+	refusal := g.decide(now)
 	g.verdict.Store(&verdict{refusal: refusal, until: now.Add(lifetime)})
-	g.tell(refusal)
+	g.tellChange(refusal)
 }
 
-func (g *Gate) tell(r *Refusal) {
+func (g *Gate) tellChange(r *Refusal) {
 	word := "open"
 	if r != nil {
 		word = r.Reason
 	}
-	if word != g.told && g.cfg.OnChange != nil {
+	if word != g.toldReason && g.cfg.OnChange != nil {
 		g.cfg.OnChange(r)
 	}
-	g.told = word
+	g.toldReason = word
 }
 
 // State is what the last evaluation knew of the spending, false where it did not get
@@ -234,7 +235,7 @@ func (g *Gate) tell(r *Refusal) {
 func (g *Gate) State() (State, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.book.state, g.book.sample != 0
+	return g.cache.state, g.cache.sample != 0
 }
 
 func dark(reason, format string, args ...any) *Refusal {
@@ -248,8 +249,8 @@ func unwritable(err error) (reason string) {
 	return ReasonUnwritable
 }
 
-// evaluate is the rule. Every path that does not end in the last line refuses.
-func (g *Gate) evaluate(now time.Time) *Refusal {
+// decide is the rule. Every path that does not end in the last line refuses.
+func (g *Gate) decide(now time.Time) *Refusal {
 	led := g.cfg.Ledger
 	if err := led.Err(); err != nil {
 		// Only a write that succeeds shows that the ledger is well again.
@@ -299,7 +300,7 @@ func (g *Gate) evaluate(now time.Time) *Refusal {
 	if frozen {
 		return dark(ReasonFrozen, "the bill of %s stands still, at least since %s", resource, still.Format(time.RFC3339))
 	}
-	state, err := g.book.read(s, now)
+	state, err := g.cache.read(s, now)
 	if err != nil {
 		return dark(ReasonUnreadable, "%v", err)
 	}

@@ -107,7 +107,7 @@ func (w *world) sql(statement string) {
 // expect evaluates now and wants the reason, "" for open.
 func (w *world) expect(want string) *budget.Refusal {
 	w.t.Helper()
-	w.gate.Refresh()
+	w.gate.Evaluate()
 	err := w.gate.Allow()
 	if err == nil {
 		if want != "" {
@@ -442,11 +442,11 @@ func BenchmarkAllow(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	g.Refresh()
+	g.Evaluate()
 	b.ReportAllocs()
 	for b.Loop() {
 		if g.Allow() != nil {
-			g.Refresh()
+			g.Evaluate()
 		}
 	}
 }

@@ -6,18 +6,18 @@ import "time"
 // sample lie ahead of it, before it is not believed: what NTP corrects in passing.
 const clockSlack = 5 * time.Second
 
-// clock doubts the wall clock after it was set: until a bill is seen under the new
+// clockCheck doubts the wall clock after it was set: until a bill is seen under the new
 // time, nobody knows how old the newest one is.
-type clock struct {
-	wall    time.Time // at the last look, without its monotonic reading, which hides a step
+type clockCheck struct {
+	wall    time.Time // as it was observed last, without its monotonic reading, which hides a step
 	elapsed time.Duration
 	back    bool
 	jumped  bool
 	sample  int64 // while in doubt: the newest sample of the old time; 0 where it is not known yet
 }
 
-// look compares the wall with a clock that is never set.
-func (c *clock) look(now time.Time, elapsed time.Duration) {
+// observe compares the wall with a clock that is never set.
+func (c *clockCheck) observe(now time.Time, elapsed time.Duration) {
 	wall := now.Round(0)
 	if !c.wall.IsZero() {
 		switch step := wall.Sub(c.wall) - (elapsed - c.elapsed); {
@@ -32,7 +32,7 @@ func (c *clock) look(now time.Time, elapsed time.Duration) {
 
 // doubts tells whether the clock was set since a sample was taken. newest is the
 // newest one.
-func (c *clock) doubts(newest int64) (back, jumped bool) {
+func (c *clockCheck) doubts(newest int64) (back, jumped bool) {
 	switch {
 	case newest == 0: // there is none whose age could be wrong
 		c.back, c.jumped = false, false

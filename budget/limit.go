@@ -9,7 +9,7 @@ import (
 	"spotinference/ledger"
 )
 
-// Period is what a limit is for: a stretch between two boundaries of a time zone.
+// Period is what a limit is for: a span between two boundaries of a time zone.
 type Period string
 
 const (

@@ -194,14 +194,14 @@ func TestEstimates(t *testing.T) {
 	w.rate = nanos(60)
 	look := func() (budget.State, budget.Window) {
 		t.Helper()
-		st, ok, err := budget.Look(w.led, budget.Terms{Limits: perDay(1000), Headroom: nanos(40)}, w.now)
+		st, ok, err := budget.Evaluate(w.led, budget.Terms{Limits: perDay(1000), Headroom: nanos(40)}, w.now)
 		if err != nil || !ok {
-			t.Fatalf("Look = %v, %v", ok, err)
+			t.Fatalf("Evaluate = %v, %v", ok, err)
 		}
 		return st, st.Windows[0]
 	}
-	if _, ok, err := budget.Look(w.led, budget.Terms{}, w.now); ok || err != nil {
-		t.Errorf("Look at nothing = %v, %v", ok, err)
+	if _, ok, err := budget.Evaluate(w.led, budget.Terms{}, w.now); ok || err != nil {
+		t.Errorf("Evaluate nothing = %v, %v", ok, err)
 	}
 	w.sample(0, 0)
 	st, win := look()

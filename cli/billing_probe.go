@@ -95,10 +95,7 @@ func runBillingProbe(ctx context.Context, g *global, o billingProbeOptions) (err
 		}
 	}
 	if err := led.SetCalibration(ledger.Calibration{
-		Provider: m.Provider, Account: m.Account, Step: m.Step, Lag: m.Lag,
-		Unit: m.Unit == billing.UnitConfirmed, Skew: m.Skew, At: m.To,
-		Reread: string(m.Reread), EndOmitted: string(m.Windows.EndOmitted), EndFuture: string(m.Windows.EndFuture),
-		EarlyStart: string(m.Windows.EarlyStart), Total: string(m.Windows.Account),
+		Provider: m.Provider, Account: m.Account, Step: m.Step, Lag: m.Lag, At: m.To,
 	}); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

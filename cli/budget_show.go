@@ -75,7 +75,7 @@ func (g *global) readBudget(terms budget.Terms) (b control.Budget, err error) {
 	}
 	defer r.Close()
 	now := g.now()
-	st, known, err := budget.Look(r, terms, now)
+	st, known, err := budget.Evaluate(r, terms, now)
 	if err != nil {
 		return b, err
 	}

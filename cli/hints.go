@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"spotinference/internal/hint"
-	"spotinference/ledger/report"
 )
 
 // hintFor finds what to do about err, "" where nothing can be said.
@@ -15,10 +14,6 @@ func hintFor(err error) string {
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) {
 		return hinted.Hint()
-	}
-	var question *report.Error
-	if errors.As(err, &question) {
-		return question.Hint
 	}
 	return ""
 }

@@ -76,8 +76,7 @@ func noFigure(what, reason string) error {
 
 // asked makes a question that cannot be asked so an error of usage.
 func asked(err error) error {
-	var question *report.Error
-	if errors.As(err, &question) {
+	if errors.Is(err, report.ErrQuestion) {
 		return usageError{err}
 	}
 	return err

@@ -22,7 +22,7 @@ import (
 // before it, so that a window is the difference of two instants and an instant is
 // one row, in a day as in a year.
 
-// span is a stretch of time: from, up to but without to.
+// span is a length of time: from, up to but without to.
 type span struct{ from, to int64 }
 
 // maxSpans is how many spans a row takes. Each commit writes the newest row again,
@@ -54,8 +54,8 @@ func (b busyRow) upTo(us int64) int64 {
 	return sum
 }
 
-// end is how much was busy before the next row.
-func (b busyRow) end() int64 { return b.upTo(math.MaxInt64) }
+// total is how much was busy before the next row.
+func (b busyRow) total() int64 { return b.upTo(math.MaxInt64) }
 
 func (b busyRow) encode() []byte {
 	out := make([]byte, 0, 16*len(b.spans))
@@ -103,8 +103,8 @@ func scanBusy(row interface{ Scan(...any) error }) (busyRow, error) {
 	return decodeBusy(start, before, packed)
 }
 
-// takeIn adds s to spans, which rise and do not touch, and keeps them so.
-func takeIn(spans []span, s span) []span {
+// mergeSpan adds s to spans, which rise and do not touch, and keeps them so.
+func mergeSpan(spans []span, s span) []span {
 	first := sort.Search(len(spans), func(i int) bool { return spans[i].to >= s.from })
 	end := first
 	for ; end < len(spans) && spans[end].from <= s.to; end++ {
@@ -128,9 +128,9 @@ func (w *batch) flushBusy() error {
 			}
 			continue
 		}
-		was := newest.end()
-		newest.spans = takeIn(newest.spans, s)
-		added = added || newest.end() != was
+		was := newest.total()
+		newest.spans = mergeSpan(newest.spans, s)
+		added = added || newest.total() != was
 	}
 	if !added {
 		return nil
@@ -179,9 +179,9 @@ func (w *batch) addLate(s span) error {
 	if last.start() != first.start() {
 		all.spans = slices.Concat(first.spans, last.spans)
 	}
-	was := last.end()
-	all.spans = takeIn(all.spans, s)
-	grown := all.end() - was
+	was := last.total()
+	all.spans = mergeSpan(all.spans, s)
+	grown := all.total() - was
 	if grown == 0 {
 		return nil
 	}
@@ -213,12 +213,12 @@ func (w *batch) putBusy(b *busyRow, most int) error {
 		if n == len(b.spans) {
 			return nil
 		}
-		*b = busyRow{part.end(), slices.Clone(b.spans[n:])}
+		*b = busyRow{part.total(), slices.Clone(b.spans[n:])}
 	}
 }
 
-// eachBusy walks all requests and yields the spans that they make together, the
-// newest first. It holds one: no request that comes later in the walk ends later.
+// eachBusy reads all requests and yields the spans that they make together, the
+// newest first. It holds one: no request that it reads later ends later.
 func eachBusy(tx *sql.Tx, yield func(span) error) error {
 	rows, err := tx.Query("SELECT started, finished FROM request WHERE started < finished ORDER BY finished DESC")
 	if err != nil {
@@ -256,7 +256,7 @@ func fillBusy(tx *sql.Tx) error {
 	var row busyRow // its spans fall
 	put := func() error {
 		slices.Reverse(row.spans)
-		row.before -= row.end() - row.before
+		row.before -= row.total() - row.before
 		_, err := tx.Exec("INSERT INTO busy VALUES (?, ?, ?)", row.start(), row.before, row.encode())
 		row.spans = row.spans[:0]
 		return err

@@ -26,14 +26,11 @@ func TestCalibration(t *testing.T) {
 	}
 	none("hyperstack", "1234")
 
-	skew := time.Minute
 	first := ledger.Calibration{
-		Provider: "hyperstack", Account: "1234", Step: time.Minute, Lag: 3 * time.Minute, Unit: true, Skew: &skew,
-		At: time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC), Reread: "same", EndOmitted: "none", EndFuture: "differs", EarlyStart: "same", Total: "differs",
+		Provider: "hyperstack", Account: "1234", Step: time.Minute, Lag: 3 * time.Minute, At: time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC),
 	}
-	second := first // no clock was compared, no rate was known
-	second.Step, second.Lag, second.Unit, second.Skew, second.At = 20*time.Second, time.Minute, false, nil, first.At.Add(time.Hour)
-	second.Reread, second.EndOmitted, second.EndFuture, second.EarlyStart, second.Total = "", "", "", "", ""
+	second := first
+	second.Step, second.Lag, second.At = 20*time.Second, time.Minute, first.At.Add(time.Hour)
 	for _, c := range []ledger.Calibration{first, second} {
 		if err := led.SetCalibration(c); err != nil {
 			t.Fatal(err)

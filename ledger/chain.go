@@ -62,11 +62,11 @@ func tip(from scanner) (c Chain, err error) {
 
 // link is the next link while its rows are gathered.
 type link struct {
-	covers
+	coverage
 	rows []byte // in full
 }
 
-func (l *link) begin() {
+func (l *link) reset() {
 	if l.b == nil {
 		l.b = make([]byte, 0, 256) // nil would be NULL
 	}
@@ -74,9 +74,9 @@ func (l *link) begin() {
 	clear(l.last[:])
 }
 
-func (l *link) add(f *form, row []any) {
-	l.covers.add(f, row[:f.keys])
-	l.rows = f.appendRow(l.rows, row)
+func (l *link) add(t *chainedTable, row []any) {
+	l.coverage.add(t, row[:t.keys])
+	l.rows = t.appendRow(l.rows, row)
 }
 
 // headOf is the head of link id, written at, over rows in full.
@@ -91,8 +91,8 @@ func headOf(before Head, id, at int64, rows []byte) (h Head) {
 
 const insertLink = "INSERT INTO chain VALUES (?, ?, ?, ?)"
 
-// end makes the link that follows before, and the arguments of insertLink.
-func (l *link) end(before Chain, now time.Time) (next Chain, args []any) {
+// seal makes the link that follows before, and the arguments of insertLink.
+func (l *link) seal(before Chain, now time.Time) (next Chain, args []any) {
 	at := micros(now)
 	next = Chain{Links: before.Links + 1, Head: headOf(before.Head, before.Links+1, at, l.rows), At: fromMicros(at)}
 	return next, []any{next.Links, at, l.b, next.Head[:]}
@@ -100,24 +100,24 @@ func (l *link) end(before Chain, now time.Time) (next Chain, args []any) {
 
 // insert adds a row to a table that only grows, and to the link of this transaction.
 // A first column of nil is numbered: id is its number. added is false where the row
-// was there already and the form takes that.
-func (w *batch) insert(f *form, row ...any) (id int64, added bool, err error) {
-	res, err := w.exec(w.inserts[f.number], row...)
+// was there already and the table takes that.
+func (w *batch) insert(t *chainedTable, row ...any) (id int64, added bool, err error) {
+	res, err := w.exec(w.inserts[t.number], row...)
 	if err != nil {
 		return 0, false, err
 	}
-	if f.twice != "" {
+	if t.onConflict != "" {
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return 0, false, err
 		}
 	}
-	if f.numbers && row[0] == nil {
+	if t.autoID && row[0] == nil {
 		if id, err = res.LastInsertId(); err != nil {
 			return 0, false, err
 		}
 		row[0] = id
 	}
-	w.link.add(f, row)
+	w.link.add(t, row)
 	return id, true, nil
 }
 
@@ -134,7 +134,7 @@ func (w *batch) flushLink() error {
 		}
 		w.tip = &t
 	}
-	next, args := w.link.end(*w.tip, w.now)
+	next, args := w.link.seal(*w.tip, w.now)
 	if _, err := w.exec(insertLink, args...); err != nil {
 		return fmt.Errorf("chain: %w", err)
 	}
@@ -146,30 +146,30 @@ func (w *batch) flushLink() error {
 // this takes.
 const maxLink = 4096
 
-// toldOf is how many rows take long enough to link that it must be said.
-const toldOf = 200_000
+// loggedRows is how many rows take long enough to link that it must be said.
+const loggedRows = 200_000
 
 // fillChain links the rows of a ledger that had no chain, in the order of their
 // keys: when they were committed is not known any more. The first link covers
 // nothing: a chain is never empty.
 func fillChain(tx *sql.Tx, now time.Time, log *slog.Logger) error {
 	var total, done int64
-	var there []*form // a table that comes with a later step has no row yet
-	for _, f := range forms {
+	var there []*chainedTable // a table that comes with a later step has no row yet
+	for _, t := range chainedTables {
 		var tables, n int64
-		if err := tx.QueryRow("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?", f.table).Scan(&tables); err != nil {
+		if err := tx.QueryRow("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?", t.table).Scan(&tables); err != nil {
 			return err
 		}
 		if tables == 0 {
 			continue
 		}
-		if err := tx.QueryRow("SELECT count(*) FROM " + f.table).Scan(&n); err != nil {
+		if err := tx.QueryRow("SELECT count(*) FROM " + t.table).Scan(&n); err != nil {
 			return err
 		}
-		there, total = append(there, f), total+n
+		there, total = append(there, t), total+n
 	}
 	began := time.Now()
-	if total >= toldOf {
+	if total >= loggedRows {
 		log.Warn("the ledger gets its hash chain; this happens once, and serve starts after it", "rows", total)
 	}
 	last, err := tip(txScanner{tx})
@@ -182,40 +182,40 @@ func fillChain(tx *sql.Tx, now time.Time, log *slog.Logger) error {
 	}
 	defer put.Close()
 	var l link
-	l.begin()
+	l.reset()
 	n := 0
-	end := func() error {
+	seal := func() error {
 		var args []any
-		last, args = l.end(last, now)
-		l.begin()
+		last, args = l.seal(last, now)
+		l.reset()
 		n = 0
 		_, err := put.Exec(args...)
 		return err
 	}
 	if last.Links == 0 {
-		if err := end(); err != nil {
+		if err := seal(); err != nil {
 			return err
 		}
 	}
-	for _, f := range there {
-		err := eachRow(tx, f, func(row []any) error {
-			l.add(f, row)
+	for _, t := range there {
+		err := eachRow(tx, t, func(row []any) error {
+			l.add(t, row)
 			done++
 			if n++; n < maxLink {
 				return nil
 			}
-			return end()
+			return seal()
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.table, err)
+			return fmt.Errorf("%s: %w", t.table, err)
 		}
 	}
 	if n > 0 {
-		if err := end(); err != nil {
+		if err := seal(); err != nil {
 			return err
 		}
 	}
-	if total >= toldOf {
+	if total >= loggedRows {
 		log.Info("the ledger has its hash chain", "rows", done, "links", last.Links, "took", time.Since(began).Round(time.Second))
 	}
 	return nil
@@ -223,15 +223,15 @@ func fillChain(tx *sql.Tx, now time.Time, log *slog.Logger) error {
 
 // eachRow calls row for each row of a table, in the order of its keys. It may not
 // keep what it is given.
-func eachRow(tx *sql.Tx, f *form, row func([]any) error) error {
-	rows, err := tx.Query(f.selectAll())
+func eachRow(tx *sql.Tx, t *chainedTable, row func([]any) error) error {
+	rows, err := tx.Query(t.selectAll())
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	s := f.scan()
+	s := t.rowBuffer()
 	for rows.Next() {
-		if err := s.from(rows); err != nil {
+		if err := s.read(rows); err != nil {
 			return err
 		}
 		if err := row(s.values); err != nil {
@@ -246,15 +246,15 @@ type rowValues struct {
 	values, dest []any
 }
 
-func (f *form) scan() rowValues {
-	s := rowValues{values: make([]any, len(f.columns))}
+func (t *chainedTable) rowBuffer() rowValues {
+	s := rowValues{values: make([]any, len(t.columns))}
 	for i := range s.values {
 		s.dest = append(s.dest, &s.values[i])
 	}
 	return s
 }
 
-func (s rowValues) from(row interface{ Scan(...any) error }) error {
+func (s rowValues) read(row interface{ Scan(...any) error }) error {
 	if err := row.Scan(s.dest...); err != nil {
 		return err
 	}
@@ -268,11 +268,11 @@ func (s rowValues) from(row interface{ Scan(...any) error }) error {
 	return nil
 }
 
-// insertsOf are the statements of insert, by the forms' numbers.
+// insertsOf are the statements of insert, by the tables' numbers.
 func insertsOf() []string {
-	all := make([]string, len(forms)+1)
-	for _, f := range forms {
-		all[f.number] = f.insert()
+	all := make([]string, len(chainedTables)+1)
+	for _, t := range chainedTables {
+		all[t.number] = t.insert()
 	}
 	return all
 }

@@ -233,7 +233,7 @@ func TestEveryTableHasItsPlace(t *testing.T) {
 		"raw_head":     "where the next reply is compared",
 		"minute":       "a rollup", "hour": "a rollup", "busy": "a rollup", "sample_hour": "a rollup", "bill_hour": "a rollup", "gap": "a rollup",
 	}
-	forms := ledger.Forms()
+	forms := ledger.ChainedTables()
 	for _, table := range names(t, led.Reader, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'") {
 		columns := names(t, led.Reader, "SELECT name FROM pragma_table_info('"+table+"')")
 		if table == "series" { // and the rollups of its first bill

@@ -15,7 +15,7 @@ import (
 // to them: those that were committed in another order than that of their keys.
 const lookAhead = 1 << 16
 
-// chain walks the links and, beside them, the tables in the order of their keys. A
+// chain reads the links and, beside them, the tables in the order of their keys. A
 // row that a link covers must be there and fit its head; a row of a table that no
 // link comes to was put in by hand. noted are heads, or how they begin, that must
 // be among the links'.
@@ -23,18 +23,18 @@ func (v *verifier) chain(noted []string) (err error) {
 	if v.tip, err = tip(txScanner{v.tx}); err != nil {
 		return err
 	}
-	tables := map[*form]*tableWalk{}
+	tables := map[*chainedTable]*tableScan{}
 	defer func() {
 		for _, w := range tables {
 			w.close()
 		}
 	}()
-	for _, f := range forms {
-		w, err := newTableWalk(v.tx, f, v.ahead)
+	for _, t := range chainedTables {
+		w, err := newTableScan(v.tx, t, v.ahead)
 		if err != nil {
 			return err
 		}
-		tables[f] = w
+		tables[t] = w
 	}
 	missing := slices.Clone(noted)
 	err = v.links(tables, func(h Head) {
@@ -48,20 +48,20 @@ func (v *verifier) chain(noted []string) (err error) {
 			return err
 		}
 	}
-	for _, f := range forms {
-		w := tables[f]
+	for _, t := range chainedTables {
+		w := tables[t]
 		rest, more, err := w.rest(MaxProblems)
 		if err != nil {
 			return err
 		}
-		v.rows[f.table] = w.read
+		v.rows[t.table] = w.read
 		for _, key := range rest {
-			if err := v.problem("%s: it is in no link: put in by hand, or its link is gone", f.name(key)); err != nil {
+			if err := v.problem("%s: it is in no link: put in by hand, or its link is gone", t.rowName(key)); err != nil {
 				return err
 			}
 		}
 		if more > 0 {
-			if err := v.problem("%s: %d more rows are in no link", f.table, more); err != nil {
+			if err := v.problem("%s: %d more rows are in no link", t.table, more); err != nil {
 				return err
 			}
 		}
@@ -69,8 +69,8 @@ func (v *verifier) chain(noted []string) (err error) {
 	return nil
 }
 
-// links walks the chain and holds each link against its rows.
-func (v *verifier) links(tables map[*form]*tableWalk, seen func(Head)) error {
+// links reads the chain and holds each link against its rows.
+func (v *verifier) links(tables map[*chainedTable]*tableScan, seen func(Head)) error {
 	rows, err := v.tx.Query("SELECT id, at, covers, head FROM chain ORDER BY id")
 	if err != nil {
 		return err
@@ -83,7 +83,7 @@ func (v *verifier) links(tables map[*form]*tableWalk, seen func(Head)) error {
 	var full []byte
 	for rows.Next() {
 		var id, at int64
-		var list covers
+		var list coverage
 		var head []byte
 		if err := rows.Scan(&id, &at, &list.b, &head); err != nil {
 			return err
@@ -98,7 +98,7 @@ func (v *verifier) links(tables map[*form]*tableWalk, seen func(Head)) error {
 		whole, n := true, 0
 		full = full[:0]
 		for {
-			f, key, err := list.next()
+			t, key, err := list.next()
 			if err != nil {
 				whole = false
 				if err := v.problem("%s: %v", name, err); err != nil {
@@ -106,22 +106,22 @@ func (v *verifier) links(tables map[*form]*tableWalk, seen func(Head)) error {
 				}
 				break
 			}
-			if f == nil {
+			if t == nil {
 				break
 			}
-			row, err := tables[f].row(key)
+			row, err := tables[t].row(key)
 			if err != nil {
-				return fmt.Errorf("%s: %w", f.table, err)
+				return fmt.Errorf("%s: %w", t.table, err)
 			}
 			if row == nil {
 				whole = false
-				if err := v.problem("%s: %s is gone", name, f.name(key)); err != nil {
+				if err := v.problem("%s: %s is gone", name, t.rowName(key)); err != nil {
 					return err
 				}
 				continue
 			}
 			if n++; n <= namedRows {
-				covered = append(covered, f.name(key))
+				covered = append(covered, t.rowName(key))
 			}
 			full = append(full, row...)
 		}
@@ -151,32 +151,32 @@ func (v *verifier) links(tables map[*form]*tableWalk, seen func(Head)) error {
 // namedRows is how many rows of a link are named where one of them was changed.
 const namedRows = 40
 
-// name is a row for a person: its table and key; times as such.
-func (f *form) name(key []any) string {
+// rowName is a row for a person: its table and key; times as such.
+func (t *chainedTable) rowName(key []any) string {
 	var parts []string
 	for i, v := range key {
-		if c := f.columns[i]; c == "at" || c == "finished" {
+		if c := t.columns[i]; c == "at" || c == "finished" {
 			parts = append(parts, fromMicros(v.(int64)).Format(time.RFC3339Nano))
 		} else {
 			parts = append(parts, fmt.Sprint(v))
 		}
 	}
-	return f.table + " " + strings.Join(parts, "/")
+	return t.table + " " + strings.Join(parts, "/")
 }
 
-// tableWalk reads a table once, in the order of its keys, and gives its rows in the
+// tableScan reads a table once, in the order of its keys, and gives its rows in the
 // order in which a chain asks for them: nearly the same. What the chain has not come
 // to is held; what is too much to hold is forgotten, and read again when it is asked
 // for.
-type tableWalk struct {
-	form    *form
+type tableScan struct {
+	table   *chainedTable
 	ahead   int
 	all     *sql.Rows
 	one     *sql.Stmt
-	scan    rowValues
+	buffer  rowValues
 	read    int64
-	at      *tableRow            // what was read last and is neither held nor given; nil for none
-	key     []any                // of what was read last
+	current *tableRow            // what was read last and is neither held nor given; nil for none
+	lastKey []any                // of what was read last
 	ended   bool                 // all is read
 	held    map[string]*tableRow // by key, as it is hashed
 	order   []string             // of held, and of some that are not held any more
@@ -188,33 +188,33 @@ type tableRow struct {
 	full []byte // as it is hashed
 }
 
-func newTableWalk(tx *sql.Tx, f *form, ahead int) (*tableWalk, error) {
-	w := &tableWalk{form: f, ahead: ahead, scan: f.scan(), held: map[string]*tableRow{}}
+func newTableScan(tx *sql.Tx, t *chainedTable, ahead int) (*tableScan, error) {
+	w := &tableScan{table: t, ahead: ahead, buffer: t.rowBuffer(), held: map[string]*tableRow{}}
 	var err error
-	if w.all, err = tx.Query(f.selectAll()); err != nil {
+	if w.all, err = tx.Query(t.selectAll()); err != nil {
 		return nil, err
 	}
-	if w.one, err = tx.Prepare(f.selectOne()); err != nil {
+	if w.one, err = tx.Prepare(t.selectOne()); err != nil {
 		w.all.Close()
 		return nil, err
 	}
 	return w, nil
 }
 
-func (w *tableWalk) close() {
+func (w *tableScan) close() {
 	w.all.Close()
 	w.one.Close()
 }
 
 // row is the row of a key as it is hashed; nil where there is none.
-func (w *tableWalk) row(key []any) (full []byte, err error) {
-	for !w.ended && (w.key == nil || compareKeys(w.key, key) < 0) {
-		if err := w.step(); err != nil {
+func (w *tableScan) row(key []any) (full []byte, err error) {
+	for !w.ended && (w.lastKey == nil || compareKeys(w.lastKey, key) < 0) {
+		if err := w.readNext(); err != nil {
 			return nil, err
 		}
 	}
-	if w.at != nil && compareKeys(w.at.key, key) == 0 {
-		full, w.at = w.at.full, nil
+	if w.current != nil && compareKeys(w.current.key, key) == 0 {
+		full, w.current = w.current.full, nil
 		return full, nil
 	}
 	text := keyText(key)
@@ -225,36 +225,36 @@ func (w *tableWalk) row(key []any) (full []byte, err error) {
 	if w.dropped == 0 {
 		return nil, nil
 	}
-	err = w.scan.from(w.one.QueryRow(key...))
+	err = w.buffer.read(w.one.QueryRow(key...))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	w.dropped--
-	return w.form.appendRow(nil, w.scan.values), err
+	return w.table.appendRow(nil, w.buffer.values), err
 }
 
-// step reads one more row, and holds the one before unless that was given.
-func (w *tableWalk) step() error {
-	if w.at != nil {
-		w.hold(w.at)
-		w.at = nil
+// readNext reads one more row, and holds the one before unless that was given.
+func (w *tableScan) readNext() error {
+	if w.current != nil {
+		w.holdRow(w.current)
+		w.current = nil
 	}
 	if !w.all.Next() {
 		w.ended = true
 		return w.all.Err()
 	}
-	if err := w.scan.from(w.all); err != nil {
+	if err := w.buffer.read(w.all); err != nil {
 		return err
 	}
 	w.read++
-	w.key = slices.Clone(w.scan.values[:w.form.keys])
-	w.at = &tableRow{w.key, w.form.appendRow(nil, w.scan.values)}
+	w.lastKey = slices.Clone(w.buffer.values[:w.table.keys])
+	w.current = &tableRow{w.lastKey, w.table.appendRow(nil, w.buffer.values)}
 	return nil
 }
 
-// hold keeps a row until it is asked for, and forgets the oldest half of twice as
+// holdRow keeps a row until it is asked for, and forgets the oldest half of twice as
 // many as may be held.
-func (w *tableWalk) hold(r *tableRow) {
+func (w *tableScan) holdRow(r *tableRow) {
 	text := keyText(r.key)
 	w.held[text] = r
 	if w.order = append(w.order, text); len(w.order) < 2*w.ahead {
@@ -272,9 +272,9 @@ func (w *tableWalk) hold(r *tableRow) {
 
 // rest reads to the end and returns the keys of what nobody asked for, up to most of
 // them, and how many more there are.
-func (w *tableWalk) rest(most int) (keys [][]any, more int64, err error) {
+func (w *tableScan) rest(most int) (keys [][]any, more int64, err error) {
 	for !w.ended {
-		if err := w.step(); err != nil {
+		if err := w.readNext(); err != nil {
 			return nil, 0, err
 		}
 	}

@@ -25,7 +25,7 @@ func (l *Ledger) AddEngineSample(s EngineSample) error {
 		return fmt.Errorf("engine sample at %s of a process started at %s: %w", s.At, s.Started, ErrRefused)
 	}
 	return l.submit(context.Background(), func(w *batch) error {
-		_, _, err := w.insert(formEngineSample, micros(s.At), micros(s.Started), s.Engine, s.Prompt, s.Completion, s.WithCached, s.Quiet)
+		_, _, err := w.insert(tableEngineSample, micros(s.At), micros(s.Started), s.Engine, s.Prompt, s.Completion, s.WithCached, s.Quiet)
 		if err != nil {
 			return fmt.Errorf("engine sample: %w", err)
 		}
@@ -81,7 +81,7 @@ type EngineDiff struct {
 // Difference is what the engine has beyond the ledger; negative where it has less.
 func (d EngineDiff) Difference() int64 { return d.Engine - d.Ledger }
 
-// EngineCheck is a stretch of an engine's life held against the ledger.
+// EngineCheck is a span of an engine's life held against the ledger.
 type EngineCheck struct {
 	From, To   time.Time
 	Requests   int64 // that finished in it

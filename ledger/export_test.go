@@ -92,11 +92,11 @@ func (r *Reader) VerifyAhead(ctx context.Context, ahead int) (Verification, erro
 	return r.verify(ctx, ahead, nil)
 }
 
-// Forms are the columns of each table that is in the chain.
-func Forms() map[string][]string {
+// ChainedTables are the columns of each table that is in the chain.
+func ChainedTables() map[string][]string {
 	all := map[string][]string{}
-	for _, f := range forms {
-		all[f.table] = slices.Clone(f.columns)
+	for _, t := range chainedTables {
+		all[t.table] = slices.Clone(t.columns)
 	}
 	return all
 }

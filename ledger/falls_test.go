@@ -10,7 +10,7 @@ import (
 	"spotinference/ledger"
 )
 
-// Falls are those that a walk over the samples finds, between any two of them.
+// Falls are those that a scan of the samples finds, between any two of them.
 func TestFallsEqualTheSamples(t *testing.T) {
 	found := 0
 	for seed := range uint64(16) {

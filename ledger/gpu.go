@@ -42,12 +42,12 @@ func (l *Ledger) AddGPUMinute(m GPUMinute) error {
 		var card int64
 		err := w.scan("SELECT id FROM gpu WHERE uuid = ?", []any{m.UUID}, &card)
 		if errors.Is(err, sql.ErrNoRows) {
-			card, _, err = w.insert(formGPU, nil, m.UUID, m.Name)
+			card, _, err = w.insert(tableGPU, nil, m.UUID, m.Name)
 		}
 		if err != nil {
 			return fmt.Errorf("card: %w", err)
 		}
-		_, added, err := w.insert(formGPUMinute, micros(m.At), card, micros(m.Since), m.Source, m.Readings, m.UtilisationAvg, m.UtilisationMax,
+		_, added, err := w.insert(tableGPUMinute, micros(m.At), card, micros(m.Since), m.Source, m.Readings, m.UtilisationAvg, m.UtilisationMax,
 			m.MemoryAvg, m.MemoryMax, m.PowerAvg, m.PowerMax, m.TemperatureMax, m.Energy)
 		if err != nil {
 			return fmt.Errorf("minute of card %q: %w", m.UUID, err)

@@ -103,7 +103,7 @@ func (l *Ledger) AddKey(k Key) error {
 			}
 			models = sql.NullString{String: string(text), Valid: true}
 		}
-		_, _, err = w.insert(formKey, k.ID, k.Name, k.Digest[:], micros(k.Created),
+		_, _, err = w.insert(tableKey, k.ID, k.Name, k.Digest[:], micros(k.Created),
 			nullMicros(k.Expires), k.PerDay, positive(k.RPM), positive(k.TPM), models)
 		if err != nil {
 			return fmt.Errorf("key %q: %w", k.Name, err)
@@ -125,7 +125,7 @@ func (l *Ledger) RevokeKey(word string, at time.Time) (k Key, err error) {
 		}
 		k = found
 		k.Revoked = fromMicros(micros(at))
-		if _, _, err := w.insert(formKeyRevoked, k.ID, micros(at)); err != nil {
+		if _, _, err := w.insert(tableKeyRevoked, k.ID, micros(at)); err != nil {
 			return fmt.Errorf("key %q: %w", word, err)
 		}
 		return w.keyEvent("revoked", at, k)

@@ -122,7 +122,7 @@ func Open(cfg Config) (led *Ledger, err error) {
 		return nil, wrap(err)
 	}
 	// To set the journal mode alone would change another program's database.
-	if err := look(cfg.Path, func(db *sql.DB) error { _, _, err := identify(db); return err }); err != nil {
+	if err := inspectFile(cfg.Path, func(db *sql.DB) error { _, _, err := identify(db); return err }); err != nil {
 		return nil, wrap(err)
 	}
 	lock, err := takeLock(cfg.Path + ".lock")
@@ -226,9 +226,9 @@ func (l *Ledger) Close() error {
 	return errors.Join(err, l.lock.Close())
 }
 
-// look opens what is at path for f and changes nothing. Where nothing is there,
+// inspectFile opens what is at path for f and changes nothing. Where nothing is there,
 // or an empty file, f is not called.
-func look(path string, f func(*sql.DB) error) error {
+func inspectFile(path string, f func(*sql.DB) error) error {
 	st, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -362,7 +362,7 @@ func checkDemo(db *sql.DB, demo bool) error {
 // killed start left, and its companions; anything else at path is left alone
 // and refused.
 func removeDemo(path string) error {
-	err := look(path, func(db *sql.DB) error {
+	err := inspectFile(path, func(db *sql.DB) error {
 		if _, isNew, err := identify(db); err != nil || isNew {
 			return err
 		}

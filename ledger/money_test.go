@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"spotinference/ledger"
@@ -94,4 +95,22 @@ func FuzzParseNanos(f *testing.F) {
 			t.Fatalf("%q → %d → %q → %d, %v", s, n, n.String(), again, err)
 		}
 	})
+}
+
+func TestAllot(t *testing.T) {
+	f := func(n ledger.Nanos, weights []int64, want ...ledger.Nanos) {
+		t.Helper()
+		if got := n.Allot(weights); !slices.Equal(got, want) {
+			t.Errorf("%d by %v = %v, want %v", n, weights, got, want)
+		}
+	}
+	f(10, []int64{1, 1, 1}, 4, 3, 3)
+	f(-10, []int64{1, 1, 1}, -4, -3, -3)
+	f(2, []int64{1, 1, 1}, 1, 1, 0)
+	f(10, []int64{1, 2, 4}, 1, 3, 6) // 1.43, 2.86, 5.71
+	f(7, []int64{0, 5, 0}, 0, 7, 0)
+	f(0, []int64{3, 5}, 0, 0)
+	f(1<<62, []int64{1 << 62, 1 << 62}, 1<<61, 1<<61)
+	f(5, []int64{0, 0})
+	f(5, nil)
 }

@@ -87,7 +87,7 @@ func (l *Ledger) AddOverride(length time.Duration, amount *Nanos, reason string)
 			return err
 		}
 		o = Override{At: fromMicros(micros(w.now)), Until: fromMicros(micros(w.now.Add(length))), Amount: amount, Reason: reason}
-		id, _, err := w.insert(formOverride, nil, micros(o.At), micros(o.Until), nullNanos(amount), reason)
+		id, _, err := w.insert(tableOverride, nil, micros(o.At), micros(o.Until), nullNanos(amount), reason)
 		if err != nil {
 			return fmt.Errorf("override: %w", err)
 		}
@@ -106,7 +106,7 @@ func (l *Ledger) EndOverride() (o Override, err error) {
 			return err
 		}
 		o.Ended = fromMicros(micros(w.now))
-		if _, _, err := w.insert(formOverrideEnd, o.ID, micros(o.Ended)); err != nil {
+		if _, _, err := w.insert(tableOverrideEnd, o.ID, micros(o.Ended)); err != nil {
 			return fmt.Errorf("end the override: %w", err)
 		}
 		return w.overrideEvent(overrideOver, o)

@@ -129,7 +129,7 @@ type EngineState struct {
 // stopped, it was down from the last trace of it on.
 func (r *Reader) EngineStates(from, to time.Time) (states []EngineState, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		events, err := lifeEvents(tx, micros(from), micros(to))
+		events, err := stateEvents(tx, micros(from), micros(to))
 		if err != nil {
 			return err
 		}
@@ -171,9 +171,9 @@ func (e Event) state() string {
 	return to
 }
 
-// lifeEvents returns the events of engine and gateway up to to, in order, from
+// stateEvents returns the events of engine and gateway up to to, in order, from
 // the last one at or before from on. It reads them from the newest back.
-func lifeEvents(tx *sql.Tx, from, to int64) (events []Event, err error) {
+func stateEvents(tx *sql.Tx, from, to int64) (events []Event, err error) {
 	rows, err := tx.Query("SELECT at, kind, subject FROM event WHERE kind IN ('engine', 'gateway') ORDER BY id DESC")
 	if err != nil {
 		return nil, err

@@ -89,7 +89,7 @@ func (w *batch) writeRaw(series, hour int64, body []byte) (int64, error) {
 			return 0, err
 		}
 	}
-	id, _, err := w.insert(formRaw, nil, coding, base, packed)
+	id, _, err := w.insert(tableRaw, nil, coding, base, packed)
 	if err != nil {
 		return 0, err
 	}

@@ -186,7 +186,7 @@ func (r *Reader) Frozen() (resource string, since time.Time, frozen bool, err er
 	return resource, since, frozen, err
 }
 
-// stillSince walks back from s for as long as ln's resource ran with the same
+// stillSince goes back from s for as long as ln's resource ran with the same
 // bill, until that was for longer than the lag.
 func stillSince(tx *sql.Tx, s Sample, ln Line) (time.Time, error) {
 	since := s.At

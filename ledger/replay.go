@@ -21,7 +21,7 @@ type firstBill struct {
 	rolled  bool
 }
 
-// replay walks all samples and yields what the rollups of the bill should hold.
+// replay reads all samples and yields what the rollups of the bill should hold.
 func replay(tx *sql.Tx, to rollups) error {
 	sources, err := loadSources(tx)
 	if err != nil {

@@ -20,7 +20,7 @@ func (w *batch) addRequest(r Request) error {
 	if err != nil {
 		return err
 	}
-	_, added, err := w.insert(formRequest, at, r.ID, r.Endpoint, r.Model, r.Key, r.Stream, string(r.Status), r.HTTP, micros(r.Started), nullMicros(r.First),
+	_, added, err := w.insert(tableRequest, at, r.ID, r.Endpoint, r.Model, r.Key, r.Stream, string(r.Status), r.HTTP, micros(r.Started), nullMicros(r.First),
 		r.Usage.PromptTokens, r.Usage.CachedTokens, r.Usage.CompletionTokens, r.LowerBound)
 	if err != nil {
 		return fmt.Errorf("request %s: %w", r.ID, err)
@@ -38,7 +38,7 @@ func (w *batch) addRequest(r Request) error {
 		}
 		w.hours[h].add(r)
 		if from := micros(r.Started); from < at { // else the clock stepped back meanwhile
-			w.ran = takeIn(w.ran, span{from, at})
+			w.ran = mergeSpan(w.ran, span{from, at})
 		}
 	} else if err := w.same(r); err != nil {
 		return err

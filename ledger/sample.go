@@ -53,7 +53,7 @@ func (w *batch) addSample(s Sample) (int64, error) {
 		return 0, err
 	}
 	at := micros(s.At)
-	id, _, err := w.insert(formSample, nil, at, source)
+	id, _, err := w.insert(tableSample, nil, at, source)
 	if err != nil {
 		return 0, fmt.Errorf("sample: %w", err)
 	}
@@ -91,7 +91,7 @@ func (w *batch) addLine(sample, at, series int64, ln Line, kept map[string]int64
 		return err
 	}
 	bill := nullNanos(ln.Bill)
-	if _, _, err := w.insert(formReading, sample, state, bill, raw); err != nil {
+	if _, _, err := w.insert(tableReading, sample, state, bill, raw); err != nil {
 		return err
 	}
 	return w.rollLine(series, sample, at, bill, nullMicros(ln.Created))
@@ -100,7 +100,7 @@ func (w *batch) addLine(sample, at, series int64, ln Line, kept map[string]int64
 // source is the id of what s says of itself, which seldom changes.
 func (w *batch) source(s Sample) (int64, error) {
 	return w.intern("SELECT id FROM source WHERE provider = ? AND account = ? AND currency = ? AND truth = ? AND step = ? AND lag = ? AND calibrated = ? AND every = ?",
-		formSource, s.Provider, s.Account, s.Currency, string(s.Truth), s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, s.Every.Microseconds())
+		tableSource, s.Provider, s.Account, s.Currency, string(s.Truth), s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, s.Every.Microseconds())
 }
 
 // series is the id of the bill that ln continues, or begins in sample.
@@ -109,22 +109,22 @@ func (w *batch) series(sample int64, provider string, ln Line) (id int64, err er
 	if !errors.Is(err, sql.ErrNoRows) {
 		return id, err
 	}
-	id, _, err = w.insert(formSeries, nil, ln.Resource, ln.Epoch, provider, string(ln.Kind), sample)
+	id, _, err = w.insert(tableSeries, nil, ln.Resource, ln.Epoch, provider, string(ln.Kind), sample)
 	return id, err
 }
 
 // state is the id of what ln says beside its bill, which seldom changes.
 func (w *batch) state(series int64, ln Line) (int64, error) {
 	return w.intern("SELECT id FROM state WHERE series = ? AND kind = ? AND status = ? AND running = ? AND rate IS ? AND created IS ?",
-		formState, series, string(ln.Kind), ln.Status, ln.Running, nullNanos(ln.Rate), nullMicros(ln.Created))
+		tableState, series, string(ln.Kind), ln.Status, ln.Running, nullNanos(ln.Rate), nullMicros(ln.Created))
 }
 
 // intern finds the row that holds args, or makes it.
-func (w *batch) intern(find string, f *form, args ...any) (id int64, err error) {
+func (w *batch) intern(find string, table *chainedTable, args ...any) (id int64, err error) {
 	if err = w.scan(find, args, &id); !errors.Is(err, sql.ErrNoRows) {
 		return id, err
 	}
-	id, _, err = w.insert(f, append([]any{nil}, args...)...)
+	id, _, err = w.insert(table, append([]any{nil}, args...)...)
 	return id, err
 }
 
@@ -174,7 +174,7 @@ func nullNanos(n *Nanos) sql.NullInt64 {
 // AddSampleFailure writes a dark minute.
 func (l *Ledger) AddSampleFailure(ctx context.Context, f SampleFailure) error {
 	return l.submit(ctx, func(w *batch) error {
-		_, _, err := w.insert(formSampleFailure, nil, micros(f.At), f.Call, f.Class)
+		_, _, err := w.insert(tableSampleFailure, nil, micros(f.At), f.Call, f.Class)
 		return err
 	})
 }

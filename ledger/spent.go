@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -29,6 +30,46 @@ var ErrNoSamples = errors.New("no billing sample")
 // Window is a span of time: after From, up to and including To.
 type Window struct{ From, To time.Time }
 
+// WindowsBetween are the windows from each edge to the next.
+func WindowsBetween(edges []time.Time) (windows []Window) {
+	for i := range len(edges) - 1 {
+		windows = append(windows, Window{From: edges[i], To: edges[i+1]})
+	}
+	return windows
+}
+
+// Count is how many spans of a length fill w, one that is begun included.
+func (w Window) Count(length time.Duration) int64 {
+	return int64((w.To.Sub(w.From) + length - 1) / length)
+}
+
+const day = 24 * time.Hour
+
+// lengths are those into which a window is cut where nobody names one.
+var lengths = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, day, 7 * day, 28 * day, 364 * day}
+
+// Fitting is the first usual length from least on of which no more than most fill w.
+func (w Window) Fitting(least time.Duration, most int64) time.Duration {
+	for _, length := range lengths {
+		if length >= least && w.Count(length) <= most {
+			return length
+		}
+	}
+	return lengths[len(lengths)-1]
+}
+
+// CutAtSamples cuts w, which begins and ends with a sample, at whole multiples of a
+// length, in UTC, each cut moved to the last sample at or before it. Those that meet
+// there are one.
+func (r *Reader) CutAtSamples(w Window, length time.Duration) ([]time.Time, error) {
+	cuts := []time.Time{w.From}
+	for t := w.From.Truncate(length).Add(length); t.Before(w.To); t = t.Add(length) {
+		cuts = append(cuts, t)
+	}
+	at, err := r.SamplesBefore(append(cuts, w.To))
+	return slices.CompactFunc(at, time.Time.Equal), err
+}
+
 // SampleRef names a sample.
 type SampleRef struct {
 	ID int64
@@ -47,6 +88,12 @@ type Spend struct {
 	Resources []ResourceSpend // by resource and epoch, in order
 	Every     time.Duration   // the newest sample's interval
 	Flags     []string        // sorted, each once
+}
+
+// RatesOnly tells whether the samples came with rates and no bill: their difference is
+// not zero, it is not known.
+func (s Spend) RatesOnly() bool {
+	return len(s.Resources) == 0 && slices.Contains(s.Flags, FlagUnknownBill)
 }
 
 // ResourceSpend is one subtraction: inside one resource and one epoch.
@@ -84,7 +131,7 @@ func (r *Reader) Spent(from, to time.Time) (Spend, error) {
 	return spends[0], nil
 }
 
-// SpentOf is Spent of each window, at one state of the ledger and in one walk over
+// SpentOf is Spent of each window, at one state of the ledger and in one scan of
 // its samples. The windows follow on each other: each begins where the one before
 // ends. Where Spent would return ErrNoSamples, the Spend is zero, with a Count of 0.
 func (r *Reader) SpentOf(windows []Window) (spends []Spend, err error) {

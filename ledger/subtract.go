@@ -9,33 +9,33 @@ import (
 	"slices"
 )
 
-// instant is a sample as the walk meets it.
+// instant is a sample as the scan meets it.
 type instant struct {
 	id, at, source int64
 }
 
 func (i instant) ref() SampleRef { return SampleRef{ID: i.id, At: fromMicros(i.at)} }
 
-// stretch is one sample, or an hour of them, that a walk takes in one step.
-type stretch struct {
+// sampleBatch is one sample, or an hour of them, that the scan takes in one step.
+type sampleBatch struct {
 	end                   instant // its last sample
 	samples               int64
 	uncalibrated, account int64
-	lines                 []stretchLine
+	lines                 []batchLine
 }
 
-type stretchLine struct {
+type batchLine struct {
 	series, seen, unknown int64
 	last                  known
 	growth                // set where hour is
 	hour                  bool
 }
 
-// track is one series while the samples are walked in order.
-type track struct {
+// seriesCursor is one series while the samples are read in order.
+type seriesCursor struct {
 	*seriesRow
 	seenAt int64 // the last sample that had it
-	now    known // its last known bill, also from before the walk
+	now    known // its last known bill, also from before the scan
 
 	// Of the window under way.
 	base   known // its last known bill at the start
@@ -43,15 +43,16 @@ type track struct {
 	growth growth
 }
 
-// walk subtracts in consecutive windows. Its state is what was known of each
-// series so far, so that the end of one window is the start of the next.
-type walk struct {
+// billScan reads the samples once and subtracts in consecutive windows. Its state is
+// what was known of each series so far, so that the end of one window is the start of
+// the next.
+type billScan struct {
 	tx      *sql.Tx
 	sources map[int64]sourceRow
 	series  seriesTable
-	begin   instant // where the walk began
-	tracks  map[int64]*track
-	at      instant // the newest sample taken
+	first   instant // where the scan began
+	cursors map[int64]*seriesCursor
+	newest  instant // the newest sample taken
 
 	// Of the window under way.
 	start instant
@@ -70,37 +71,37 @@ func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := walk{tx: tx, begin: a, tracks: map[int64]*track{}}
-	if w.sources, err = loadSources(tx); err != nil {
+	sc := billScan{tx: tx, first: a, cursors: map[int64]*seriesCursor{}}
+	if sc.sources, err = loadSources(tx); err != nil {
 		return nil, err
 	}
-	if w.series, err = loadSeries(tx); err != nil {
+	if sc.series, err = loadSeries(tx); err != nil {
 		return nil, err
 	}
-	if err := w.take(a); err != nil {
+	if err := sc.readFirst(a); err != nil {
 		return nil, err
 	}
 	i := 0
 	for micros(windows[i].To) < a.at {
 		i++ // before the first sample
 	}
-	w.enter()
+	sc.startWindow()
 	if a.at > micros(windows[i].From) {
-		w.spend.flag(FlagStartsLate)
+		sc.spend.flag(FlagStartsLate)
 	}
 	leave := func() error {
-		spends[i], err = w.leave()
+		spends[i], err = sc.endWindow()
 		return err
 	}
-	err = w.stretches(max(from, a.at), windows, func(s stretch) error {
+	err = sc.batches(max(from, a.at), windows, func(s sampleBatch) error {
 		for s.end.at > micros(windows[i].To) {
 			if err := leave(); err != nil {
 				return err
 			}
 			i++
-			w.enter()
+			sc.startWindow()
 		}
-		return w.add(s)
+		return sc.add(s)
 	})
 	if err != nil {
 		return nil, err
@@ -109,9 +110,9 @@ func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 		if err := leave(); err != nil {
 			return nil, err
 		}
-		w.enter()
+		sc.startWindow()
 	}
-	return spends, w.gaps(spends, a.id)
+	return spends, sc.gaps(spends, a.id)
 }
 
 // firstInstant is the sample that a window begins at: the last at or before from,
@@ -125,9 +126,9 @@ func firstInstant(tx *sql.Tx, from, to int64) (a instant, err error) {
 	return a, err
 }
 
-// take reads the lines of the sample that the walk begins at.
-func (w *walk) take(a instant) error {
-	rows, err := w.tx.Query("SELECT series, bill FROM reading JOIN state ON state.id = state WHERE sample = ?", a.id)
+// readFirst reads the lines of the sample that the scan begins at.
+func (sc *billScan) readFirst(a instant) error {
+	rows, err := sc.tx.Query("SELECT series, bill FROM reading JOIN state ON state.id = state WHERE sample = ?", a.id)
 	if err != nil {
 		return err
 	}
@@ -138,39 +139,39 @@ func (w *walk) take(a instant) error {
 		if err := rows.Scan(&series, &bill); err != nil {
 			return err
 		}
-		t, err := w.track(series, bill.Valid)
+		c, err := sc.cursor(series, bill.Valid)
 		if err != nil {
 			return err
 		}
-		t.seenAt = a.id
+		c.seenAt = a.id
 		if bill.Valid {
-			t.now = known{a.id, a.at, Nanos(bill.Int64)}
+			c.now = known{a.id, a.at, Nanos(bill.Int64)}
 		}
 	}
-	w.at = a
+	sc.newest = a
 	return rows.Err()
 }
 
-// track is the track of a series. On its first meeting after the walk's begin,
+// cursor is the cursor of a series. On its first meeting after the scan began,
 // what was known of it before is looked up, unless fresh says that the caller
 // knows better.
-func (w *walk) track(series int64, fresh bool) (*track, error) {
-	t := w.tracks[series]
-	if t != nil {
-		return t, nil
+func (sc *billScan) cursor(series int64, fresh bool) (*seriesCursor, error) {
+	c := sc.cursors[series]
+	if c != nil {
+		return c, nil
 	}
-	t = &track{seriesRow: w.series.byID[series]}
-	if t.seriesRow == nil {
+	c = &seriesCursor{seriesRow: sc.series.byID[series]}
+	if c.seriesRow == nil {
 		return nil, fmt.Errorf("series %d is not there", series)
 	}
-	w.tracks[series] = t
-	if fresh || t.first.id == 0 || t.first.id >= w.begin.id {
-		return t, nil
+	sc.cursors[series] = c
+	if fresh || c.first.id == 0 || c.first.id >= sc.first.id {
+		return c, nil
 	}
 	var err error
-	t.now, err = lastKnown(w.tx, series, w.begin.at)
-	t.base = t.now
-	return t, err
+	c.now, err = lastKnown(sc.tx, series, sc.first.at)
+	c.base = c.now
+	return c, err
 }
 
 // lastKnown is the last bill of a series before an instant.
@@ -188,11 +189,11 @@ func lastKnown(tx *sql.Tx, series, at int64) (k known, err error) {
 	return k, err
 }
 
-// stretches yields the samples after from in the windows, in order: an hour in one
+// batches yields the samples after from in the windows, in order: an hour in one
 // piece where it lies wholly inside one window, the others one by one.
-func (w *walk) stretches(from int64, windows []Window, yield func(stretch) error) error {
+func (sc *billScan) batches(from int64, windows []Window, yield func(sampleBatch) error) error {
 	to := micros(windows[len(windows)-1].To)
-	cut, err := w.cutHours(from, windows)
+	cut, err := sc.cutHours(from, windows)
 	if err != nil {
 		return err
 	}
@@ -203,7 +204,7 @@ func (w *walk) stretches(from int64, windows []Window, yield func(stretch) error
 			if len(cut) > 0 {
 				end = cut[0]
 			}
-			if err := w.hours(hour, end, yield); err != nil {
+			if err := sc.hours(hour, end, yield); err != nil {
 				return err
 			}
 			at = end * hourMicros
@@ -213,7 +214,7 @@ func (w *walk) stretches(from int64, windows []Window, yield func(stretch) error
 		for len(cut) > 0 && cut[0] == end {
 			cut, end = cut[1:], end+1
 		}
-		if err := w.rows(at, min(end*hourMicros, to), yield); err != nil {
+		if err := sc.rows(at, min(end*hourMicros, to), yield); err != nil {
 			return err
 		}
 		at = end * hourMicros
@@ -223,11 +224,11 @@ func (w *walk) stretches(from int64, windows []Window, yield func(stretch) error
 
 // cutHours are the hours that do not lie wholly after from and inside one window. One
 // that a window ends in after its last sample is as good as inside of it.
-func (w *walk) cutHours(from int64, windows []Window) (hours []int64, err error) {
+func (sc *billScan) cutHours(from int64, windows []Window) (hours []int64, err error) {
 	if hour := floorDiv(from, hourMicros); from != hour*hourMicros {
 		hours = append(hours, hour)
 	}
-	last, err := w.tx.Prepare("SELECT last_at FROM sample_hour WHERE hour = ?")
+	last, err := sc.tx.Prepare("SELECT last_at FROM sample_hour WHERE hour = ?")
 	if err != nil {
 		return nil, err
 	}
@@ -252,17 +253,17 @@ func (w *walk) cutHours(from int64, windows []Window) (hours []int64, err error)
 }
 
 // rows yields the samples in (from, to] one by one.
-func (w *walk) rows(from, to int64, yield func(stretch) error) error {
+func (sc *billScan) rows(from, to int64, yield func(sampleBatch) error) error {
 	if from >= to {
 		return nil
 	}
-	rows, err := w.tx.Query(`SELECT sample.id, at, source, series, bill FROM sample LEFT JOIN reading ON reading.sample = sample.id
+	rows, err := sc.tx.Query(`SELECT sample.id, at, source, series, bill FROM sample LEFT JOIN reading ON reading.sample = sample.id
 		LEFT JOIN state ON state.id = state WHERE at > ? AND at <= ? ORDER BY at`, from, to)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	var s stretch
+	var s sampleBatch
 	done := func() error {
 		if s.samples == 0 {
 			return nil
@@ -280,13 +281,13 @@ func (w *walk) rows(from, to int64, yield func(stretch) error) error {
 				return err
 			}
 			var h sampleHour
-			h.add(at.id, at.at, at.source, w.sources[at.source])
-			s = stretch{end: at, samples: 1, uncalibrated: h.uncalibrated, account: h.account}
+			h.add(at.id, at.at, at.source, sc.sources[at.source])
+			s = sampleBatch{end: at, samples: 1, uncalibrated: h.uncalibrated, account: h.account}
 		}
 		if !series.Valid {
 			continue // a sample without a line: nothing counts towards this box
 		}
-		ln := stretchLine{series: series.Int64, seen: at.id}
+		ln := batchLine{series: series.Int64, seen: at.id}
 		if bill.Valid {
 			ln.last = known{at.id, at.at, Nanos(bill.Int64)}
 		} else {
@@ -301,13 +302,13 @@ func (w *walk) rows(from, to int64, yield func(stretch) error) error {
 }
 
 // hours yields the hours in [first, end) that have samples.
-func (w *walk) hours(first, end int64, yield func(stretch) error) error {
-	samples, err := w.tx.Query(selectSampleHour+" WHERE hour >= ? AND hour < ? ORDER BY hour", first, end)
+func (sc *billScan) hours(first, end int64, yield func(sampleBatch) error) error {
+	samples, err := sc.tx.Query(selectSampleHour+" WHERE hour >= ? AND hour < ? ORDER BY hour", first, end)
 	if err != nil {
 		return err
 	}
 	defer samples.Close()
-	bills, err := w.tx.Query(selectSeriesHour+" WHERE hour >= ? AND hour < ? ORDER BY hour", first, end)
+	bills, err := sc.tx.Query(selectSeriesHour+" WHERE hour >= ? AND hour < ? ORDER BY hour", first, end)
 	if err != nil {
 		return err
 	}
@@ -329,9 +330,9 @@ func (w *walk) hours(first, end int64, yield func(stretch) error) error {
 		if err != nil {
 			return err
 		}
-		s := stretch{end: instant{h.last.id, h.last.at, h.source}, samples: h.samples, uncalibrated: h.uncalibrated, account: h.account}
+		s := sampleBatch{end: instant{h.last.id, h.last.at, h.source}, samples: h.samples, uncalibrated: h.uncalibrated, account: h.account}
 		for next.hour == h.hour {
-			s.lines = append(s.lines, stretchLine{series: next.series, seen: next.seen, unknown: next.unknown, last: next.last, growth: next.growth, hour: true})
+			s.lines = append(s.lines, batchLine{series: next.series, seen: next.seen, unknown: next.unknown, last: next.last, growth: next.growth, hour: true})
 			if err := advance(); err != nil {
 				return err
 			}
@@ -343,74 +344,74 @@ func (w *walk) hours(first, end int64, yield func(stretch) error) error {
 	return samples.Err()
 }
 
-// enter begins a window at the newest sample taken.
-func (w *walk) enter() {
-	w.start = w.at
-	src := w.sources[w.at.source]
-	w.spend = Spend{From: w.at.ref(), Count: 1}
-	w.flags(src.truth == TruthAccount, !src.calibrated)
-	for _, t := range w.tracks {
-		t.base, t.read, t.growth = t.now, false, growth{}
-		if t.seenAt == w.at.id && t.now.id != w.at.id {
-			w.spend.flag(FlagUnknownBill)
+// startWindow begins a window at the newest sample taken.
+func (sc *billScan) startWindow() {
+	sc.start = sc.newest
+	src := sc.sources[sc.newest.source]
+	sc.spend = Spend{From: sc.newest.ref(), Count: 1}
+	sc.flags(src.truth == TruthAccount, !src.calibrated)
+	for _, c := range sc.cursors {
+		c.base, c.read, c.growth = c.now, false, growth{}
+		if c.seenAt == sc.newest.id && c.now.id != sc.newest.id {
+			sc.spend.flag(FlagUnknownBill)
 		}
 	}
 }
 
-func (w *walk) flags(account, uncalibrated bool) {
+func (sc *billScan) flags(account, uncalibrated bool) {
 	if account {
-		w.spend.flag(FlagAccountTruth)
+		sc.spend.flag(FlagAccountTruth)
 	}
 	if uncalibrated {
-		w.spend.flag(FlagUncalibrated)
+		sc.spend.flag(FlagUncalibrated)
 	}
 }
 
-// add takes a stretch into the window.
-func (w *walk) add(s stretch) error {
-	w.spend.Count += int(s.samples)
-	w.flags(s.account > 0, s.uncalibrated > 0)
+// add takes a batch into the window.
+func (sc *billScan) add(s sampleBatch) error {
+	sc.spend.Count += int(s.samples)
+	sc.flags(s.account > 0, s.uncalibrated > 0)
 	for _, ln := range s.lines {
-		t, err := w.track(ln.series, false)
+		c, err := sc.cursor(ln.series, false)
 		if err != nil {
 			return err
 		}
-		t.seenAt = ln.seen
+		c.seenAt = ln.seen
 		if ln.unknown > 0 {
-			w.spend.flag(FlagUnknownBill)
+			sc.spend.flag(FlagUnknownBill)
 		}
 		if ln.last.id == 0 {
 			continue
 		}
 		g := ln.growth
 		if !ln.hour {
-			g, err = since(t.now, ln.last.bill)
+			g, err = since(c.now, ln.last.bill)
 		}
 		if err == nil {
-			t.growth, err = t.growth.plus(g)
+			c.growth, err = c.growth.plus(g)
 		}
 		if err != nil {
-			return fmt.Errorf("bill of %s: %w", t.resource, err)
+			return fmt.Errorf("bill of %s: %w", c.resource, err)
 		}
-		t.now, t.read = ln.last, true
+		c.now, c.read = ln.last, true
 	}
-	w.at = s.end
+	sc.newest = s.end
 	return nil
 }
 
-// leave ends the window at the newest sample taken and sums it up.
-func (w *walk) leave() (Spend, error) {
-	sp := w.spend
-	src := w.sources[w.at.source]
-	sp.To, sp.Provider, sp.Currency, sp.Every = w.at.ref(), src.provider, src.currency, fromDuration(src.every)
-	for _, t := range w.tracks {
-		if t.seenAt < w.start.id {
+// endWindow ends the window at the newest sample taken and sums it up.
+func (sc *billScan) endWindow() (Spend, error) {
+	sp := sc.spend
+	src := sc.sources[sc.newest.source]
+	sp.To, sp.Provider, sp.Currency, sp.Every = sc.newest.ref(), src.provider, src.currency, fromDuration(src.every)
+	for _, c := range sc.cursors {
+		if c.seenAt < sc.start.id {
 			continue
 		}
-		if !t.read && t.base.id != w.start.id {
+		if !c.read && c.base.id != sc.start.id {
 			continue // its bill was not read in this window
 		}
-		r, err := w.resource(&sp, t)
+		r, err := sc.resource(&sp, c)
 		if err == nil {
 			sp.Net, err = sp.Net.Add(r.Net)
 		}
@@ -418,11 +419,11 @@ func (w *walk) leave() (Spend, error) {
 			sp.Gross, err = sp.Gross.Add(r.Gross)
 		}
 		if err != nil {
-			return sp, fmt.Errorf("spend of %s: %w", t.resource, err)
+			return sp, fmt.Errorf("spend of %s: %w", c.resource, err)
 		}
 		sp.Resources = append(sp.Resources, r)
 	}
-	if err := w.absences(&sp); err != nil {
+	if err := sc.absences(&sp); err != nil {
 		return sp, err
 	}
 	slices.SortFunc(sp.Resources, func(x, y ResourceSpend) int {
@@ -433,24 +434,24 @@ func (w *walk) leave() (Spend, error) {
 }
 
 // resource is one subtraction, from the base to the last bill.
-func (w *walk) resource(sp *Spend, t *track) (ResourceSpend, error) {
-	base, g := t.base, t.growth
+func (sc *billScan) resource(sp *Spend, c *seriesCursor) (ResourceSpend, error) {
+	base, g := c.base, c.growth
 	switch {
-	case base.id == w.start.id:
+	case base.id == sc.start.id:
 	case base.id != 0:
 		sp.flag(FlagUnseen)
 	default: // first sight
-		base = t.first
+		base = c.first
 		switch {
-		case t.rolled:
-			joined, err := w.joined(t)
+		case c.rolled:
+			joined, err := sc.joined(c)
 			if err != nil {
 				return ResourceSpend{}, err
 			}
 			if !joined {
 				sp.flag(FlagEpochChanged)
 			}
-		case t.created.Valid && t.created.Int64 > w.start.at:
+		case c.created.Valid && c.created.Int64 > sc.start.at:
 			// Born inside the window: all of its bill is.
 			born, err := since(known{id: base.id}, base.bill)
 			if err == nil {
@@ -468,20 +469,20 @@ func (w *walk) resource(sp *Spend, t *track) (ResourceSpend, error) {
 		sp.flag(FlagAdjusted)
 	}
 	return ResourceSpend{
-		Resource: t.resource, Epoch: t.epoch, Kind: t.kind,
-		First: instant{id: base.id, at: base.at}.ref(), Last: instant{id: t.now.id, at: t.now.at}.ref(),
-		Base: base.bill, Bill: t.now.bill, Net: g.net, Gross: g.gross,
+		Resource: c.resource, Epoch: c.epoch, Kind: c.kind,
+		First: instant{id: base.id, at: base.at}.ref(), Last: instant{id: c.now.id, at: c.now.at}.ref(),
+		Base: base.bill, Bill: c.now.bill, Net: g.net, Gross: g.gross,
 	}, nil
 }
 
-// joined tells whether t begins where the epoch before it ends: in one sample, the
+// joined tells whether c begins where the epoch before it ends: in one sample, the
 // old one's last line says that it moved, and both bills are known there. Then what
-// t shows at its first sight is counted in the old one, and nothing is lost.
-func (w *walk) joined(t *track) (bool, error) {
+// c shows at its first sight is counted in the old one, and nothing is lost.
+func (sc *billScan) joined(c *seriesCursor) (bool, error) {
 	var before []*seriesRow // what began last before it
-	for _, o := range *t.sameResource {
+	for _, o := range *c.sameResource {
 		switch {
-		case o.seen >= t.seen:
+		case o.seen >= c.seen:
 		case before == nil || o.seen > before[0].seen:
 			before = []*seriesRow{o}
 		case o.seen == before[0].seen:
@@ -489,11 +490,11 @@ func (w *walk) joined(t *track) (bool, error) {
 		}
 	}
 	for _, o := range before {
-		old := w.tracks[o.id]
-		if old == nil || old.seenAt != t.first.id || old.now.id != t.first.id {
+		old := sc.cursors[o.id]
+		if old == nil || old.seenAt != c.first.id || old.now.id != c.first.id {
 			return false, nil
 		}
-		if status, err := w.status(o.id, t.first.id); err != nil || status != StatusMoved {
+		if status, err := sc.status(o.id, c.first.id); err != nil || status != StatusMoved {
 			return false, err
 		}
 	}
@@ -501,31 +502,31 @@ func (w *walk) joined(t *track) (bool, error) {
 }
 
 // status is what a series' line in a sample says of it.
-func (w *walk) status(series, sample int64) (status string, err error) {
-	err = w.tx.QueryRow("SELECT status FROM reading JOIN state ON state.id = state WHERE sample = ? AND series = ?", sample, series).Scan(&status)
+func (sc *billScan) status(series, sample int64) (status string, err error) {
+	err = sc.tx.QueryRow("SELECT status FROM reading JOIN state ON state.id = state WHERE sample = ? AND series = ?", sample, series).Scan(&status)
 	return status, err
 }
 
 // absences flags the resources that are missing where they should not be.
-func (w *walk) absences(sp *Spend) error {
-	for _, epochs := range w.series.resources {
+func (sc *billScan) absences(sp *Spend) error {
+	for _, epochs := range sc.series.resources {
 		var before, inside, after bool
 		var missing []*seriesRow // what the last sample should have had
 		for _, s := range *epochs {
 			seenAt := int64(0)
-			if t := w.tracks[s.id]; t != nil {
-				seenAt = t.seenAt
+			if c := sc.cursors[s.id]; c != nil {
+				seenAt = c.seenAt
 			}
-			before = before || s.seen < w.start.id
-			inside = inside || seenAt >= w.start.id
-			after = after || s.last > w.at.id
-			if s.seen <= w.at.id && seenAt != w.at.id && !s.superseded(w.at.id) {
+			before = before || s.seen < sc.start.id
+			inside = inside || seenAt >= sc.start.id
+			after = after || s.last > sc.newest.id
+			if s.seen <= sc.newest.id && seenAt != sc.newest.id && !s.superseded(sc.newest.id) {
 				missing = append(missing, s)
 			}
 		}
 		if inside { // of those that were gone before, nothing is asked
 			for _, s := range missing {
-				closed, err := w.closed(s)
+				closed, err := sc.closed(s)
 				if err != nil {
 					return err
 				}
@@ -545,11 +546,11 @@ func (w *walk) absences(sp *Spend) error {
 
 // closed tells whether the last line of a series, which is not after the window,
 // has its final bill.
-func (w *walk) closed(s *seriesRow) (bool, error) {
-	if s.last > w.at.id {
+func (sc *billScan) closed(s *seriesRow) (bool, error) {
+	if s.last > sc.newest.id {
 		return false, nil
 	}
-	status, err := w.status(s.id, s.last)
+	status, err := sc.status(s.id, s.last)
 	return status == StatusClosed, err
 }
 
@@ -565,8 +566,8 @@ func (s *seriesRow) superseded(sample int64) bool {
 }
 
 // gaps gives each window the gaps that end in it.
-func (w *walk) gaps(spends []Spend, begin int64) error {
-	rows, err := w.tx.Query("SELECT sample, from_at, to_at FROM gap WHERE sample > ? AND sample <= ? ORDER BY sample", begin, w.at.id)
+func (sc *billScan) gaps(spends []Spend, begin int64) error {
+	rows, err := sc.tx.Query("SELECT sample, from_at, to_at FROM gap WHERE sample > ? AND sample <= ? ORDER BY sample", begin, sc.newest.id)
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,7 @@ func nearest(us, unit int64) int64 { return floorDiv(us+unit/2, unit) }
 // load reads the hours that the windows touch.
 func (s *sums) load(tx *sql.Tx, windows []Window) error {
 	var low, high sql.NullInt64
-	// One query each: together they would be a walk over all hours.
+	// One query each: together they would be a scan of all hours.
 	err := tx.QueryRow("SELECT (SELECT min(hour) FROM hour), (SELECT max(hour) FROM hour)").Scan(&low, &high)
 	if err != nil || !low.Valid || len(windows) == 0 {
 		return err

@@ -163,7 +163,7 @@ func (v *verifier) requests() error {
 	return nil
 }
 
-// busy walks the requests and the rows of their union, both from the newest back.
+// busy reads the requests and the rows of their union, both from the newest back.
 // After the first difference the two do not meet again.
 func (v *verifier) busy() error {
 	rows, err := v.tx.Query(selectBusy + " ORDER BY start DESC")
@@ -184,7 +184,7 @@ func (v *verifier) busy() error {
 			if row, err = scanBusy(rows); err != nil {
 				return s, false, errors.Join(v.problem("%v", err), errEnough)
 			}
-			if after != nil && row.end() != after.before {
+			if after != nil && row.total() != after.before {
 				return s, false, problem(after.start())
 			}
 			whole := row

@@ -153,7 +153,7 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		}
 	}
 	err := func() error {
-		w.begin(l.now())
+		w.startBatch(l.now())
 		for _, o := range group {
 			if err := o.do(w); err != nil {
 				return &opError{err}
@@ -188,7 +188,7 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 type batch struct {
 	conn    *sql.Conn
 	stmts   map[string]*sql.Stmt // prepared once, on conn
-	inserts []string             // of each form
+	inserts []string             // of each chained table
 	now     time.Time            // one time for the whole transaction
 
 	// saved holds the ids that stand in open_request, as of the last commit.
@@ -215,13 +215,13 @@ func newBatch(conn *sql.Conn) *batch {
 	return &batch{conn: conn, inserts: insertsOf(), stmts: map[string]*sql.Stmt{}, saved: map[string]bool{}, minutes: map[int64]*Totals{}, hours: map[hourKey]*Totals{}}
 }
 
-func (w *batch) begin(now time.Time) {
+func (w *batch) startBatch(now time.Time) {
 	w.now, w.wrote = now, false
 	w.replace, w.removed = nil, w.removed[:0]
 	clear(w.minutes)
 	clear(w.hours)
 	w.ran = w.ran[:0]
-	w.link.begin()
+	w.link.reset()
 }
 
 // stmt returns query prepared, the first time preparing it.
@@ -332,12 +332,15 @@ func (l *Ledger) AddEvent(e Event) error {
 }
 
 func (w *batch) addEvent(e Event) error {
-	_, _, err := w.insert(formEvent, nil, micros(e.At), e.Kind, e.Subject, e.Detail)
+	_, _, err := w.insert(tableEvent, nil, micros(e.At), e.Kind, e.Subject, e.Detail)
 	return err
 }
 
-// SetProvider notes whose bill this ledger follows from now on; "none" where
-// the operator chose to serve without one. Reports say so.
+// NoProvider is noted as the provider where the operator chose to serve without a bill.
+const NoProvider = "none"
+
+// SetProvider notes whose bill this ledger follows from now on, NoProvider for none.
+// Reports say so.
 func (l *Ledger) SetProvider(name string) error {
 	return l.submit(context.Background(), func(w *batch) error {
 		_, err := w.exec("INSERT INTO meta VALUES ('provider', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", name)

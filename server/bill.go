@@ -52,12 +52,12 @@ func (g *gateway) newSampler(p billing.Provider) (*billing.Sampler, error) {
 
 // sampled is what follows a sample that was stored. Samples are taken one at a time.
 func (g *gateway) sampled() {
-	g.gate.Nudge()
+	g.gate.Refresh()
 	g.keyBudgets.Refresh()
 	if g.warned {
 		return
 	}
-	g.gate.Refresh()
+	g.gate.Evaluate()
 	if st, ok := g.gate.State(); ok && st.Rate != nil {
 		g.warned = true
 		g.warnOfBudget(st)

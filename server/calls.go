@@ -56,7 +56,7 @@ func (g *gateway) override(in json.RawMessage) (any, error) {
 		return nil, hint.Errorf("give an amount above the headroom, or none", "--amount %s: lifts nothing, with a headroom of %s", *c.Amount, *st.Headroom)
 	}
 	got, err := ApplyOverride(g.led, c)
-	g.gate.Nudge()
+	g.gate.Refresh()
 	return got, err
 }
 

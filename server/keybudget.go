@@ -9,7 +9,6 @@ import (
 
 	"spotinference/budget"
 	"spotinference/ledger"
-	"spotinference/ledger/report"
 	"spotinference/server/api"
 )
 
@@ -27,35 +26,35 @@ type keyBudgets struct {
 	led      *ledger.Ledger
 	location *time.Location
 	blind    bool // no bill is followed: nothing is known of what a key has used
-	tell     func(api.KeySpend)
+	publish  func(api.KeySpend)
 	log      *slog.Logger
 	now      func() time.Time
-	changed  chan struct{} // asks Run to evaluate now
+	refresh  chan struct{}
 
 	enabled atomic.Bool // some key has a budget
 
-	mu     sync.Mutex // guards what follows: one evaluation at a time
-	told   api.KeySpend
-	sample int64     // that told is from
-	day    time.Time // and its day
-	failed string    // what was logged last
+	mu        sync.Mutex // guards what follows: one evaluation at a time
+	published api.KeySpend
+	sample    int64     // that published is from
+	day       time.Time // and its day
+	failed    string    // what was logged last
 }
 
-func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, tell func(api.KeySpend), now func() time.Time, log *slog.Logger) *keyBudgets {
-	return &keyBudgets{led: led, location: location, blind: blind, tell: tell, log: log, now: now, changed: make(chan struct{}, 1)}
+func newKeyBudgets(led *ledger.Ledger, location *time.Location, blind bool, publish func(api.KeySpend), now func() time.Time, log *slog.Logger) *keyBudgets {
+	return &keyBudgets{led: led, location: location, blind: blind, publish: publish, log: log, now: now, refresh: make(chan struct{}, 1)}
 }
 
 // Enable has the figures computed from now on, and now: a key with a budget is about to
 // be let in.
 func (b *keyBudgets) Enable() {
 	b.enabled.Store(true)
-	b.evaluateNow()
+	b.update()
 }
 
-// Refresh has Run evaluate soon: a sample was stored.
+// Refresh asks Run to publish soon: a sample was stored.
 func (b *keyBudgets) Refresh() {
 	select {
-	case b.changed <- struct{}{}:
+	case b.refresh <- struct{}{}:
 	default: // it is asked to already
 	}
 }
@@ -69,17 +68,17 @@ func (b *keyBudgets) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-		case <-b.changed:
+		case <-b.refresh:
 		}
 		if b.enabled.Load() {
-			b.evaluateNow()
+			b.update()
 		}
 		now := b.now()
 		t.Reset(min(keyBudgetTick, max(time.Millisecond, budget.NextDay(now, b.location).Sub(now)))) // a new day is told of at once
 	}
 }
 
-func (b *keyBudgets) evaluateNow() {
+func (b *keyBudgets) update() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
@@ -93,8 +92,8 @@ func (b *keyBudgets) evaluateNow() {
 	}
 	b.failed = failed
 	spent.Until, spent.Next = now.Add(keyBudgetLife), budget.NextDay(now, b.location)
-	b.told = spent
-	b.tell(spent)
+	b.published = spent
+	b.publish(spent)
 }
 
 func (b *keyBudgets) evaluate(now time.Time) (api.KeySpend, error) {
@@ -109,8 +108,8 @@ func (b *keyBudgets) evaluate(now time.Time) (api.KeySpend, error) {
 		return api.KeySpend{Known: true}, nil // nothing was spent yet; the gate is closed until the first sample
 	}
 	day := budget.DayStart(now, b.location)
-	if b.told.Known && b.sample == newest.ID && b.day.Equal(day) {
-		return b.told, nil
+	if b.published.Known && b.sample == newest.ID && b.day.Equal(day) {
+		return b.published, nil
 	}
 	from, ok, err := budget.CountFrom(b.led, day)
 	if err != nil {
@@ -118,7 +117,7 @@ func (b *keyBudgets) evaluate(now time.Time) (api.KeySpend, error) {
 	}
 	spent := api.KeySpend{Known: true}
 	if ok {
-		if spent.By, err = report.KeySpend(b.led.Reader, ledger.Window{From: from, To: now}); err != nil {
+		if spent.By, err = b.led.KeySpend(ledger.Window{From: from, To: now}); err != nil {
 			return api.KeySpend{}, err
 		}
 	}

@@ -54,7 +54,7 @@ func TestKeyBudgets(t *testing.T) {
 	}
 	want := func(known bool, ann ledger.Nanos) {
 		t.Helper()
-		b.evaluateNow()
+		b.update()
 		if told.Known != known || told.By["key_ann"] != ann || !told.Until.Equal(now.Add(keyBudgetLife)) {
 			t.Errorf("told %+v, want known %v, ann %s", told, known, ann)
 		}

@@ -78,39 +78,3 @@ func percent(share *Decimal) string {
 	tenths := quotient(n, big.NewInt(10)).Int64()
 	return fmt.Sprintf("%d.%d%%", tenths/10, tenths%10)
 }
-
-// allot divides n by weights so that the parts add up to n exactly: each gets
-// its share rounded towards zero, and what is left goes, a nano each, to those
-// with the largest remainders, the first among equals. nil where no weight is
-// positive.
-func allot(n ledger.Nanos, weights []int64) []ledger.Nanos {
-	sum := new(big.Int)
-	for _, w := range weights {
-		sum.Add(sum, big.NewInt(w))
-	}
-	if sum.Sign() <= 0 {
-		return nil
-	}
-	abs, sign := new(big.Int).Abs(big.NewInt(int64(n))), ledger.Nanos(1)
-	if n < 0 {
-		sign = -1
-	}
-	parts, rests := make([]ledger.Nanos, len(weights)), make([]*big.Int, len(weights))
-	left := new(big.Int).Set(abs)
-	for i, w := range weights {
-		q, rest := new(big.Int).QuoRem(new(big.Int).Mul(abs, big.NewInt(w)), sum, new(big.Int))
-		parts[i], rests[i] = sign*ledger.Nanos(q.Int64()), rest
-		left.Sub(left, q)
-	}
-	for ; left.Sign() > 0; left.Sub(left, big.NewInt(1)) {
-		best := 0
-		for i := range rests {
-			if rests[i].Cmp(rests[best]) > 0 {
-				best = i
-			}
-		}
-		parts[best] += sign
-		rests[best] = big.NewInt(-1)
-	}
-	return parts
-}

@@ -76,64 +76,37 @@ func ParseBucket(s string) (time.Duration, error) {
 		fault = "shorter than a minute"
 	}
 	if fault != "" {
-		return 0, &Error{Msg: fmt.Sprintf("bucket %q: %s", s, fault), Hint: BucketHint}
+		return 0, badQuestion(BucketHint, "bucket %q: %s", s, fault)
 	}
 	return d, nil
 }
 
-// steps are the lengths that a bucket takes by itself.
-var steps = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, day, 7 * day, 28 * day, 364 * day}
-
-// fitting is the first step from least on of which no more than limit fill the
-// window, and which is not finer than the provider's.
-func fitting(window, least, billed time.Duration, limit int64) time.Duration {
-	for _, s := range steps {
-		if s >= least && s >= billed && countOf(window, s) <= limit {
-			return s
-		}
-	}
-	return steps[len(steps)-1]
-}
-
-// countOf is how many buckets a window has, one that is begun included.
-func countOf(window, bucket time.Duration) int64 { return int64((window + bucket - 1) / bucket) }
-
-// bucketLength is the length of the query's buckets, NoBucket for none.
+// bucketLength is the length of the query's buckets, NoBucket for none. By itself it is
+// not finer than billed, the step in which the bill moves.
 func bucketLength(q CostQuery, billed time.Duration) (time.Duration, error) {
 	window := q.Window.To.Sub(q.Window.From)
 	switch {
 	case q.Bucket == AutoBucket && window > bucketless:
-		return fitting(window, time.Hour, billed, maxBuckets), nil
+		return q.Window.Fitting(max(time.Hour, billed), maxBuckets), nil
 	case q.Bucket == AutoBucket && q.Chart:
-		return fitting(window, time.Minute, billed, 30), nil
+		return q.Window.Fitting(max(time.Minute, billed), 30), nil
 	case q.Bucket <= 0:
 		return NoBucket, nil
-	case countOf(window, q.Bucket) > maxBuckets:
-		return 0, &Error{
-			Msg:  fmt.Sprintf("%s buckets in a window of %s: more than %s", count(countOf(window, q.Bucket)), length(window), count(maxBuckets)),
-			Hint: fmt.Sprintf("use --bucket %s or longer, or a shorter --window", spell(fitting(window, time.Hour, 0, maxBuckets))),
-		}
+	case q.Window.Count(q.Bucket) > maxBuckets:
+		return 0, badQuestion(fmt.Sprintf("use --bucket %s or longer, or a shorter --window", spell(q.Window.Fitting(time.Hour, maxBuckets))),
+			"%s buckets in a window of %s: more than %s", count(q.Window.Count(q.Bucket)), length(window), count(maxBuckets))
 	}
 	return q.Bucket, nil
 }
 
-// bucketEdges cuts the snapped window at whole multiples of the length, in UTC,
-// each cut moved to the last sample at or before it.
-func bucketEdges(r *ledger.Reader, w ledger.Window, bucket time.Duration) ([]time.Time, error) {
-	cuts := []time.Time{w.From}
-	for t := w.From.Truncate(bucket).Add(bucket); t.Before(w.To); t = t.Add(bucket) {
-		cuts = append(cuts, t)
-	}
-	return snap(r, append(cuts, w.To))
-}
-
 // buckets are the figures between the edges, without their utilisation.
-func (b basis) buckets(r *ledger.Reader, edges []time.Time) ([]Bucket, error) {
-	sums, err := spends(r, edges)
+func (src source) buckets(r *ledger.Reader, edges []time.Time) ([]Bucket, error) {
+	windows := ledger.WindowsBetween(edges)
+	sums, err := r.SpentOf(windows)
 	if err != nil {
 		return nil, err
 	}
-	served, err := totals(r, edges)
+	served, err := r.TotalsOf(windows)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +117,7 @@ func (b basis) buckets(r *ledger.Reader, edges []time.Time) ([]Bucket, error) {
 			Requests: served[i].Requests(), CompletionTokens: served[i].Usage.CompletionTokens,
 			Flags: []string{},
 		}
-		if !billless(sp) {
+		if !sp.RatesOnly() {
 			k.Net, k.Gross = nanosDecimal(sp.Net), nanosDecimal(sp.Gross)
 			k.price = nanosPerMillion(sp.Net, k.CompletionTokens)
 			k.CostPerMillion = decimal(k.price, 9)
@@ -155,10 +128,10 @@ func (b basis) buckets(r *ledger.Reader, edges []time.Time) ([]Bucket, error) {
 			}
 		}
 		long := k.To.Sub(k.From)
-		if long < b.bucket-sp.Every*5/2 { // the slack that a gap has, too
+		if long < src.bucket-sp.Every*5/2 { // the slack that a gap has, too
 			k.Flags = append(k.Flags, FlagPartial)
 		}
-		if long < b.step {
+		if long < src.step {
 			k.Flags = append(k.Flags, FlagUnsettled)
 		}
 		if served[i].LowerBound > 0 {

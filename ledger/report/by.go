@@ -1,9 +1,6 @@
 package report
 
 import (
-	"cmp"
-	"fmt"
-	"maps"
 	"slices"
 
 	"spotinference/ledger"
@@ -23,7 +20,7 @@ func ParseBy(s string) (By, error) {
 	if b := By(s); slices.Contains([]By{ByNothing, ByModel, ByKey}, b) {
 		return b, nil
 	}
-	return "", &Error{Msg: fmt.Sprintf("by %q: nothing to divide by", s), Hint: "use model or key"}
+	return "", badQuestion("use model or key", "by %q: nothing to divide by", s)
 }
 
 // Group is one model's or one key's part. Share is its output tokens over all
@@ -43,13 +40,14 @@ type Group struct {
 
 // groups divides the requests of the snapped window, and what serving them cost
 // where that is known.
-func (b basis) groups(r *ledger.Reader, net, gross *divided) ([]Group, error) {
-	names, sums, err := b.ranked(r)
+func (src source) groups(r *ledger.Reader, net, gross *ledger.SpendSplit) ([]Group, error) {
+	w := src.window()
+	sums, err := r.TotalsBy(w.From, w.To, string(src.query.By))
 	if err != nil {
 		return nil, err
 	}
 	label := func(name string) (string, string) { return name, "" }
-	if b.query.By == ByKey {
+	if src.query.By == ByKey {
 		known, err := r.Keys()
 		if err != nil {
 			return nil, err
@@ -61,13 +59,13 @@ func (b basis) groups(r *ledger.Reader, net, gross *divided) ([]Group, error) {
 			return id, id
 		}
 	}
-	spend, grossSpend := divideServing(net, names, sums), divideServing(gross, names, sums)
+	spend, grossSpend := net.ServingShares(sums), gross.ServingShares(sums)
 	var tokens int64
 	for _, t := range sums {
 		tokens += t.Usage.CompletionTokens
 	}
 	out := []Group{}
-	for _, name := range names {
+	for _, name := range ledger.ByOutput(sums) {
 		g := sums[name]
 		k := Group{
 			Requests:     g.Requests(),
@@ -84,34 +82,4 @@ func (b basis) groups(r *ledger.Reader, net, gross *divided) ([]Group, error) {
 		out = append(out, k)
 	}
 	return out, nil
-}
-
-// ranked are the sums of the snapped window by what the query divides by, and their
-// names, those with the most output first.
-func (b basis) ranked(r *ledger.Reader) (names []string, sums map[string]ledger.Totals, err error) {
-	w := b.window()
-	sums, err = r.TotalsBy(w.From, w.To, string(b.query.By))
-	names = slices.SortedFunc(maps.Keys(sums), func(x, y string) int {
-		return cmp.Or(cmp.Compare(sums[y].Usage.CompletionTokens, sums[x].Usage.CompletionTokens),
-			cmp.Compare(sums[y].Requests(), sums[x].Requests()), cmp.Compare(x, y))
-	})
-	return names, sums, err
-}
-
-// divideServing is the one rule of who owes what: of the spend while the engine served,
-// each name has the share that its output tokens are of all output tokens. It is nil
-// where the spend is not known or no such token was made.
-func divideServing(d *divided, names []string, sums map[string]ledger.Totals) map[string]ledger.Nanos {
-	if d == nil {
-		return nil
-	}
-	weights := make([]int64, len(names))
-	for i, name := range names {
-		weights[i] = sums[name].Usage.CompletionTokens
-	}
-	out := map[string]ledger.Nanos{}
-	for i, n := range allot(d.part[serving], weights) {
-		out[names[i]] = n
-	}
-	return out
 }

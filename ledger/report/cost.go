@@ -30,9 +30,6 @@ const (
 	FlagNoProvider = "no_provider" // no bill is followed any more: the figures are from before
 )
 
-// noProvider is what the ledger notes as the provider where serve runs without one.
-const noProvider = "none"
-
 // CostQuery asks what a window cost.
 type CostQuery struct {
 	Window ledger.Window
@@ -87,7 +84,7 @@ type CostReport struct {
 
 	Overrides []Override `json:"overrides,omitempty"` // of the budget, in the asked window
 
-	basis basis
+	source source
 }
 
 // CostWindow holds the window that was asked for and the one that the samples
@@ -134,11 +131,11 @@ type Pending struct {
 // Refused tells whether the spend is not known, and so neither is the price.
 func (c CostReport) Refused() bool { return c.Reason != "" && c.Reason != ReasonNoTokens }
 
-// basis is what the ledger told, beyond what the report publishes: its text
+// source is what the ledger told, beyond what the report publishes: its text
 // explains itself with it.
-type basis struct {
+type source struct {
 	query    CostQuery
-	provider string       // as serve noted it, noProvider among others
+	provider string       // as serve noted it, ledger.NoProvider among others
 	spend    ledger.Spend // zero where not sampled
 	sampled  bool         // a sample lies at or before the window's end
 	alone    bool         // and no other before that
@@ -149,7 +146,7 @@ type basis struct {
 	asked    ledger.Totals // of the asked window
 	step     time.Duration // in which the bill moves, by the last sample's word
 	bucket   time.Duration // length of the buckets, NoBucket for none
-	even     time.Duration // see shape
+	even     time.Duration // see ledger.Timeline
 	proof    proof
 	wakes    []ledger.Nanos    // by the index in query.wakes; nil where not known
 	residual []ledger.Residual // of the snapped window
@@ -157,8 +154,8 @@ type basis struct {
 }
 
 // window is the snapped window.
-func (b basis) window() ledger.Window {
-	return ledger.Window{From: b.spend.From.At, To: b.spend.To.At}
+func (src source) window() ledger.Window {
+	return ledger.Window{From: src.spend.From.At, To: src.spend.To.At}
 }
 
 // Cost subtracts two samples of the bill and divides by the tokens between them.
@@ -175,21 +172,21 @@ func Cost(r *ledger.Reader, q CostQuery) (CostReport, error) {
 }
 
 func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
-	if q.Window, err = asked(q.Window); err != nil {
+	if q.Window, err = checkWindow(q.Window); err != nil {
 		return c, err
 	}
-	b, err := gather(r, q)
+	src, err := gather(r, q)
 	if err != nil {
 		return c, err
 	}
 	c = CostReport{
 		Window:           CostWindow{AskedFrom: q.Window.From, AskedTo: q.Window.To},
-		Currency:         b.newest.Currency,
-		Requests:         b.priced.Requests(),
-		PromptTokens:     b.priced.Usage.PromptTokens,
-		CachedTokens:     b.priced.Usage.CachedTokens,
-		CompletionTokens: b.priced.Usage.CompletionTokens,
-		Reason:           b.reason(),
+		Currency:         src.newest.Currency,
+		Requests:         src.priced.Requests(),
+		PromptTokens:     src.priced.Usage.PromptTokens,
+		CachedTokens:     src.priced.Usage.CachedTokens,
+		CompletionTokens: src.priced.Usage.CompletionTokens,
+		Reason:           src.reason(),
 		Samples:          Samples{Gaps: []Span{}},
 		Flags:            []string{},
 		Demo:             q.Demo,
@@ -197,139 +194,139 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 		Groups:           []Group{},
 		Buckets:          []Bucket{},
 	}
-	if b.sampled {
-		from, to := SampleRef(b.spend.From), SampleRef(b.spend.To)
+	if src.sampled {
+		from, to := SampleRef(src.spend.From), SampleRef(src.spend.To)
 		c.Window.From, c.Window.To = &from.At, &to.At
-		c.Samples.From, c.Samples.To, c.Samples.Count = &from, &to, b.spend.Count
-		for _, g := range b.spend.Gaps {
+		c.Samples.From, c.Samples.To, c.Samples.Count = &from, &to, src.spend.Count
+		for _, g := range src.spend.Gaps {
 			c.Samples.Gaps = append(c.Samples.Gaps, Span(g))
 		}
 	}
 	if !c.Refused() {
-		c.Spend = Spend{Net: nanosDecimal(b.spend.Net), Gross: nanosDecimal(b.spend.Gross)}
-		c.CostPerMillion = perMillion(b.spend.Net, c.CompletionTokens)
-		if err := c.detail(r, &b); err != nil {
+		c.Spend = Spend{Net: nanosDecimal(src.spend.Net), Gross: nanosDecimal(src.spend.Gross)}
+		c.CostPerMillion = perMillion(src.spend.Net, c.CompletionTokens)
+		if err := c.detail(r, &src); err != nil {
 			return c, err
 		}
 	}
 	if c.Overrides, err = overridden(r, q.Window); err != nil {
 		return c, err
 	}
-	c.basis = b
-	if c.Pending, err = b.pending(r); err != nil {
+	c.source = src
+	if c.Pending, err = src.pending(r); err != nil {
 		return c, err
 	}
-	c.Flags, err = b.flags(r, c.Reason)
+	c.Flags, err = src.flags(r, c.Reason)
 	return c, err
 }
 
 // detail fills in what a report with a spend has beyond its one figure: when the
 // spend was made, and what for.
-func (c *CostReport) detail(r *ledger.Reader, b *basis) error {
+func (c *CostReport) detail(r *ledger.Reader, src *source) error {
 	var edges []time.Time
 	var err error
-	if b.bucket != NoBucket {
-		if edges, err = bucketEdges(r, b.window(), b.bucket); err != nil {
+	if src.bucket != NoBucket {
+		if edges, err = r.CutAtSamples(src.window(), src.bucket); err != nil {
 			return err
 		}
-		if c.Buckets, err = b.buckets(r, edges); err != nil {
+		if c.Buckets, err = src.buckets(r, edges); err != nil {
 			return err
 		}
-		if b.bucket >= b.step {
+		if src.bucket >= src.step {
 			c.Band = bandOf(c.Buckets)
 		}
 	}
-	shape, err := b.shape(r, edges)
+	timeline, err := r.Timeline(src.spend, edges, src.query.wakes)
 	if err != nil {
 		return err
 	}
-	b.even = shape.even
-	c.Utilisation = utilisation(shape.busy, b.spend.To.At.Sub(b.spend.From.At))
+	src.even = timeline.Even
+	c.Utilisation = utilisation(timeline.Busy, src.spend.To.At.Sub(src.spend.From.At))
 	for i := range c.Buckets {
 		k := &c.Buckets[i]
-		k.Utilisation = utilisation(shape.bucket[i], k.To.Sub(k.From))
+		k.Utilisation = utilisation(timeline.BusyIn[i], k.To.Sub(k.From))
 	}
-	net, gross, err := shape.split(r, b.spend)
+	net, gross, err := r.Split(timeline)
 	if err != nil {
 		return err
 	}
-	c.Split = net.split()
+	c.Split = splitOf(net)
 	if net != nil {
-		b.wakes = net.wakes
+		src.wakes = net.Wakes
 	}
-	if b.query.By != ByNothing {
-		if c.Groups, err = b.groups(r, net, gross); err != nil {
+	if src.query.By != ByNothing {
+		if c.Groups, err = src.groups(r, net, gross); err != nil {
 			return err
 		}
 	}
-	if b.query.Proof {
-		b.proof, err = prove(r, b.spend)
+	if src.query.Proof {
+		src.proof, err = prove(r, src.spend)
 	}
 	return err
 }
 
 // gather asks the ledger. serve may write a sample between two of the questions,
 // so that everything hangs on the sample that Spent chose.
-func gather(r *ledger.Reader, q CostQuery) (basis, error) {
-	b := basis{query: q}
+func gather(r *ledger.Reader, q CostQuery) (source, error) {
+	src := source{query: q}
 	var err error
-	b.spend, err = r.Spent(q.Window.From, q.Window.To)
+	src.spend, err = r.Spent(q.Window.From, q.Window.To)
 	switch {
 	case err == nil:
-		b.sampled = true
+		src.sampled = true
 	case !errors.Is(err, ledger.ErrNoSamples):
-		return b, err
+		return src, err
 	}
-	served, err := r.TotalsOf([]ledger.Window{b.window(), q.Window}) // the snapped one is empty where not sampled
+	served, err := r.TotalsOf([]ledger.Window{src.window(), q.Window}) // the snapped one is empty where not sampled
 	if err != nil {
-		return b, err
+		return src, err
 	}
-	b.priced, b.asked = served[0], served[1]
-	if b.sampled {
-		_, earlier, err := r.SampleBefore(b.spend.From.At.Add(-time.Microsecond))
+	src.priced, src.asked = served[0], served[1]
+	if src.sampled {
+		_, earlier, err := r.SampleBefore(src.spend.From.At.Add(-time.Microsecond))
 		if err != nil {
-			return b, err
+			return src, err
 		}
-		b.alone = b.spend.Count == 1 && !earlier
-		last, _, err := r.Sample(b.spend.To.ID)
+		src.alone = src.spend.Count == 1 && !earlier
+		last, _, err := r.Sample(src.spend.To.ID)
 		if err != nil {
-			return b, err
+			return src, err
 		}
-		b.step = last.Step
-		if b.residual, err = r.Residuals(b.spend.From.At, b.spend.To.At); err != nil {
-			return b, err
+		src.step = last.Step
+		if src.residual, err = r.Residuals(src.spend.From.At, src.spend.To.At); err != nil {
+			return src, err
 		}
-		if b.drifts, err = drifts(r, ledger.Window{From: b.spend.From.At, To: q.Window.To}); err != nil {
-			return b, err
+		if src.drifts, err = drifts(r, ledger.Window{From: src.spend.From.At, To: q.Window.To}); err != nil {
+			return src, err
 		}
 	}
-	if b.bucket, err = bucketLength(q, b.step); err != nil {
-		return b, err
+	if src.bucket, err = bucketLength(q, src.step); err != nil {
+		return src, err
 	}
-	if b.next, b.hasNext, err = r.SampleAfter(q.Window.To.Add(time.Microsecond)); err != nil {
-		return b, err
+	if src.next, src.hasNext, err = r.SampleAfter(q.Window.To.Add(time.Microsecond)); err != nil {
+		return src, err
 	}
-	if b.newest, _, err = r.Newest(); err != nil {
-		return b, err
+	if src.newest, _, err = r.Newest(); err != nil {
+		return src, err
 	}
-	b.provider, err = r.Provider()
-	return b, err
+	src.provider, err = r.Provider()
+	return src, err
 }
 
 // reason is why there is no price, "" where there is one.
-func (b basis) reason() string {
+func (src source) reason() string {
 	switch {
-	case b.provider == noProvider && !(b.sampled && b.spend.To.At.After(b.query.Window.From)):
+	case src.provider == ledger.NoProvider && !(src.sampled && src.spend.To.At.After(src.query.Window.From)):
 		return ReasonNoProvider
-	case !b.sampled:
+	case !src.sampled:
 		return ReasonNoSamples
-	case billless(b.spend):
+	case src.spend.RatesOnly():
 		return ReasonDark
-	case b.spend.Count == 1 && (b.alone || !b.dark()):
+	case src.spend.Count == 1 && (src.alone || !src.dark()):
 		return ReasonOneSample
-	case b.spend.Count == 1, b.query.Explicit && b.dark():
+	case src.spend.Count == 1, src.query.Explicit && src.dark():
 		return ReasonDark
-	case b.priced.Usage.CompletionTokens == 0:
+	case src.priced.Usage.CompletionTokens == 0:
 		return ReasonNoTokens
 	}
 	return ""
@@ -337,27 +334,21 @@ func (b basis) reason() string {
 
 // dark tells whether the window's end lies where nobody has seen the bill: long
 // after the last sample, and before no other.
-func (b basis) dark() bool {
-	return !b.hasNext && b.query.Window.To.Sub(b.spend.To.At) > b.query.MaxSampleAge
-}
-
-// billless tells whether the samples came with rates only: their difference is
-// not zero, it is not known.
-func billless(sp ledger.Spend) bool {
-	return len(sp.Resources) == 0 && slices.Contains(sp.Flags, ledger.FlagUnknownBill)
+func (src source) dark() bool {
+	return !src.hasNext && src.query.Window.To.Sub(src.spend.To.At) > src.query.MaxSampleAge
 }
 
 // pending sums what no sample covers yet.
-func (b basis) pending(r *ledger.Reader) (p Pending, err error) {
-	if b.provider != noProvider {
-		p.NextSampleAt = nextSample(b.newest, b.query.Now)
+func (src source) pending(r *ledger.Reader) (p Pending, err error) {
+	if src.provider != ledger.NoProvider {
+		p.NextSampleAt = nextSample(src.newest, src.query.Now)
 	}
-	if b.hasNext {
+	if src.hasNext {
 		return p, nil
 	}
-	t := b.asked
-	if b.sampled {
-		if t, err = r.Totals(b.spend.To.At, b.query.Window.To); err != nil {
+	t := src.asked
+	if src.sampled {
+		if t, err = r.Totals(src.spend.To.At, src.query.Window.To); err != nil {
 			return p, err
 		}
 	}
@@ -379,40 +370,40 @@ func nextSample(newest ledger.Sample, now time.Time) *time.Time {
 }
 
 // flags are the spend's own and ours, sorted.
-func (b basis) flags(r *ledger.Reader, reason string) ([]string, error) {
-	flags := append([]string{}, b.spend.Flags...)
+func (src source) flags(r *ledger.Reader, reason string) ([]string, error) {
+	flags := append([]string{}, src.spend.Flags...)
 	add := func(f string, on bool) {
 		if on {
 			flags = append(flags, f)
 		}
 	}
-	frozen, err := b.frozen(r)
+	frozen, err := src.frozen(r)
 	if err != nil {
 		return nil, err
 	}
 	add(FlagFrozen, frozen)
-	add(FlagResidual, len(b.residual) > 0)
-	add(FlagDrift, len(b.drifts) > 0)
-	add(FlagLowerBound, b.priced.LowerBound > 0)
+	add(FlagResidual, len(src.residual) > 0)
+	add(FlagDrift, len(src.drifts) > 0)
+	add(FlagLowerBound, src.priced.LowerBound > 0)
 	if reason != ReasonNoProvider && reason != ReasonDark {
-		add(FlagStale, b.sampled && b.dark())
+		add(FlagStale, src.sampled && src.dark())
 	}
 	if reason == "" || reason == ReasonNoTokens {
-		add(FlagUnsettled, b.spend.To.At.Sub(b.spend.From.At) < b.step || b.bucket != NoBucket && b.bucket < b.step)
+		add(FlagUnsettled, src.spend.To.At.Sub(src.spend.From.At) < src.step || src.bucket != NoBucket && src.bucket < src.step)
 	}
-	add(FlagNoProvider, b.provider == noProvider && b.sampled && reason != ReasonNoProvider)
+	add(FlagNoProvider, src.provider == ledger.NoProvider && src.sampled && reason != ReasonNoProvider)
 	slices.Sort(flags)
 	return slices.Compact(flags), nil
 }
 
 // frozen tells whether the report ends on a bill that stands still to this day. A
 // bill that froze later than that does no harm to it.
-func (b basis) frozen(r *ledger.Reader) (bool, error) {
+func (src source) frozen(r *ledger.Reader) (bool, error) {
 	resource, _, frozen, err := r.Frozen()
-	if err != nil || !frozen || !b.sampled || b.spend.Count == 1 {
+	if err != nil || !frozen || !src.sampled || src.spend.Count == 1 {
 		return false, err
 	}
-	since, err := r.Spent(b.spend.To.At, b.newest.At)
+	since, err := r.Spent(src.spend.To.At, src.newest.At)
 	if err != nil {
 		return false, err
 	}
@@ -446,7 +437,7 @@ func (c CostReport) table() [][]cell {
 		for _, g := range c.Groups {
 			rows = append(rows, g.cells(c))
 		}
-	case c.basis.query.Bucket > 0:
+	case c.source.query.Bucket > 0:
 		for _, k := range c.Buckets {
 			rows = append(rows, k.cells(c))
 		}

@@ -42,14 +42,14 @@ func EventKinds() []string {
 // Events are those of the given kinds, all where none is given.
 func Events(ctx context.Context, r *ledger.Reader, w ledger.Window, kinds []string, demo bool) (EventsReport, error) {
 	wrap := func(err error) (EventsReport, error) { return EventsReport{}, fmt.Errorf("report events: %w", err) }
-	w, err := asked(w)
+	w, err := checkWindow(w)
 	if err != nil {
 		return wrap(err)
 	}
 	known := EventKinds()
 	for _, k := range kinds {
 		if !slices.Contains(known, k) {
-			return wrap(&Error{Msg: fmt.Sprintf("kind %q: not a kind of event", k), Hint: "use " + strings.Join(known, ", ")})
+			return wrap(badQuestion("use "+strings.Join(known, ", "), "kind %q: not a kind of event", k))
 		}
 	}
 	wanted := func(kind string) bool { return len(kinds) == 0 || slices.Contains(kinds, kind) }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 )
@@ -81,8 +82,7 @@ Events from 2026-10-17 08:00:00 to 09:00:00 UTC (1h)
 None in this window.
 `)
 	_, err := report.Events(t.Context(), b.Reader, ledger.Window{From: at(0), To: at(1)}, []string{"gates"}, false)
-	var refused *report.Error
-	if !errors.As(err, &refused) || refused.Msg != `kind "gates": not a kind of event` || !strings.Contains(refused.Hint, "gate, gateway") {
+	if !errors.Is(err, report.ErrQuestion) || err.Error() != `report events: kind "gates": not a kind of event` || !strings.Contains(hint.Of(err), "gate, gateway") {
 		t.Errorf("kind gates: %v", err)
 	}
 }

@@ -16,9 +16,9 @@ func (c CostReport) text() string {
 	if c.Refused() {
 		heading(&b, "Cost", Span{c.Window.AskedFrom, c.Window.AskedTo}, c.Demo)
 		b.WriteString("\n")
-		paragraph(&b, "Not known: "+c.basis.explainReason(c.Reason))
+		paragraph(&b, "Not known: "+c.source.explainReason(c.Reason))
 		b.WriteString("\n")
-		t := c.basis.asked
+		t := c.source.asked
 		writeRows(&b, []row{
 			{"requests", count(t.Requests()), "in this window, without a price"},
 			{"prompt tokens", count(t.Usage.PromptTokens), cachedText(t.Usage.CachedTokens, t.Usage.PromptTokens)},
@@ -36,7 +36,7 @@ func (c CostReport) text() string {
 		}
 		paragraph(&b, r)
 	}
-	if c.basis.query.Proof && !c.Refused() {
+	if c.source.query.Proof && !c.Refused() {
 		b.WriteString(c.proofText())
 	}
 	c.Chain.write(&b)
@@ -52,16 +52,17 @@ func (c CostReport) rows() []row {
 	rows := []row{price}
 	if c.Band.over > 1 {
 		rows = append(rows,
-			row{"  low", money(c.Currency, *c.Band.Low), fmt.Sprintf("of %d buckets of %s with output", c.Band.over, spell(c.basis.bucket))},
+			row{"  low", money(c.Currency, *c.Band.Low), fmt.Sprintf("of %d buckets of %s with output", c.Band.over, spell(c.source.bucket))},
 			row{"  median", money(c.Currency, *c.Band.Median), ""},
 			row{"  high", money(c.Currency, *c.Band.High), ""})
 	}
 	rows = append(rows,
 		row{"utilisation", percent(c.Utilisation), "of the time a request ran; finished ones only"},
-		row{"spend", money(c.Currency, *c.Spend.Net), "from the bill of " + c.basis.spend.Provider})
-	for part, field := range c.Split.fields() {
-		if d := *field; d != nil && (*d != "0" || part == serving || part == idle) {
-			rows = append(rows, row{"  " + partNames[part], money(c.Currency, *d), partMeanings[part]})
+		row{"spend", money(c.Currency, *c.Spend.Net), "from the bill of " + c.source.spend.Provider})
+	for i, field := range c.Split.fields() {
+		part := ledger.SpendPart(i)
+		if d := *field; d != nil && (*d != "0" || part == ledger.PartServing || part == ledger.PartIdle) {
+			rows = append(rows, row{"  " + part.String(), money(c.Currency, *d), part.Help()})
 		}
 	}
 	if *c.Spend.Gross != *c.Spend.Net {
@@ -81,7 +82,7 @@ func (p Pending) text() string {
 	if p.NextSampleAt == nil {
 		return s + " no sample is on its way."
 	}
-	return s + " the next sample is due at " + clock(*p.NextSampleAt) + "."
+	return s + " the next sample is due at " + timeText(*p.NextSampleAt) + "."
 }
 
 // scope says what the money is for, and what it is not for.
@@ -93,57 +94,57 @@ func (c CostReport) scope() string {
 }
 
 // explainReason says why the spend is not known, and what would make it known.
-func (b basis) explainReason(reason string) string {
-	q, last := b.query, b.spend.To.At
+func (src source) explainReason(reason string) string {
+	q, last := src.query, src.spend.To.At
 	switch reason {
 	case ReasonNoProvider:
 		return "serve runs with --provider none, so nobody reads a bill. The tokens are counted, the money is not."
 	case ReasonNoSamples:
-		if b.hasNext {
-			return "the first sample of the bill is from " + clock(b.next) + ", after this window."
+		if src.hasNext {
+			return "the first sample of the bill is from " + timeText(src.next) + ", after this window."
 		}
 		return "the ledger holds no sample of the bill. serve takes them, and its log says why one fails."
 	case ReasonOneSample:
-		return b.explainOneSample()
+		return src.explainOneSample()
 	}
 	switch { // dark
-	case billless(b.spend):
+	case src.spend.RatesOnly():
 		return "the samples show rates and no bill, and a rate is not what was spent."
 	case !last.After(q.Window.From):
-		return fmt.Sprintf("the bill was last seen at %s, before this window began. serve's log says why the samples ended.", clock(last))
+		return fmt.Sprintf("the bill was last seen at %s, before this window began. serve's log says why the samples ended.", timeText(last))
 	}
 	// To the second, and upwards: what a person can type is not before the sample.
 	until := last.Add(time.Second - 1).Truncate(time.Second)
 	return fmt.Sprintf("the bill was last seen at %s, %s before the end of this window; what was spent since then cannot be known. Ask up to there: --until %s",
-		clock(last), length(q.Window.To.Sub(last)), stamp(until))
+		timeText(last), length(q.Window.To.Sub(last)), stamp(until))
 }
 
-func (b basis) explainOneSample() string {
-	at := b.spend.To.At
-	switch next := nextSample(b.newest, b.query.Now); {
-	case b.hasNext && !at.After(b.query.Window.From):
-		return fmt.Sprintf("this window lies between two samples of the bill, at %s and at %s. Ask for one that holds both.", clock(at), clock(b.next))
-	case b.hasNext:
-		return fmt.Sprintf("spend is the difference of two samples of the bill, and only the first one, at %s, lies at or before the end of this window.", clock(at))
-	case !b.alone:
-		return fmt.Sprintf("this window begins after the last sample of the bill, at %s, and the next is still to come. Ask for a longer one.", clock(at))
+func (src source) explainOneSample() string {
+	at := src.spend.To.At
+	switch next := nextSample(src.newest, src.query.Now); {
+	case src.hasNext && !at.After(src.query.Window.From):
+		return fmt.Sprintf("this window lies between two samples of the bill, at %s and at %s. Ask for one that holds both.", timeText(at), timeText(src.next))
+	case src.hasNext:
+		return fmt.Sprintf("spend is the difference of two samples of the bill, and only the first one, at %s, lies at or before the end of this window.", timeText(at))
+	case !src.alone:
+		return fmt.Sprintf("this window begins after the last sample of the bill, at %s, and the next is still to come. Ask for a longer one.", timeText(at))
 	case next != nil:
-		return fmt.Sprintf("spend is the difference of two samples of the bill, and there is one so far, at %s. The next is due at %s.", clock(at), clock(*next))
+		return fmt.Sprintf("spend is the difference of two samples of the bill, and there is one so far, at %s. The next is due at %s.", timeText(at), timeText(*next))
 	}
-	return fmt.Sprintf("spend is the difference of two samples of the bill, and there is only one, at %s. serve's log says why no other came.", clock(at))
+	return fmt.Sprintf("spend is the difference of two samples of the bill, and there is only one, at %s. serve's log says why no other came.", timeText(at))
 }
 
 // bounds says where the samples moved the window further than a sampler's beat
 // does: a figure for another time than was asked for must not go unseen.
-func (b basis) bounds() []string {
+func (src source) bounds() []string {
 	var notes []string
-	slack := b.spend.Every * 5 / 2 // as for a gap
-	q, sp := b.query.Window, b.spend
+	slack := src.spend.Every * 5 / 2 // as for a gap
+	q, sp := src.query.Window, src.spend
 	if early := q.From.Sub(sp.From.At); early > slack {
 		notes = append(notes, fmt.Sprintf("note: begins %s before the asked start: no sample of the bill is nearer.", length(early)))
 	}
-	if short := q.To.Sub(sp.To.At); short > slack && b.hasNext {
-		notes = append(notes, fmt.Sprintf("note: ends %s before the asked end: the next sample of the bill is from %s.", length(short), clock(b.next)))
+	if short := q.To.Sub(sp.To.At); short > slack && src.hasNext {
+		notes = append(notes, fmt.Sprintf("note: ends %s before the asked end: the next sample of the bill is from %s.", length(short), timeText(src.next)))
 	}
 	return notes
 }
@@ -159,16 +160,16 @@ func (c CostReport) remarks() []string {
 	for _, f := range c.Flags {
 		switch {
 		case !slices.Contains(warnings, f):
-			notes = append(notes, "note: "+c.basis.explainFlag(f))
+			notes = append(notes, "note: "+c.source.explainFlag(f))
 		case !c.Refused() || f == FlagStale || f == FlagNoProvider:
-			warn = append(warn, "warning: "+c.basis.explainFlag(f))
+			warn = append(warn, "warning: "+c.source.explainFlag(f))
 		}
 	}
 	notes = append(notes, overrideTexts(c.Overrides)...)
 	if c.Refused() {
 		return append(warn, overrideTexts(c.Overrides)...)
 	}
-	all := append(warn, c.basis.bounds()...)
+	all := append(warn, c.source.bounds()...)
 	if c.Pending.Requests > 0 {
 		all = append(all, "pending: "+c.Pending.text())
 	}
@@ -178,8 +179,8 @@ func (c CostReport) remarks() []string {
 // methods say how a division was made, where there is more than one way.
 func (c CostReport) methods() []string {
 	var notes []string
-	if c.basis.even > 0 && c.Split.Serving != nil {
-		notes = append(notes, fmt.Sprintf("note: the spend is split by the time in each state within %s, not within each minute.", spell(c.basis.even)))
+	if c.source.even > 0 && c.Split.Serving != nil {
+		notes = append(notes, fmt.Sprintf("note: the spend is split by the time in each state within %s, not within each minute.", spell(c.source.even)))
 	}
 	if c.By == ByNothing {
 		return notes
@@ -191,30 +192,30 @@ func (c CostReport) methods() []string {
 }
 
 // explainFlag says what a flag means for the figures.
-func (b basis) explainFlag(flag string) string {
-	sp := b.spend
+func (src source) explainFlag(flag string) string {
+	sp := src.spend
 	switch flag {
 	case FlagStale:
 		return fmt.Sprintf("the last sample of the bill is %s old; nothing after it is counted. serve's log says why the samples ended.",
-			length(b.query.Window.To.Sub(sp.To.At)))
+			length(src.query.Window.To.Sub(sp.To.At)))
 	case FlagNoProvider:
 		return "serve now runs with --provider none: the bill is not read any more."
 	case FlagFrozen:
 		return "the machine runs and its bill stands still, so the provider's figures are dead and the spend is too low."
 	case FlagDrift:
-		return fmt.Sprintf("the engine's own counters and the ledger disagree about the tokens, seen first at %s: the price may be off. `spotinference report meter` shows by how much.", clock(b.drifts[0].At))
+		return fmt.Sprintf("the engine's own counters and the ledger disagree about the tokens, seen first at %s: the price may be off. `spotinference report meter` shows by how much.", timeText(src.drifts[0].At))
 	case FlagLowerBound:
-		return lowerBoundText(b.priced.LowerBound)
+		return lowerBoundText(src.priced.LowerBound)
 	case FlagResidual:
-		return b.residualText()
+		return src.residualText()
 	case FlagUnsettled:
-		if b.bucket != NoBucket && b.bucket < b.step {
-			return fmt.Sprintf("the bill moves in steps of %s, and a bucket of %s shows the steps, not the price of its tokens; so there is no band.", spell(b.step), spell(b.bucket))
+		if src.bucket != NoBucket && src.bucket < src.step {
+			return fmt.Sprintf("the bill moves in steps of %s, and a bucket of %s shows the steps, not the price of its tokens; so there is no band.", spell(src.step), spell(src.bucket))
 		}
-		return fmt.Sprintf("this window is shorter than the %s in which the bill moves: the spend may be a step too high or too low.", spell(b.step))
+		return fmt.Sprintf("this window is shorter than the %s in which the bill moves: the spend may be a step too high or too low.", spell(src.step))
 	case ledger.FlagStartsLate:
 		return fmt.Sprintf("begins %s after the asked start, at the ledger's first sample; what was billed before is not in the spend.",
-			length(sp.From.At.Sub(b.query.Window.From)))
+			length(sp.From.At.Sub(src.query.Window.From)))
 	case ledger.FlagFirstSeen:
 		return "a resource was first seen inside the window; what it was billed before is not in the spend."
 	case ledger.FlagGone:
@@ -232,19 +233,19 @@ func (b basis) explainFlag(flag string) string {
 	case ledger.FlagUncalibrated:
 		return "how often and how late this bill moves was never measured on this account; its last minutes may be missing."
 	case ledger.FlagGaps:
-		return b.gapsText()
+		return src.gapsText()
 	}
 	return flag + "." // a flag of a ledger that knows more than we do
 }
 
 // residualText says what the account paid in the latest of the spans, which is no part
 // of the spend.
-func (b basis) residualText() string {
-	r := b.residual[0]
+func (src source) residualText() string {
+	r := src.residual[0]
 	amount := func(n ledger.Nanos) string { return money(r.Currency, *nanosDecimal(n)) }
 	s := fmt.Sprintf("the account paid %s from %s, and what is counted here was billed %s at the most: something else on it costs money.",
 		amount(r.Paid), period(Span{r.From, r.To}), amount(r.Billed))
-	if n := len(b.residual) - 1; n > 0 {
+	if n := len(src.residual) - 1; n > 0 {
 		s += fmt.Sprintf(" So it was in %s before.", plural(int64(n), "span"))
 	}
 	return s
@@ -253,11 +254,11 @@ func (b basis) residualText() string {
 // shownGaps is how many gaps the text names; JSON and CSV name all.
 const shownGaps = 3
 
-func (b basis) gapsText() string {
+func (src source) gapsText() string {
 	var parts []string
-	for i, g := range b.spend.Gaps {
+	for i, g := range src.spend.Gaps {
 		if i == shownGaps {
-			parts = append(parts, fmt.Sprintf("and %d more", len(b.spend.Gaps)-shownGaps))
+			parts = append(parts, fmt.Sprintf("and %d more", len(src.spend.Gaps)-shownGaps))
 			break
 		}
 		parts = append(parts, fmt.Sprintf("%s (%s)", period(Span(g)), length(g.To.Sub(g.From))))

@@ -10,5 +10,4 @@ func PerMillion(net ledger.Nanos, tokens int64) string {
 var (
 	Money  = money
 	Length = length
-	Allot  = allot
 )

@@ -99,7 +99,7 @@ func GPU(r *ledger.Reader, q GPUQuery) (GPUReport, error) {
 }
 
 func gpuReport(r *ledger.Reader, q GPUQuery) (g GPUReport, err error) {
-	if q.Window, err = asked(q.Window); err != nil {
+	if q.Window, err = checkWindow(q.Window); err != nil {
 		return g, err
 	}
 	var sum gpuSum

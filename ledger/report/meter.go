@@ -60,7 +60,7 @@ type MeterDrift struct {
 // its counters.
 func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 	wrap := func(err error) (MeterReport, error) { return MeterReport{}, fmt.Errorf("report meter: %w", err) }
-	w, err := asked(w)
+	w, err := checkWindow(w)
 	if err != nil {
 		return wrap(err)
 	}
@@ -185,7 +185,7 @@ func (m MeterReport) text() string {
 	}
 	b.WriteString("\n")
 	for _, d := range m.Drifts {
-		paragraph(&b, "drift at "+clock(d.At)+": "+d.Detail)
+		paragraph(&b, "drift at "+timeText(d.At)+": "+d.Detail)
 	}
 	for _, note := range overrideTexts(m.Overrides) {
 		paragraph(&b, note)

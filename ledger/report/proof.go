@@ -72,11 +72,11 @@ func prove(r *ledger.Reader, sp ledger.Spend) (p proof, err error) {
 func (c CostReport) proofText() string {
 	var b strings.Builder
 	b.WriteString("\nHow this was computed\n")
-	for _, s := range c.basis.proof.samples {
+	for _, s := range c.source.proof.samples {
 		fmt.Fprintf(&b, "\nSample #%d, %s\n", s.ID, stamp(s.At))
 		t := table{{"resource", "kind", "status", "rate per hour", "bill", "epoch"}}
 		for _, ln := range s.Lines {
-			t = append(t, []string{printable(ln.Resource), string(ln.Kind), printable(ln.Status), known(ln.Rate), known(ln.Bill), printable(ln.Epoch)})
+			t = append(t, []string{printable(ln.Resource), string(ln.Kind), printable(ln.Status), amountOrUnknown(ln.Rate), amountOrUnknown(ln.Bill), printable(ln.Epoch)})
 		}
 		if len(s.Lines) == 0 {
 			b.WriteString("  no resource is on the bill\n")
@@ -86,11 +86,11 @@ func (c CostReport) proofText() string {
 	}
 
 	b.WriteString("\nThe provider's replies that the bills were read from\n")
-	c.basis.proof.replies(&b)
+	c.source.proof.replies(&b)
 
 	fmt.Fprintf(&b, "\nThe subtraction, in %s\n", c.Currency)
 	var net []string
-	for _, s := range c.basis.proof.series {
+	for _, s := range c.source.proof.series {
 		s.write(&b)
 		net = append(net, s.Net.String())
 	}
@@ -179,7 +179,7 @@ func printable(s string) string {
 	return s
 }
 
-func known(n *ledger.Nanos) string {
+func amountOrUnknown(n *ledger.Nanos) string {
 	if n == nil {
 		return "not known"
 	}

@@ -65,14 +65,14 @@ type ReconcileQuery struct {
 // ReconcileReport is the invoice and the ledger side by side, by resource and
 // day of UTC. Every day from the invoice's first to its last is in it.
 type ReconcileReport struct {
-	From      string   `json:"from"` // the first day
-	To        string   `json:"to"`   // the last day, included
-	Currency  string   `json:"currency"`
-	Tolerance Decimal  `json:"tolerance"`
-	Rows      []Reckon `json:"rows"`
-	Equal     int      `json:"equal"`
-	Different int      `json:"different"`
-	Dark      int      `json:"dark"`
+	From      string         `json:"from"` // the first day
+	To        string         `json:"to"`   // the last day, included
+	Currency  string         `json:"currency"`
+	Tolerance Decimal        `json:"tolerance"`
+	Rows      []ReconcileRow `json:"rows"`
+	Equal     int            `json:"equal"`
+	Different int            `json:"different"`
+	Dark      int            `json:"dark"`
 	// Invoice, Ledger and Difference are sums over the rows that are not dark.
 	Invoice    Decimal `json:"invoice"`
 	Ledger     Decimal `json:"ledger"`
@@ -83,9 +83,9 @@ type ReconcileReport struct {
 	Overrides []Override `json:"overrides,omitempty"` // of the budget, in these days
 }
 
-// Reckon is one resource on one day. An amount that one side does not have is
+// ReconcileRow is one resource on one day. An amount that one side does not have is
 // null; Difference is then the other side's whole amount.
-type Reckon struct {
+type ReconcileRow struct {
 	Day        string   `json:"day"`
 	Resource   string   `json:"resource"` // the ledger's name; the invoice's where it has none
 	Invoice    *Decimal `json:"invoice"`
@@ -129,12 +129,12 @@ func Reconcile(r *ledger.Reader, q ReconcileQuery) (ReconcileReport, error) {
 }
 
 func reconcile(r *ledger.Reader, q ReconcileQuery) (ReconcileReport, error) {
-	rep := ReconcileReport{Tolerance: Decimal(q.Tolerance.String()), Rows: []Reckon{}, Demo: q.Demo}
+	rep := ReconcileReport{Tolerance: Decimal(q.Tolerance.String()), Rows: []ReconcileRow{}, Demo: q.Demo}
 	switch {
 	case len(q.Invoice) == 0:
 		return rep, errors.New("the invoice is empty")
 	case q.Tolerance < 0:
-		return rep, &Error{Msg: fmt.Sprintf("tolerance %s: below zero", q.Tolerance), Hint: "give an amount such as 0.01"}
+		return rep, badQuestion("give an amount such as 0.01", "tolerance %s: below zero", q.Tolerance)
 	}
 	first, last := q.Invoice[0].Day, q.Invoice[0].Day
 	for _, b := range q.Invoice {
@@ -146,15 +146,15 @@ func reconcile(r *ledger.Reader, q ReconcileQuery) (ReconcileReport, error) {
 		}
 	}
 	if last.Sub(first) >= maxInvoiceDays*24*time.Hour {
-		return rep, &Error{Msg: fmt.Sprintf("the invoice spans %s to %s", first.Format(time.DateOnly), last.Format(time.DateOnly)),
-			Hint: "are those its days? name its columns with --columns"}
+		return rep, badQuestion("are those its days? name its columns with --columns",
+			"the invoice spans %s to %s", first.Format(time.DateOnly), last.Format(time.DateOnly))
 	}
 	newest, ok, err := r.Newest()
 	if err != nil {
 		return rep, err
 	}
 	if ok && q.Currency != "" && q.Currency != newest.Currency {
-		return rep, &Error{Msg: fmt.Sprintf("the invoice is in %s, the ledger in %s", q.Currency, newest.Currency), Hint: "nothing is converted here"}
+		return rep, badQuestion("nothing is converted here", "the invoice is in %s, the ledger in %s", q.Currency, newest.Currency)
 	}
 	if rep.Currency = newest.Currency; !ok {
 		rep.Currency = q.Currency
@@ -217,9 +217,9 @@ func readDay(r *ledger.Reader, day time.Time, lag time.Duration, now time.Time) 
 	slack := spend.Every * 5 / 2 // as far as a sample may be late and be none missed
 	switch {
 	case spend.From.At.Sub(day).Abs() > slack:
-		d.dark = "its first midnight was not seen: the next sample to it is of " + clock(spend.From.At)
+		d.dark = "its first midnight was not seen: the next sample to it is of " + timeText(spend.From.At)
 	case end.Sub(spend.To.At) > slack:
-		d.dark = "its last midnight was not seen: the last sample before it is of " + clock(spend.To.At)
+		d.dark = "its last midnight was not seen: the last sample before it is of " + timeText(spend.To.At)
 	}
 	if d.by, err = byResource(spend); err != nil {
 		return nil, err
@@ -341,7 +341,7 @@ func (rep *ReconcileReport) addDay(day time.Time, d *ledgerDay, invoice map[stri
 	}
 	slices.Sort(sorted)
 	for _, name := range sorted {
-		row := Reckon{Day: day.Format(time.DateOnly), Resource: name, day: day}
+		row := ReconcileRow{Day: day.Format(time.DateOnly), Resource: name, day: day}
 		var inv, led ledger.Nanos
 		if amount, ok := invoice[name]; ok {
 			inv, row.inv, row.Invoice = amount, &amount, decimalOf(amount)
@@ -380,7 +380,7 @@ func decimalOf(n ledger.Nanos) *Decimal {
 }
 
 // cause guesses what made a row differ, from that row's own day.
-func cause(row Reckon, d *ledgerDay, ambiguous map[string][]string) (cause, why string) {
+func cause(row ReconcileRow, d *ledgerDay, ambiguous map[string][]string) (cause, why string) {
 	s := d.by[row.Resource]
 	switch names := ambiguous[row.Resource]; {
 	case names != nil:
@@ -394,13 +394,13 @@ func cause(row Reckon, d *ledgerDay, ambiguous map[string][]string) (cause, why 
 	case s.gross != s.net:
 		return CauseRestatement, "its bill fell that day, by a refund, a credit or a correction"
 	case !s.first.IsZero():
-		return CauseGap, "its bill was first seen at " + clock(s.first) + "; what it was then is not in the ledger's figure"
+		return CauseGap, "its bill was first seen at " + timeText(s.first) + "; what it was then is not in the ledger's figure"
 	case s.last.Before(d.spend.To.At):
-		return CauseGap, "its bill was last seen at " + clock(s.last)
+		return CauseGap, "its bill was last seen at " + timeText(s.last)
 	case row.diff > 0 && row.diff <= d.after[row.Resource]:
 		return CauseLate, "as much and more was billed within the lag after midnight"
 	case !d.spend.From.At.Equal(row.day) || !d.spend.To.At.Equal(row.day.AddDate(0, 0, 1)):
-		return CauseBoundary, "the ledger's day is from " + clock(d.spend.From.At) + " to " + clock(d.spend.To.At)
+		return CauseBoundary, "the ledger's day is from " + timeText(d.spend.From.At) + " to " + timeText(d.spend.To.At)
 	case len(d.spend.Gaps) > 0:
 		return CauseGap, plural(int64(len(d.spend.Gaps)), "gap") + " between samples that day"
 	case within(row.diff, cent):
@@ -409,9 +409,9 @@ func cause(row Reckon, d *ledgerDay, ambiguous map[string][]string) (cause, why 
 	return CauseUnknown, ""
 }
 
-// better tells the causes that a pattern over many rows explains better than
+// weakCause tells the causes that a pattern over many rows explains better than
 // anything on the row itself.
-func better(cause string) bool {
+func weakCause(cause string) bool {
 	switch cause {
 	case CauseUnknown, CauseLate, CauseBoundary, CauseRounding, CauseGap:
 		return true
@@ -422,7 +422,7 @@ func better(cause string) bool {
 // findShifted finds days that differ as much as their neighbour does the other
 // way: the money is on the invoice, on another day.
 func (rep *ReconcileReport) findShifted(tolerance ledger.Nanos) {
-	last := make(map[string]*Reckon)
+	last := make(map[string]*ReconcileRow)
 	for i := range rep.Rows {
 		row := &rep.Rows[i]
 		before := last[row.Resource]
@@ -443,11 +443,11 @@ func (rep *ReconcileReport) findShifted(tolerance ledger.Nanos) {
 // is dearer on the invoice, to a cent. Two rows at least must be so large that a
 // percent is more than that cent.
 func (rep *ReconcileReport) findTax(tolerance ledger.Nanos) {
-	inv, led, rows, large := new(big.Int), new(big.Int), []*Reckon{}, 0
+	inv, led, rows, large := new(big.Int), new(big.Int), []*ReconcileRow{}, 0
 	allowed := max(tolerance, cent)
 	for i := range rep.Rows {
 		row := &rep.Rows[i]
-		if row.State != StateDifferent || !better(row.Cause) || row.led == nil || row.inv == nil {
+		if row.State != StateDifferent || !weakCause(row.Cause) || row.led == nil || row.inv == nil {
 			continue
 		}
 		inv.Add(inv, big.NewInt(int64(*row.inv)))

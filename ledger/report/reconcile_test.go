@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 )
@@ -302,8 +303,7 @@ func TestReconcileRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Reconcile = %v, want %q", err, want)
 		}
-		var e *report.Error
-		if !strings.Contains(want, "empty") && !strings.Contains(want, "midnight") && (!errors.As(err, &e) || e.Hint == "") {
+		if !strings.Contains(want, "empty") && !strings.Contains(want, "midnight") && (!errors.Is(err, report.ErrQuestion) || hint.Of(err) == "") {
 			t.Errorf("%v: no hint", err)
 		}
 	}

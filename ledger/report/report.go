@@ -13,20 +13,30 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
+
+	"spotinference/internal/hint"
 )
 
-// Error is a refusal that a person can act on: Msg says what is wrong, Hint what
-// to do about it.
-type Error struct {
-	Msg, Hint string
-}
+// ErrQuestion marks the error of a question that cannot be answered as it was asked.
+// Such an error has a hint.
+var ErrQuestion = errors.New("the question cannot be answered as it was asked")
 
-func (e *Error) Error() string { return e.Msg }
+// questionError is what is wrong with a question.
+type questionError string
+
+func (e questionError) Error() string        { return string(e) }
+func (e questionError) Is(target error) bool { return target == ErrQuestion }
+
+// badQuestion says what is wrong with a question, and what to ask instead.
+func badQuestion(ask, format string, args ...any) error {
+	return hint.Wrap(questionError(fmt.Sprintf(format, args...)), ask)
+}
 
 // Format is how a report is written.
 type Format string
@@ -44,7 +54,7 @@ func ParseFormat(s string) (Format, error) {
 	case Text, JSON, CSV, SVG:
 		return f, nil
 	}
-	return "", &Error{Msg: fmt.Sprintf("format %q: not a format", s), Hint: "use text, json or csv; report cost also svg"}
+	return "", badQuestion("use text, json or csv; report cost also svg", "format %q: not a format", s)
 }
 
 // Span is a window as reports show it: after From, up to and including To.
@@ -77,7 +87,7 @@ func write(w io.Writer, f Format, rep any, text func() string, cells func() []ce
 	case CSV:
 		return writeRecords(w, [][]cell{cells()})
 	case SVG:
-		return &Error{Msg: "format svg: this report has no drawing", Hint: "use text, json or csv"}
+		return badQuestion("use text, json or csv", "format svg: this report has no drawing")
 	default:
 		return fmt.Errorf("write report: format %q: not a format", f)
 	}

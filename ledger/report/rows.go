@@ -50,7 +50,7 @@ func ExportTables() []string {
 // ParseExportTable checks the name of a table.
 func ParseExportTable(s string) (string, error) {
 	if exports[s] == nil {
-		return "", &Error{Msg: fmt.Sprintf("table %q: not a table that can be exported", s), Hint: "use " + strings.Join(ExportTables(), ", ")}
+		return "", badQuestion("use "+strings.Join(ExportTables(), ", "), "table %q: not a table that can be exported", s)
 	}
 	return s, nil
 }
@@ -72,7 +72,7 @@ func Export(ctx context.Context, r *ledger.Reader, table string, w ledger.Window
 		table := csv.NewWriter(buf)
 		put, done = csvRows(table), func() error { table.Flush(); return table.Error() }
 	} else if f != JSON {
-		return &Error{Msg: fmt.Sprintf("format %s: rows are not written so", f), Hint: "use csv or json"}
+		return badQuestion("use csv or json", "format %s: rows are not written so", f)
 	}
 	if err := each(ctx, r, w, func(fields ...field) error { return put(append(fields, field{"demo", demo})) }); err != nil {
 		return fmt.Errorf("export %s: %w", table, err)

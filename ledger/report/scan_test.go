@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"spotinference/ledger"
-	"spotinference/ledger/report"
 )
 
 // day is some hours of a ledger: what happened, to be scanned in full.
@@ -74,7 +73,7 @@ func (d day) split(from, to time.Time) (sum [5]ledger.Nanos) {
 			_, state, _ = strings.Cut(e.Subject, "→")
 		}
 		add(b.At)
-		for p, n := range report.Allot(*b.Lines[0].Bill-*a.Lines[0].Bill, part[:]) {
+		for p, n := range (*b.Lines[0].Bill - *a.Lines[0].Bill).Allot(part[:]) {
 			sum[p] += n
 		}
 	}

@@ -82,7 +82,7 @@ func (c CostReport) svg() string {
 		v.text(svgWidth-300, 560, "end", bold, "demo: simulated figures")
 	}
 	if c.Refused() {
-		v.prose(600, "Not known: "+c.basis.explainReason(c.Reason))
+		v.prose(600, "Not known: "+c.source.explainReason(c.Reason))
 	} else {
 		v.text(300, 560, "start", "", c.summary())
 		t := timeAxis{w}
@@ -116,8 +116,8 @@ func (c CostReport) summary() string {
 // footer explains the marks that occur, and names the flags.
 func (c CostReport) footer() string {
 	var says []string
-	if c.basis.bucket != NoBucket {
-		says = append(says, "Each step: "+spell(c.basis.bucket)+".")
+	if c.source.bucket != NoBucket {
+		says = append(says, "Each step: "+spell(c.source.bucket)+".")
 	}
 	if slices.ContainsFunc(c.Buckets, Bucket.partial) {
 		says = append(says, "Dashed, pale: a part of that.")

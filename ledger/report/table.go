@@ -44,15 +44,15 @@ func (c CostReport) writeTables(b *strings.Builder) {
 	if c.By != ByNothing {
 		c.writeGroups(b)
 	}
-	if n := len(c.Buckets); n == 0 || n == 1 && c.basis.query.Bucket <= 0 {
+	if n := len(c.Buckets); n == 0 || n == 1 && c.source.query.Bucket <= 0 {
 		return
-	} else if n > shownBuckets && c.basis.query.Bucket <= 0 {
-		fmt.Fprintf(b, "\n%d buckets of %s: --bucket %s shows them all.\n", n, spell(c.basis.bucket), spell(c.basis.bucket))
+	} else if n > shownBuckets && c.source.query.Bucket <= 0 {
+		fmt.Fprintf(b, "\n%d buckets of %s: --bucket %s shows them all.\n", n, spell(c.source.bucket), spell(c.source.bucket))
 		return
 	}
 	b.WriteString("\n")
 	layout := "2006-01-02 15:04"
-	if c.basis.bucket%day == 0 {
+	if c.source.bucket%day == 0 {
 		layout = time.DateOnly
 	}
 	t := table{{"from (UTC)", "spend", "output tokens", "per million", "utilisation"}}
@@ -102,9 +102,10 @@ func (c CostReport) writeGroups(b *strings.Builder) {
 		}
 		t = append(t, []string{name, count(g.Requests), count(g.PromptTokens), count(g.CompletionTokens), percent(g.Share), spend})
 	}
-	for part, field := range c.Split.fields() {
-		if d := *field; d != nil && *d != "0" && (part != serving || c.CompletionTokens == 0) {
-			t = append(t, []string{"(" + partNames[part] + ")", "", "", "", "", money(c.Currency, *d)})
+	for i, field := range c.Split.fields() {
+		part := ledger.SpendPart(i)
+		if d := *field; d != nil && *d != "0" && (part != ledger.PartServing || c.CompletionTokens == 0) {
+			t = append(t, []string{"(" + part.String() + ")", "", "", "", "", money(c.Currency, *d)})
 		}
 	}
 	t = append(t, []string{"total", count(c.Requests), count(c.PromptTokens), count(c.CompletionTokens), "", money(c.Currency, *c.Spend.Net)})

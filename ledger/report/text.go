@@ -54,8 +54,8 @@ func heading(b *strings.Builder, what string, w Span, demo bool) {
 	}
 }
 
-// clock is an instant to the second; the reports' figures need no finer one.
-func clock(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
+// timeText is an instant to the second; the reports' figures need no finer one.
+func timeText(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
 
 // period is a window to the second, its date said once where it has only one.
 func period(w Span) string {

@@ -36,7 +36,7 @@ type ByStatus struct {
 // Usage sums the requests that finished in w. It needs no bill, and so has no
 // dark minutes.
 func Usage(r *ledger.Reader, w ledger.Window, demo bool) (UsageReport, error) {
-	w, err := asked(w)
+	w, err := checkWindow(w)
 	if err != nil {
 		return UsageReport{}, fmt.Errorf("report usage: %w", err)
 	}
@@ -66,8 +66,8 @@ func Usage(r *ledger.Reader, w ledger.Window, demo bool) (UsageReport, error) {
 	}, nil
 }
 
-// asked is w as the ledger sees it. A window of no length has no answer.
-func asked(w ledger.Window) (ledger.Window, error) {
+// checkWindow is w as the ledger sees it. A window of no length has no answer.
+func checkWindow(w ledger.Window) (ledger.Window, error) {
 	w = ledger.Window{From: utc(w.From), To: utc(w.To)}
 	if !w.From.Before(w.To) {
 		return w, fmt.Errorf("window from %s to %s is empty", stamp(w.From), stamp(w.To))

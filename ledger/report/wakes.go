@@ -103,10 +103,10 @@ func Wakes(r *ledger.Reader, q WakesQuery) (WakesReport, error) {
 }
 
 func wakesReport(r *ledger.Reader, q WakesQuery) (w WakesReport, err error) {
-	if q.Window, err = asked(q.Window); err != nil {
+	if q.Window, err = checkWindow(q.Window); err != nil {
 		return w, err
 	}
-	seen, err := seeWakes(r, q.Window, q.Now)
+	seen, err := findWakes(r, q.Window, q.Now)
 	if err != nil {
 		return w, err
 	}
@@ -131,7 +131,7 @@ func wakesReport(r *ledger.Reader, q WakesQuery) (w WakesReport, err error) {
 	if w.cost.Refused() {
 		w.Reason = w.cost.Reason
 	}
-	for i, n := range w.cost.basis.wakes {
+	for i, n := range w.cost.source.wakes {
 		if k := &w.Wakes[i]; !k.Began.Before(*w.Window.From) && k.Ended != nil && !k.Ended.After(*w.Window.To) {
 			k.Spend = nanosDecimal(n)
 		}
@@ -139,14 +139,14 @@ func wakesReport(r *ledger.Reader, q WakesQuery) (w WakesReport, err error) {
 	return w, nil
 }
 
-// sighting is what the events of a window tell of suspensions and wakes.
-type sighting struct {
-	wakes    []wakeSeen
+// wakeHistory is what the events of a window tell of suspensions and wakes.
+type wakeHistory struct {
+	wakes    []wakeRecord
 	suspends map[string][]time.Duration // by method
 }
 
-// wakeSeen is a wake and what is needed to find out more about it.
-type wakeSeen struct {
+// wakeRecord is a wake and what is needed to find out more about it.
+type wakeRecord struct {
 	Wake
 	over     time.Time // when it was certainly over; now while it goes on
 	readyFor time.Time // when the engine was no longer ready after it; zero while it is
@@ -156,7 +156,7 @@ type wakeSeen struct {
 // ended: whoever was served later proves nothing about the wake.
 const longAnswer = time.Hour
 
-func (k *wakeSeen) firstToken(r *ledger.Reader) error {
+func (k *wakeRecord) firstToken(r *ledger.Reader) error {
 	if k.Result != WakeReady {
 		return nil
 	}
@@ -171,8 +171,8 @@ func (k *wakeSeen) firstToken(r *ledger.Reader) error {
 	return err
 }
 
-// seeWakes reads the events of a window, and those up to now that end what began in it.
-func seeWakes(r *ledger.Reader, w ledger.Window, now time.Time) (s sighting, err error) {
+// findWakes reads the events of a window, and those up to now that end what began in it.
+func findWakes(r *ledger.Reader, w ledger.Window, now time.Time) (s wakeHistory, err error) {
 	until := w.To
 	if now.After(until) {
 		until = now
@@ -186,15 +186,15 @@ func seeWakes(r *ledger.Reader, w ledger.Window, now time.Time) (s sighting, err
 		return s, err
 	}
 	s.suspends = map[string][]time.Duration{}
-	var open *wakeSeen // the last of s.wakes, while it goes on
-	end := func(at time.Time, result string) {
-		open.Ended, open.over, open.Result = &at, at, result
-		open = nil
+	var current *wakeRecord // the last of s.wakes, while it goes on
+	endWake := func(at time.Time, result string) {
+		current.Ended, current.over, current.Result = &at, at, result
+		current = nil
 	}
 	for _, c := range changes {
 		for ; len(starts) > 0 && starts[0].At.Before(c.At); starts = starts[1:] {
-			if open != nil && starts[0].Subject == "started" {
-				open.over, open.Result, open = starts[0].At, WakeLost, nil
+			if current != nil && starts[0].Subject == "started" {
+				current.over, current.Result, current = starts[0].At, WakeLost, nil
 			}
 		}
 		switch {
@@ -202,26 +202,26 @@ func seeWakes(r *ledger.Reader, w ledger.Window, now time.Time) (s sighting, err
 			if c.At.After(w.To) {
 				return s, nil
 			}
-			s.wakes = append(s.wakes, wakeSeen{over: until, Wake: Wake{Began: c.At, Cause: c.Cause, Result: WakeGoesOn, Queue: phase(c, "queue")}})
-			open = &s.wakes[len(s.wakes)-1]
-			if open.Method = c.Method; c.To == "starting" {
-				open.Method = "stop"
+			s.wakes = append(s.wakes, wakeRecord{over: until, Wake: Wake{Began: c.At, Cause: c.Cause, Result: WakeGoesOn, Queue: phase(c, "queue")}})
+			current = &s.wakes[len(s.wakes)-1]
+			if current.Method = c.Method; c.To == "starting" {
+				current.Method = "stop"
 			}
-		case open != nil && c.To == "starting": // the attempt failed, and the next one begins
-			open.Error, open.Method = c.Cause, "stop"
-		case open != nil && c.To == "ready":
-			open.ready(c)
-			end(c.At, WakeReady)
-		case open != nil && c.To == "crashed":
-			open.Waiters, open.Left, open.Late, open.Error = c.Waiters, c.Left, c.Late, c.Cause
-			end(c.At, WakeFailed)
-		case open != nil && c.To == "stopped":
-			open.Waiters, open.Left, open.Late = c.Waiters, c.Left, c.Late
+		case current != nil && c.To == "starting": // the attempt failed, and the next one begins
+			current.Error, current.Method = c.Cause, "stop"
+		case current != nil && c.To == "ready":
+			current.ready(c)
+			endWake(c.At, WakeReady)
+		case current != nil && c.To == "crashed":
+			current.Waiters, current.Left, current.Late, current.Error = c.Waiters, c.Left, c.Late, c.Cause
+			endWake(c.At, WakeFailed)
+		case current != nil && c.To == "stopped":
+			current.Waiters, current.Left, current.Late = c.Waiters, c.Left, c.Late
 			result := WakeFailed
-			if open.Error = c.Cause; c.Cause == "shutdown" {
-				open.Error, result = "", WakeStopped
+			if current.Error = c.Cause; c.Cause == "shutdown" {
+				current.Error, result = "", WakeStopped
 			}
-			end(c.At, result)
+			endWake(c.At, result)
 		case c.From == "ready" && len(s.wakes) > 0 && s.wakes[len(s.wakes)-1].readyFor.IsZero():
 			s.wakes[len(s.wakes)-1].readyFor = c.At
 		}
@@ -230,8 +230,8 @@ func seeWakes(r *ledger.Reader, w ledger.Window, now time.Time) (s sighting, err
 		}
 	}
 	for _, e := range starts {
-		if open != nil && e.Subject == "started" {
-			open.over, open.Result, open = e.At, WakeLost, nil
+		if current != nil && e.Subject == "started" {
+			current.over, current.Result, current = e.At, WakeLost, nil
 		}
 	}
 	return s, nil
@@ -278,7 +278,7 @@ func total(c ledger.EngineChange) (sum time.Duration) {
 func inSeconds(d time.Duration) *Decimal { return decimal(big.NewInt(d.Microseconds()), 6) }
 
 // sums are the medians by method.
-func (s sighting) sums() []WakeMethod {
+func (s wakeHistory) sums() []WakeMethod {
 	wakes := map[string][]time.Duration{}
 	for _, k := range s.wakes {
 		if k.Result == WakeReady && k.Error == "" {

@@ -63,7 +63,7 @@ func (w WakesReport) text() string {
 	}
 	for _, k := range w.Wakes {
 		if k.Error != "" {
-			paragraph(&b, clock(k.Began)+": "+k.failure())
+			paragraph(&b, timeText(k.Began)+": "+k.failure())
 		}
 	}
 	for _, r := range w.remarks() {
@@ -114,7 +114,7 @@ func (k Wake) failure() string {
 func (w WakesReport) remarks() (out []string) {
 	switch {
 	case w.Refused():
-		out = append(out, "What these wakes cost is not known: "+w.cost.basis.explainReason(w.Reason))
+		out = append(out, "What these wakes cost is not known: "+w.cost.source.explainReason(w.Reason))
 	case w.Waking != nil:
 		out = append(out, "Waking, first starts and restarts included, took "+money(w.Currency, *w.Waking)+" of the "+money(w.Currency, *w.Net)+" that the window cost: see report cost.")
 	}

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ const maxDays = 36500
 func ParseWindow(s string) (time.Duration, error) {
 	d, fault := parseSpan(s)
 	if fault != "" {
-		return 0, &Error{Msg: fmt.Sprintf("window %q: %s", s, fault), Hint: WindowHint}
+		return 0, badQuestion(WindowHint, "window %q: %s", s, fault)
 	}
 	return d, nil
 }
@@ -40,11 +39,11 @@ func parseSpan(s string) (d time.Duration, fault string) {
 		rest = s
 	}
 	if rest != "" || !hasDays {
-		clock, err := time.ParseDuration(rest)
+		part, err := time.ParseDuration(rest)
 		if err != nil {
 			return 0, "not a duration"
 		}
-		if d += clock; d > maxDays*day || clock > maxDays*day {
+		if d += part; d > maxDays*day || part > maxDays*day {
 			return 0, "longer than 100 years"
 		}
 	}
@@ -77,11 +76,11 @@ func ParseUntil(s string, now time.Time) (t time.Time, explicit bool, err error)
 	}
 	if t, err = time.Parse(time.RFC3339, s); err != nil {
 		if t, err = time.Parse(time.DateOnly, s); err != nil {
-			return time.Time{}, false, &Error{Msg: fmt.Sprintf("until %q: not a time", s), Hint: UntilHint}
+			return time.Time{}, false, badQuestion(UntilHint, "until %q: not a time", s)
 		}
 	}
 	if t.After(now) {
-		return time.Time{}, false, &Error{Msg: fmt.Sprintf("until %q: in the future", s), Hint: UntilHint}
+		return time.Time{}, false, badQuestion(UntilHint, "until %q: in the future", s)
 	}
 	return t, true, nil
 }

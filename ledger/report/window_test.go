@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger/report"
 )
 
@@ -27,13 +28,12 @@ func TestParseWindow(t *testing.T) {
 	bad := func(s, want string) {
 		t.Helper()
 		_, err := report.ParseWindow(s)
-		var e *report.Error
-		if !errors.As(err, &e) {
-			t.Errorf("ParseWindow(%q) = %v, want a *report.Error", s, err)
+		if !errors.Is(err, report.ErrQuestion) {
+			t.Errorf("ParseWindow(%q) = %v, want a report.ErrQuestion", s, err)
 			return
 		}
-		if e.Error() != want || e.Hint != report.WindowHint {
-			t.Errorf("ParseWindow(%q): %q, hint %q, want %q, %q", s, e, e.Hint, want, report.WindowHint)
+		if err.Error() != want || hint.Of(err) != report.WindowHint {
+			t.Errorf("ParseWindow(%q): %q, hint %q, want %q, %q", s, err, hint.Of(err), want, report.WindowHint)
 		}
 	}
 	bad("yesterday", `window "yesterday": not a duration`)
@@ -75,8 +75,7 @@ func TestParseUntil(t *testing.T) {
 	bad := func(s, want string) {
 		t.Helper()
 		_, _, err := report.ParseUntil(s, now)
-		var e *report.Error
-		if !errors.As(err, &e) || e.Error() != want || e.Hint != report.UntilHint {
+		if !errors.Is(err, report.ErrQuestion) || err.Error() != want || hint.Of(err) != report.UntilHint {
 			t.Errorf("ParseUntil(%q) = %v, want %q with a hint", s, err, want)
 		}
 	}
@@ -94,8 +93,7 @@ func TestParseFormat(t *testing.T) {
 		}
 	}
 	_, err := report.ParseFormat("xml")
-	var e *report.Error
-	if !errors.As(err, &e) || e.Error() != `format "xml": not a format` || e.Hint != "use text, json or csv; report cost also svg" {
+	if !errors.Is(err, report.ErrQuestion) || err.Error() != `format "xml": not a format` || hint.Of(err) != "use text, json or csv; report cost also svg" {
 		t.Errorf("ParseFormat(xml) = %v", err)
 	}
 }

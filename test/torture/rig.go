@@ -148,7 +148,7 @@ func (r *rig) calibrate() error {
 		return err
 	}
 	return errors.Join(led.SetCalibration(ledger.Calibration{Provider: "hyperstack", Account: "1234", Step: time.Second, Lag: time.Second,
-		Unit: true, At: r.world.now()}), led.Close())
+		At: r.world.now()}), led.Close())
 }
 
 // start starts the gateway on a port that is free now.

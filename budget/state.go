@@ -51,8 +51,8 @@ type Reader interface {
 	MaxRate(from, to time.Time) (*ledger.Nanos, error)
 }
 
-// Look says how far terms are spent, or false where there is no sample yet.
-func Look(r Reader, terms Terms, now time.Time) (State, bool, error) {
+// Evaluate says how far terms are spent, or false where there is no sample yet.
+func Evaluate(r Reader, terms Terms, now time.Time) (State, bool, error) {
 	if terms.Location == nil {
 		terms.Location = time.UTC
 	}
@@ -60,77 +60,77 @@ func Look(r Reader, terms Terms, now time.Time) (State, bool, error) {
 	if err != nil || !ok {
 		return State{}, false, err
 	}
-	b := book{led: r, terms: terms}
-	state, err := b.read(s, now)
+	c := stateCache{led: r, terms: terms}
+	state, err := c.read(s, now)
 	return state, err == nil, err
 }
 
-// book keeps the State until the next sample, or the next period.
-type book struct {
+// stateCache keeps the State until the next sample, or the next period.
+type stateCache struct {
 	led    Reader
 	terms  Terms
 	sample int64
 	state  State
 
-	peak peak
+	peak peakRate
 }
 
-// peak is the highest rate of today and yesterday, as far as it was read.
-type peak struct {
+// peakRate is the highest rate of today and yesterday, as far as it was read.
+type peakRate struct {
 	day     time.Time // the start of that today
 	through time.Time
 	rate    *ledger.Nanos
 }
 
-func (b *book) read(s ledger.Sample, now time.Time) (State, error) {
-	fresh := b.sample == s.ID
-	for _, w := range b.state.Windows {
+func (c *stateCache) read(s ledger.Sample, now time.Time) (State, error) {
+	fresh := c.sample == s.ID
+	for _, w := range c.state.Windows {
 		fresh = fresh && !now.Before(w.From) && now.Before(w.To)
 	}
-	if fresh && b.sample != 0 {
-		return b.state, nil
+	if fresh && c.sample != 0 {
+		return c.state, nil
 	}
 	state := State{Sample: s.At, Currency: s.Currency}
 	var err error
-	if state.Rate, err = b.led.MaxRate(s.At.Add(-time.Microsecond), s.At); err != nil { // of this one sample
+	if state.Rate, err = c.led.MaxRate(s.At.Add(-time.Microsecond), s.At); err != nil { // of this one sample
 		return State{}, err
 	}
-	if state.Headroom, err = b.headroom(s, now); err != nil {
+	if state.Headroom, err = c.headroom(s, now); err != nil {
 		return State{}, err
 	}
-	for _, l := range b.terms.Limits {
+	for _, l := range c.terms.Limits {
 		w := Window{Limit: l}
-		w.From, w.To = l.Per.Bounds(now, b.terms.Location)
-		if w.Gross, err = spentSince(b.led, w.From, now); err != nil {
+		w.From, w.To = l.Per.Bounds(now, c.terms.Location)
+		if w.Gross, err = spentSince(c.led, w.From, now); err != nil {
 			return State{}, err
 		}
 		state.Windows = append(state.Windows, w)
 	}
-	b.state, b.sample = state, s.ID
+	c.state, c.sample = state, s.ID
 	return state, nil
 }
 
-func (b *book) headroom(s ledger.Sample, now time.Time) (*ledger.Nanos, error) {
-	if b.terms.Headroom != nil {
-		return b.terms.Headroom, nil
+func (c *stateCache) headroom(s ledger.Sample, now time.Time) (*ledger.Nanos, error) {
+	if c.terms.Headroom != nil {
+		return c.terms.Headroom, nil
 	}
-	if today := DayStart(now, b.terms.Location); !today.Equal(b.peak.day) {
-		b.peak = peak{day: today, through: today.AddDate(0, 0, -1)}
+	if today := DayStart(now, c.terms.Location); !today.Equal(c.peak.day) {
+		c.peak = peakRate{day: today, through: today.AddDate(0, 0, -1)}
 	}
-	if s.At.After(b.peak.through) {
-		rate, err := b.led.MaxRate(b.peak.through, s.At)
+	if s.At.After(c.peak.through) {
+		rate, err := c.led.MaxRate(c.peak.through, s.At)
 		if err != nil {
 			return nil, err
 		}
-		if b.peak.rate == nil || rate != nil && *rate > *b.peak.rate {
-			b.peak.rate = rate
+		if c.peak.rate == nil || rate != nil && *rate > *c.peak.rate {
+			c.peak.rate = rate
 		}
-		b.peak.through = s.At
+		c.peak.through = s.At
 	}
-	if b.peak.rate == nil {
+	if c.peak.rate == nil {
 		return nil, nil
 	}
-	margin := accrues(*b.peak.rate, s.Step+s.Lag+s.Every+b.terms.CloseGrace)
+	margin := accrues(*c.peak.rate, s.Step+s.Lag+s.Every+c.terms.CloseGrace)
 	return &margin, nil
 }
 

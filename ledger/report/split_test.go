@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 )
@@ -239,24 +240,6 @@ func TestSplitAddsUp(t *testing.T) {
 	}
 }
 
-func TestAllot(t *testing.T) {
-	f := func(n ledger.Nanos, weights []int64, want ...ledger.Nanos) {
-		t.Helper()
-		if got := report.Allot(n, weights); !slices.Equal(got, want) {
-			t.Errorf("%d by %v = %v, want %v", n, weights, got, want)
-		}
-	}
-	f(10, []int64{1, 1, 1}, 4, 3, 3)
-	f(-10, []int64{1, 1, 1}, -4, -3, -3)
-	f(2, []int64{1, 1, 1}, 1, 1, 0)
-	f(10, []int64{1, 2, 4}, 1, 3, 6) // 1.43, 2.86, 5.71
-	f(7, []int64{0, 5, 0}, 0, 7, 0)
-	f(0, []int64{3, 5}, 0, 0)
-	f(1<<62, []int64{1 << 62, 1 << 62}, 1<<61, 1<<61)
-	f(5, []int64{0, 0})
-	f(5, nil)
-}
-
 // A gateway that dies says nothing: the engine was down from the last trace of it.
 func TestDeadGatewayIsDown(t *testing.T) {
 	b := open(t)
@@ -354,8 +337,7 @@ func TestParseBucket(t *testing.T) {
 	bad := func(s, want string) {
 		t.Helper()
 		_, err := report.ParseBucket(s)
-		var e *report.Error
-		if !errors.As(err, &e) || e.Error() != want || e.Hint != report.BucketHint {
+		if !errors.Is(err, report.ErrQuestion) || err.Error() != want || hint.Of(err) != report.BucketHint {
 			t.Errorf("ParseBucket(%q) = %v, want %q", s, err, want)
 		}
 	}
@@ -369,8 +351,7 @@ func TestParseBucket(t *testing.T) {
 	q := until(0, 365*24*60)
 	q.Bucket = time.Hour
 	_, err := report.Cost(b.Reader, q)
-	var e *report.Error
-	if !errors.As(err, &e) || err.Error() != "report cost: 8,760 buckets in a window of 365d: more than 1,000" || e.Hint != "use --bucket 24h or longer, or a shorter --window" {
+	if !errors.Is(err, report.ErrQuestion) || err.Error() != "report cost: 8,760 buckets in a window of 365d: more than 1,000" || hint.Of(err) != "use --bucket 24h or longer, or a shorter --window" {
 		t.Errorf("Cost = %v", err)
 	}
 }
@@ -524,8 +505,7 @@ func TestSVG(t *testing.T) {
 	wellFormed(asked(b, until(0, 2), chart), "EUR -1.00")
 
 	var u report.UsageReport
-	var e *report.Error
-	if err := u.Write(&bytes.Buffer{}, report.SVG); !errors.As(err, &e) {
+	if err := u.Write(&bytes.Buffer{}, report.SVG); !errors.Is(err, report.ErrQuestion) {
 		t.Errorf("usage as svg = %v", err)
 	}
 }
