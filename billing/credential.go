@@ -3,10 +3,11 @@ package billing
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
+
+	"spotinference/internal/loopback"
 )
 
 // A key shorter than this could not be cut out of a text without cutting a
@@ -82,16 +83,8 @@ func baseURL(text string) (*url.URL, error) {
 	if u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, refuse(hint, "provider URL %q is not the base of an API", text)
 	}
-	if u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())) {
+	if u.Scheme != "https" && !(u.Scheme == "http" && loopback.Host(u.Hostname())) {
 		return nil, refuse("use https; http is for a server on this machine", "provider URL %q would send the key in the clear", text)
 	}
 	return u, nil
-}
-
-func loopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }
