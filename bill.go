@@ -65,26 +65,13 @@ func openProvider(s settings, what string, anchors billing.Anchors) (p billing.P
 	return p, stop, nil
 }
 
-// noSample is a poll's failure with what it was called, its class and a hint.
+// noSample is a poll's failure with what it was called and its class.
 func noSample(what string, err error) error {
 	f := new(billing.Failure)
 	if !errors.As(err, &f) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	hint := f.Hint()
-	if hint == "" {
-		switch f.Class {
-		case billing.Network, billing.Timeout, billing.HTTP5xx:
-			hint = "try again; the provider, or the way to it, is in trouble"
-		case billing.TLS, billing.Redirect, billing.HTTP4xx:
-			hint = "check --provider-url"
-		case billing.HTTP429:
-			hint = "wait a minute: something else uses up the account's calls"
-		case billing.Malformed, billing.Incomplete, billing.TooLarge:
-			hint = "is that the provider's API? check --provider-url and --instance"
-		}
-	}
-	return &hintedError{fmt.Errorf("%s: no sample: %s: %w", what, f.Class, f), hint}
+	return fmt.Errorf("%s: no sample: %s: %w", what, f.Class, f)
 }
 
 func newBillingCheck() *cobra.Command {

@@ -17,7 +17,7 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "internal/loopback", "ledger", "ledger/report", "server/cert", "socket"},
+	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "internal/hint", "internal/loopback", "ledger", "ledger/report", "server/cert", "socket"},
 	"internal/hint":                         {},
 	"internal/loopback":                     {},
 	"control":                               {"socket"},
@@ -33,7 +33,7 @@ var arrows = map[string][]string{
 	"server/engine/realengine":              {"server/engine/tinymodel"},
 	"gpu":                                   {},
 	"gpu/helper":                            {"gpu"}, // a program apart: nothing imports it
-	"billing":                               {"internal/loopback", "ledger"},
+	"billing":                               {"internal/hint", "internal/loopback", "ledger"},
 	"billing/sim":                           {},
 	"budget":                                {"ledger"},
 	"ledger":                                {},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 	"spotinference/server/engine"
@@ -117,8 +118,11 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit %d", int(c)) }
 // hintFor finds what to do about err, "" where nothing can be said.
 func hintFor(err error) string {
 	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
+	if errors.As(err, &hinted) && hinted.Hint() != "" {
 		return hinted.Hint()
+	}
+	if h := hint.Of(err); h != "" {
+		return h
 	}
 	var refused *engine.Error
 	if errors.As(err, &refused) {

@@ -20,12 +20,12 @@ package billing
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -135,11 +135,11 @@ func New(name string, opts Options) (Provider, error) {
 			continue
 		}
 		if a.open == nil {
-			return nil, refuse(advice(), "billing provider %q: %s", name, a.why)
+			return nil, hint.Errorf(advice(), "billing provider %q: %s", name, a.why)
 		}
 		return a.open(opts)
 	}
-	return nil, refuse(advice(), "billing provider %q: not known", name)
+	return nil, hint.Errorf(advice(), "billing provider %q: not known", name)
 }
 
 func advice() string {
@@ -173,21 +173,8 @@ func Detect(getenv func(string) string) (string, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", refuse(advice(), "no key of a provider whose bill can be read is set")
+		return "", hint.Errorf(advice(), "no key of a provider whose bill can be read is set")
 	default:
-		return "", refuse("name one with --provider", "the keys of %s are set", strings.Join(found, " and "))
+		return "", hint.Errorf("name one with --provider", "the keys of %s are set", strings.Join(found, " and "))
 	}
-}
-
-// setupError is a setting that New refuses. Hint says what to do about it; the
-// command line finds it through an interface{ Hint() string }.
-type setupError struct {
-	text, hint string
-}
-
-func (e *setupError) Error() string { return e.text }
-func (e *setupError) Hint() string  { return e.hint }
-
-func refuse(hint, format string, args ...any) error {
-	return &setupError{text: fmt.Sprintf(format, args...), hint: hint}
 }

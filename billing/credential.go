@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"spotinference/internal/hint"
 	"spotinference/internal/loopback"
 )
 
@@ -23,9 +24,9 @@ func credential(opts Options, env, fileEnv string) (string, error) {
 	key, path := opts.getenv(env), opts.getenv(fileEnv)
 	switch {
 	case key != "" && path != "":
-		return "", refuse("unset one of them", "both %s and %s are set", env, fileEnv)
+		return "", hint.Errorf("unset one of them", "both %s and %s are set", env, fileEnv)
 	case key == "" && path == "":
-		return "", refuse(fmt.Sprintf("set %s, or %s to a file that only you can read", env, fileEnv), "%s is not set", env)
+		return "", hint.Errorf(fmt.Sprintf("set %s, or %s to a file that only you can read", env, fileEnv), "%s is not set", env)
 	case path != "":
 		var err error
 		if key, err = readKey(path, fileEnv); err != nil {
@@ -35,7 +36,7 @@ func credential(opts Options, env, fileEnv string) (string, error) {
 	}
 	key = strings.TrimSpace(key)
 	if len(key) < minKey || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", refuse("copy it again from the provider's console", "%s does not hold an API key", env)
+		return "", hint.Errorf("copy it again from the provider's console", "%s does not hold an API key", env)
 	}
 	return key, nil
 }
@@ -45,7 +46,7 @@ func credential(opts Options, env, fileEnv string) (string, error) {
 func readKey(path, fileEnv string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", refuse("name a file that holds the key in "+fileEnv, "read API key: %v", err)
+		return "", hint.Errorf("name a file that holds the key in "+fileEnv, "read API key: %v", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -53,17 +54,17 @@ func readKey(path, fileEnv string) (string, error) {
 		return "", fmt.Errorf("read API key: %v", err)
 	}
 	if !info.Mode().IsRegular() {
-		return "", refuse("name a plain file", "read API key: %s is not a plain file", path)
+		return "", hint.Errorf("name a plain file", "read API key: %s is not a plain file", path)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return "", refuse("chmod 600 "+path, "read API key: %s has mode %04o, so others may read it", path, mode)
+		return "", hint.Errorf("chmod 600 "+path, "read API key: %s has mode %04o, so others may read it", path, mode)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
 		return "", fmt.Errorf("read API key: %v", err)
 	}
 	if len(b) > maxKeyFile {
-		return "", refuse("name a file that holds the key and nothing else", "read API key: %s is larger than %d bytes", path, maxKeyFile)
+		return "", hint.Errorf("name a file that holds the key and nothing else", "read API key: %s is larger than %d bytes", path, maxKeyFile)
 	}
 	return string(b), nil
 }
@@ -71,20 +72,20 @@ func readKey(path, fileEnv string) (string, error) {
 // baseURL parses the base of an API, to which a key will be sent: TLS, or not off
 // this machine.
 func baseURL(text string) (*url.URL, error) {
-	const hint = "give an address such as https://api.example.com/v1"
+	const form = "give an address such as https://api.example.com/v1"
 	u, err := url.Parse(text)
 	if err != nil {
 		// url.Error quotes what it could not read, which may hold a password.
-		return nil, refuse(hint, "provider URL cannot be read")
+		return nil, hint.Errorf(form, "provider URL cannot be read")
 	}
 	if u.User != nil {
-		return nil, refuse(hint+"; the key comes from the environment", "provider URL for %q holds a user name or a password", u.Host)
+		return nil, hint.Errorf(form+"; the key comes from the environment", "provider URL for %q holds a user name or a password", u.Host)
 	}
 	if u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, refuse(hint, "provider URL %q is not the base of an API", text)
+		return nil, hint.Errorf(form, "provider URL %q is not the base of an API", text)
 	}
 	if u.Scheme != "https" && !(u.Scheme == "http" && loopback.Host(u.Hostname())) {
-		return nil, refuse("use https; http is for a server on this machine", "provider URL %q would send the key in the clear", text)
+		return nil, hint.Errorf("use https; http is for a server on this machine", "provider URL %q would send the key in the clear", text)
 	}
 	return u, nil
 }

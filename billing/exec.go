@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -46,18 +47,18 @@ type execProvider struct {
 }
 
 func newExec(opts Options) (Provider, error) {
-	const hint = "set billing_command to the command that prints the bill, as a list of its words"
+	const howTo = "set billing_command to the command that prints the bill, as a list of its words"
 	switch {
 	case len(opts.Command) == 0 || opts.Command[0] == "":
-		return nil, refuse(hint, "provider exec: no command is set")
+		return nil, hint.Errorf(howTo, "provider exec: no command is set")
 	case opts.URL != "":
-		return nil, refuse("the command knows whom to ask", "provider exec: a provider URL has no meaning")
+		return nil, hint.Errorf("the command knows whom to ask", "provider exec: a provider URL has no meaning")
 	case opts.Instance != "":
-		return nil, refuse("the command knows which machine to ask for", "provider exec: an instance has no meaning")
+		return nil, hint.Errorf("the command knows which machine to ask for", "provider exec: an instance has no meaning")
 	}
 	for _, word := range opts.Command {
 		if strings.ContainsRune(word, 0) {
-			return nil, refuse(hint, "provider exec: a word of the command holds a zero byte")
+			return nil, hint.Errorf(howTo, "provider exec: a word of the command holds a zero byte")
 		}
 	}
 	path, err := exec.LookPath(opts.Command[0])
@@ -65,7 +66,7 @@ func newExec(opts Options) (Provider, error) {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		return nil, refuse(hint, "provider exec: command %q: %v", opts.Command[0], bareExec(err))
+		return nil, hint.Errorf(howTo, "provider exec: command %q: %v", opts.Command[0], bareExec(err))
 	}
 	return &execProvider{path: path, argv: opts.Command}, nil
 }
@@ -89,7 +90,7 @@ func (e *execProvider) Sample(ctx context.Context, now time.Time) (ledger.Sample
 	}
 	snap, f := decodeSnapshot(body)
 	if f != nil {
-		f.hint = execHint
+		f.WithHint(execHint)
 		return ledger.Sample{}, f.at(execCall)
 	}
 	for i := range snap.lines {
@@ -239,7 +240,7 @@ func (r *execRun) failure() *Failure {
 	default:
 		return nil
 	}
-	f.hint = execHint
+	f.WithHint(execHint)
 	return f
 }
 

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"spotinference/internal/hint"
 )
 
 // Class is the kind of thing that went wrong with a poll, as the ledger keeps it.
@@ -51,10 +53,9 @@ type Failure struct {
 	Call       string // template of the call, without host, query or ids: "GET /core/virtual-machines/{id}"
 	Class      Class
 	RetryAfter time.Duration // the provider asked for this much peace; 0 where it did not
-	Err        error
-	hint       string
-	code       int  // HTTP status of a refusal
-	absent     bool // the box itself is not there
+	Err        error         // with its hint, where it has one of its own; see WithHint
+	code       int           // HTTP status of a refusal
+	absent     bool          // the box itself is not there
 }
 
 func (f *Failure) Error() string {
@@ -64,8 +65,36 @@ func (f *Failure) Error() string {
 	return f.Call + ": " + f.Err.Error()
 }
 
-func (f *Failure) Unwrap() error { return f.Err }
-func (f *Failure) Hint() string  { return f.hint }
+// Unwrap is f's error with a hint: its own, or else that of its class. So hint.Of
+// finds one on each Failure of a class in which something can be done.
+func (f *Failure) Unwrap() error {
+	if hint.Of(f.Err) != "" {
+		return f.Err
+	}
+	return hint.Wrap(f.Err, classHint(f.Class))
+}
+
+// WithHint says what can be done about f, instead of what was said before.
+func (f *Failure) WithHint(text string) *Failure {
+	f.Err = hint.Wrap(f.Err, text)
+	return f
+}
+
+// classHint is what can be done about a failure of class c, where nothing better is
+// known.
+func classHint(c Class) string {
+	switch c {
+	case Network, Timeout, HTTP5xx:
+		return "try again; the provider, or the way to it, is in trouble"
+	case TLS, Redirect, HTTP4xx:
+		return "check --provider-url"
+	case HTTP429:
+		return "wait a minute: something else uses up the account's calls"
+	case Malformed, Incomplete, TooLarge:
+		return "is that the provider's API? check --provider-url and --instance"
+	}
+	return ""
+}
 
 func fail(class Class, format string, args ...any) *Failure {
 	return &Failure{Class: class, Err: fmt.Errorf(format, args...)}
@@ -110,11 +139,11 @@ type scrubbed string
 
 func (s scrubbed) Error() string { return string(s) }
 
-// scrub makes sure that no credential leaves with err.
+// scrub makes sure that no credential leaves with err. Its hint stays.
 func scrub(err error, secrets []string) error {
 	for _, secret := range secrets {
 		if err != nil && strings.Contains(err.Error(), secret) {
-			err = scrubbed(strings.ReplaceAll(err.Error(), secret, redacted))
+			err = hint.Wrap(scrubbed(strings.ReplaceAll(err.Error(), secret, redacted)), hint.Of(err))
 		}
 	}
 	return err

@@ -127,7 +127,7 @@ func (c *client) try(ctx context.Context, clk clock, path string, query url.Valu
 
 	body, f := send(c.http, req, clk)
 	if f != nil && (f.Class == HTTP401 || f.Class == HTTP403) {
-		f.hint = c.keyHint
+		f.WithHint(c.keyHint)
 	}
 	return body, f
 }
@@ -197,7 +197,7 @@ func refusal(resp *http.Response, body []byte) *Failure {
 func (f *Failure) retired() *Failure {
 	switch f.code {
 	case http.StatusMovedPermanently, http.StatusPermanentRedirect, http.StatusNotFound, http.StatusGone:
-		f.hint = "nothing is at that address: check --instance and --provider-url; if both are right the provider retired this API, and a newer spotinference may speak the next one"
+		f.WithHint("nothing is at that address: check --instance and --provider-url; if both are right the provider retired this API, and a newer spotinference may speak the next one")
 	}
 	return f
 }
@@ -246,7 +246,7 @@ func skew(date string, now time.Time) *Failure {
 	}
 	if d := now.Sub(t); d > maxSkew+time.Second || d < -maxSkew { // Date has no fraction of a second
 		f := fail(ClockSkew, "the reply is dated %s away from this machine's clock", d.Abs().Round(time.Second))
-		f.hint = "check that this machine's clock is synchronised"
+		f.WithHint("check that this machine's clock is synchronised")
 		return f
 	}
 	return nil

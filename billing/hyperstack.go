@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -93,7 +94,7 @@ func newHyperstack(opts Options) (Provider, error) {
 	}
 	if opts.Instance != "" {
 		if h.vm, err = strconv.ParseInt(opts.Instance, 10, 64); err != nil || h.vm <= 0 {
-			return nil, refuse("the console shows it in the machine's address", "instance %q: not the number of a Hyperstack virtual machine", opts.Instance)
+			return nil, hint.Errorf("the console shows it in the machine's address", "instance %q: not the number of a Hyperstack virtual machine", opts.Instance)
 		}
 	}
 	return h, nil
@@ -442,7 +443,7 @@ func decodeHyperstackMachine(id int64, body []byte) (hyperstackMachine, *Failure
 		return none, fail(Malformed, "the reply is of virtual machine %d, not of %d", *vm.ID, id)
 	case len(vm.Contract) > 0 && string(vm.Contract) != "null":
 		f := fail(Incomplete, "virtual machine %d is under a contract: its cost is not in its own bill by the minute", id)
-		f.hint = "use a machine that is billed on demand, or --provider none"
+		f.WithHint("use a machine that is billed on demand, or --provider none")
 		return none, f
 	}
 	created, f := hyperstackInstant(*vm.Created)
@@ -638,7 +639,7 @@ func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) 
 	}
 	if len(found) != 1 {
 		f := fail(Unidentified, "%d of the account's %d machines have this machine's address or name", len(found), len(all))
-		f.hint = "name this machine's id with --instance"
+		f.WithHint("name this machine's id with --instance")
 		return 0, f.at(hyperstackMachines)
 	}
 	return found[0].ID, nil

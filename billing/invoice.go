@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -82,7 +83,7 @@ func Layouts() []string {
 func InvoiceLayout(name string) (Layout, error) {
 	l, ok := invoiceLayouts()[name]
 	if !ok {
-		return l, refuse("use "+strings.Join(Layouts(), ", ")+", or name the columns with --columns", "invoice format %q: not known", name)
+		return l, hint.Errorf("use "+strings.Join(Layouts(), ", ")+", or name the columns with --columns", "invoice format %q: not known", name)
 	}
 	return l, nil
 }
@@ -90,7 +91,7 @@ func InvoiceLayout(name string) (Layout, error) {
 // ParseLayout reads a layout of one's own, such as
 // "resource=Item,day=Date,amount=Total". Only currency may be left out.
 func ParseLayout(text string) (Layout, error) {
-	const hint = "write it as resource=COLUMN,day=COLUMN,amount=COLUMN,currency=COLUMN, with the names of the file's own header"
+	const form = "write it as resource=COLUMN,day=COLUMN,amount=COLUMN,currency=COLUMN, with the names of the file's own header"
 	l := Layout{named: true}
 	to := map[string]*[]string{"resource": &l.Resource, "day": &l.Day, "amount": &l.Amount, "currency": &l.Currency}
 	for part := range strings.SplitSeq(text, ",") {
@@ -99,16 +100,16 @@ func ParseLayout(text string) (Layout, error) {
 		field := to[key]
 		switch {
 		case !ok || name == "":
-			return Layout{}, refuse(hint, "columns %q: %q names no column", text, part)
+			return Layout{}, hint.Errorf(form, "columns %q: %q names no column", text, part)
 		case field == nil:
-			return Layout{}, refuse(hint, "columns %q: %q is none of resource, day, amount and currency", text, key)
+			return Layout{}, hint.Errorf(form, "columns %q: %q is none of resource, day, amount and currency", text, key)
 		case *field != nil:
-			return Layout{}, refuse(hint, "columns %q: %s is named twice", text, key)
+			return Layout{}, hint.Errorf(form, "columns %q: %s is named twice", text, key)
 		}
 		*field = []string{name}
 	}
 	if l.Resource == nil || l.Day == nil || l.Amount == nil {
-		return Layout{}, refuse(hint, "columns %q: resource, day and amount must be named", text)
+		return Layout{}, hint.Errorf(form, "columns %q: resource, day and amount must be named", text)
 	}
 	return l, nil
 }
@@ -211,7 +212,7 @@ func (l Layout) find(header []string) (columns, error) {
 					continue
 				}
 				if found >= 0 && failed == nil {
-					failed = refuse("rename one of them", "invoice: two columns are named %q", name)
+					failed = hint.Errorf("rename one of them", "invoice: two columns are named %q", name)
 				}
 				found = i
 			}
@@ -220,7 +221,7 @@ func (l Layout) find(header []string) (columns, error) {
 			}
 		}
 		if must && failed == nil {
-			failed = refuse("name the file's columns with --columns resource=...,day=...,amount=...",
+			failed = hint.Errorf("name the file's columns with --columns resource=...,day=...,amount=...",
 				"invoice: no column for %s: none is named %s", field, strings.Join(names, ", "))
 		}
 		return -1

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -87,11 +88,11 @@ func newRunpod(opts Options) (Provider, error) {
 	}
 	switch {
 	case r.pod == "":
-		return nil, refuse("give the pod's id with --instance; inside the pod, "+runpodPod+" holds it", "%s is not set, and no instance is given", runpodPod)
+		return nil, hint.Errorf("give the pod's id with --instance; inside the pod, "+runpodPod+" holds it", "%s is not set, and no instance is given", runpodPod)
 	case strings.Contains(r.pod, key):
-		return nil, refuse("give the pod's id with --instance", "the instance is the API key")
+		return nil, hint.Errorf("give the pod's id with --instance", "the instance is the API key")
 	case !runpodID(r.pod):
-		return nil, refuse("the console shows it beside the pod's name", "instance %q: not the id of a Runpod pod", r.pod)
+		return nil, hint.Errorf("the console shows it beside the pod's name", "instance %q: not the id of a Runpod pod", r.pod)
 	}
 	return r, nil
 }

@@ -80,7 +80,7 @@ func decodeRunpodBill(kind runpodKind, id string, w runpodWindow, body []byte) (
 		return 0, fail(Malformed, "reply has an amount below zero")
 	case len(records) == 0:
 		f := fail(Incomplete, "there are no records: no data yet, which is not a zero bill")
-		f.hint = "what is new shows in Runpod's records only after a while"
+		f.WithHint("what is new shows in Runpod's records only after a while")
 		return 0, f
 	}
 	var sum ledger.Nanos
@@ -161,7 +161,7 @@ func decodeRunpodPod(id string, body []byte) (runpodState, *Failure) {
 		return none, fail(Malformed, "the reply is of another pod than was asked")
 	case len(reply.Cluster) > 0 && string(reply.Cluster) != "null":
 		f := fail(Incomplete, "pod %s is part of a cluster: its cost is in the cluster's bill", id)
-		f.hint = "use a pod of its own, or --provider none"
+		f.WithHint("use a pod of its own, or --provider none")
 		return none, f
 	}
 	p := runpodState{status: *reply.Status, created: reply.Created.UTC(), rate: reply.Cost.nanos()}

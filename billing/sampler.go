@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -81,17 +82,17 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 		cfg.Every = time.Minute
 	}
 	if cfg.Every < time.Second || cfg.Every%time.Second != 0 {
-		return nil, refuse("give whole seconds", "sample interval %s", cfg.Every)
+		return nil, hint.Errorf("give whole seconds", "sample interval %s", cfg.Every)
 	}
 	if least := cfg.Provider.MinInterval(); cfg.Every < least {
-		return nil, refuse(fmt.Sprintf("give %s or more", least), "sample interval %s: too often for %s", cfg.Every, cfg.Provider.Name())
+		return nil, hint.Errorf(fmt.Sprintf("give %s or more", least), "sample interval %s: too often for %s", cfg.Every, cfg.Provider.Name())
 	}
 	most := min(cfg.Every*2/3, sampleTimeout)
 	if cfg.Timeout == 0 {
 		cfg.Timeout = most
 	}
 	if cfg.Timeout < 0 || cfg.Timeout > most {
-		return nil, refuse(fmt.Sprintf("give %s or less", most), "sample timeout %s: a poll could run into the next", cfg.Timeout)
+		return nil, hint.Errorf(fmt.Sprintf("give %s or less", most), "sample timeout %s: a poll could run into the next", cfg.Timeout)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -289,8 +290,8 @@ func (s *Sampler) report(err error) {
 			why = string(f.Class) + " " + f.Call
 		}
 		args = append(args, "class", string(f.Class))
-		if f.hint != "" {
-			args = append(args, "hint", f.hint)
+		if h := hint.Of(f); h != "" {
+			args = append(args, "hint", h)
 		}
 	}
 	level := slog.LevelDebug

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -73,7 +74,7 @@ func newVast(opts Options) (Provider, error) {
 	}
 	const scope = "an account's key that may read its billing; " + vastOwnKey + ", which an instance has for itself, may not"
 	if opts.getenv(vastKey) == "" && opts.getenv(vastKeyFile) == "" && opts.getenv(vastOwnKey) != "" {
-		return nil, refuse("set "+vastKey+" or "+vastKeyFile+": it must be "+scope, "%s is not set", vastKey)
+		return nil, hint.Errorf("set "+vastKey+" or "+vastKeyFile+": it must be "+scope, "%s is not set", vastKey)
 	}
 	key, err := credential(opts, vastKey, vastKeyFile)
 	if err != nil {
@@ -102,7 +103,7 @@ func vastInstance(opts Options) (int64, error) {
 	if opts.Instance != "" {
 		id, err := strconv.ParseInt(opts.Instance, 10, 64)
 		if err != nil || id <= 0 {
-			return 0, refuse("the console shows it on the instance's card", "instance %q: not the number of a Vast.ai instance", opts.Instance)
+			return 0, hint.Errorf("the console shows it on the instance's card", "instance %q: not the number of a Vast.ai instance", opts.Instance)
 		}
 		return id, nil
 	}
@@ -114,15 +115,15 @@ func vastInstance(opts Options) (int64, error) {
 		}
 		id, err := strconv.ParseInt(strings.TrimPrefix(text, "C."), 10, 64)
 		if err != nil || id <= 0 {
-			return 0, refuse("name this machine's id with --instance", "%s is %q: not the number of a Vast.ai instance", name, text)
+			return 0, hint.Errorf("name this machine's id with --instance", "%s is %q: not the number of a Vast.ai instance", name, text)
 		}
 		if found != 0 && found != id {
-			return 0, refuse("name this machine's id with --instance", "%s says %d and %s says %d", vastContainer, found, vastLabel, id)
+			return 0, hint.Errorf("name this machine's id with --instance", "%s says %d and %s says %d", vastContainer, found, vastLabel, id)
 		}
 		found = id
 	}
 	if found == 0 {
-		return 0, refuse("name this machine's id with --instance", "which Vast.ai instance this is cannot be told: neither %s nor %s is set", vastContainer, vastLabel)
+		return 0, hint.Errorf("name this machine's id with --instance", "which Vast.ai instance this is cannot be told: neither %s nor %s is set", vastContainer, vastLabel)
 	}
 	return found, nil
 }
@@ -300,7 +301,7 @@ func (v *vast) machine(ctx context.Context, clk clock) (vastMachine, *Failure) {
 	body, f := v.api.get(ctx, clk, vastInstanceCall, fmt.Sprintf("api/v0/instances/%d/", v.instance), nil)
 	if f != nil {
 		if f.Class == HTTP4xx {
-			f.hint = "check --instance, and whether the instance still exists"
+			f.WithHint("check --instance, and whether the instance still exists")
 		}
 		f.absent = f.notFound() && v.leavers.saw(vastSource(ledger.Instance, v.instance)) && v.unlisted(ctx, clk)
 		return vastMachine{}, f

@@ -24,7 +24,7 @@ func (v *vast) balances(ctx context.Context, clk clock) (Balances, *Failure) {
 	body, f := v.api.get(ctx, clk, call, "api/v0/users/current/", nil)
 	if f != nil {
 		if f.Class == HTTP4xx {
-			f.hint = v.api.keyHint // 404 is also the answer to a key that nobody has
+			f.WithHint(v.api.keyHint) // 404 is also the answer to a key that nobody has
 		}
 		return Balances{}, f
 	}

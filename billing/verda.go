@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -94,10 +95,10 @@ func newVerda(opts Options) (Provider, error) {
 	}
 	id := strings.TrimSpace(opts.getenv(idVar))
 	if id == "" {
-		return nil, refuse(fmt.Sprintf("set %s, and %s or %s", idVar, secretVar, fileVar), "%s is not set", idVar)
+		return nil, hint.Errorf(fmt.Sprintf("set %s, and %s or %s", idVar, secretVar, fileVar), "%s is not set", idVar)
 	}
 	if !tokenText(id) {
-		return nil, refuse("copy it again from the provider's console", "%s does not hold a client id", idVar)
+		return nil, hint.Errorf("copy it again from the provider's console", "%s does not hold a client id", idVar)
 	}
 	secret, err := credential(opts, secretVar, fileVar)
 	if err != nil {
@@ -109,9 +110,9 @@ func newVerda(opts Options) (Provider, error) {
 		instance: opts.Instance,
 		stored:   opts.Anchors,
 	}
-	hint := fmt.Sprintf("check %s and %s: they must be credentials that may read the account's balance", idVar, secretVar)
-	v.auth = &verdaAuth{api: v.api, id: id, secret: secret, hint: hint}
-	v.api.keyHint = hint
+	keyHint := fmt.Sprintf("check %s and %s: they must be credentials that may read the account's balance", idVar, secretVar)
+	v.auth = &verdaAuth{api: v.api, id: id, secret: secret, hint: keyHint}
+	v.api.keyHint = keyHint
 	v.api.secrets = []string{secret}
 	v.api.authorize = func(h http.Header) { h.Set("Authorization", "Bearer "+v.auth.token.access) }
 	return v, nil
@@ -167,7 +168,7 @@ func (v *verda) read(ctx context.Context, now time.Time) (ledger.Sample, *Failur
 	machines, f := decodeVerdaInstances(listing)
 	if f == nil && v.instance != "" && !slices.Contains(machines.ids, v.instance) {
 		f = fail(Unidentified, "none of the account's %d instances is the one that was named", len(machines.ids))
-		f.hint = "check --instance; with verda it may be left out, for the whole account is counted"
+		f.WithHint("check --instance; with verda it may be left out, for the whole account is counted")
 	}
 	if f != nil {
 		return none, f.at(verdaInstances)

@@ -77,7 +77,7 @@ func decodeVerdaInstances(body []byte) (verdaMachines, *Failure) {
 		}
 		if i.Contract != nil && strings.EqualFold(*i.Contract, "LONG_TERM") {
 			f := fail(Incomplete, "an instance is under a long-term contract: its cost does not show in the balance by the minute")
-			f.hint = "use an account whose machines are paid as they go, or --provider none"
+			f.WithHint("use an account whose machines are paid as they go, or --provider none")
 			return none, f
 		}
 		m.running = true

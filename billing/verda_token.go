@@ -100,7 +100,7 @@ func (a *verdaAuth) post(ctx context.Context, clk clock, form map[string]string)
 	req.Header.Set("User-Agent", "spotinference")
 	body, f := send(a.api.http, req, clk)
 	if f != nil && (f.Class == HTTP401 || f.Class == HTTP403 || f.Class == HTTP4xx) {
-		f.hint = a.hint
+		f.WithHint(a.hint)
 	}
 	return body, f
 }

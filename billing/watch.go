@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -67,7 +68,7 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 		cfg.Every = lookEvery
 	}
 	if cfg.Every < time.Second {
-		return nil, refuse("give a second or more", "look at the balance every %s", cfg.Every)
+		return nil, hint.Errorf("give a second or more", "look at the balance every %s", cfg.Every)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
