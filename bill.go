@@ -35,7 +35,7 @@ func addProvider(c *cobra.Command) {
 
 // openProvider opens the provider that the settings name or, under --demo, a
 // simulated one. stop ends that; it is called last.
-func openProvider(s settings, what string, anchors billing.Anchors) (p billing.Provider, stop func(), err error) {
+func openProvider(s settings, what string, history billing.History) (p billing.Provider, stop func(), err error) {
 	o := options{
 		provider: s.text("provider"), demoProvider: s.text("demo-provider"),
 	}
@@ -57,7 +57,7 @@ func openProvider(s settings, what string, anchors billing.Anchors) (p billing.P
 			return nil, nil, usagef(hintFor(err), "%s: no --provider, and %w", what, err)
 		}
 	}
-	o.billing.Anchors = anchors
+	o.billing.History = history
 	if p, err = billing.New(o.provider, o.billing); err != nil {
 		stop()
 		return nil, nil, usagef(hintFor(err), "%s: %w", what, err)
@@ -305,12 +305,12 @@ func runProbe(cmd *cobra.Command, s settings, path string, every, long time.Dura
 	// vain, and the series go on from its anchors. One that is not there is made
 	// only when there is something to write.
 	var led *ledger.Ledger
-	var anchors billing.Anchors
+	var history billing.History
 	if _, err := os.Stat(path); err == nil {
 		if led, err = open(); err != nil {
 			return err
 		}
-		anchors = &ledgerAnchors{led}
+		history = &ledgerHistory{led}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -319,7 +319,7 @@ func runProbe(cmd *cobra.Command, s settings, path string, every, long time.Dura
 			err = errors.Join(err, led.Close())
 		}
 	}()
-	p, end, err := openProvider(s, what, anchors)
+	p, end, err := openProvider(s, what, history)
 	if err != nil {
 		return err
 	}

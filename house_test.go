@@ -17,9 +17,10 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "internal/hint", "internal/loopback", "ledger", "ledger/report", "server/cert", "socket"},
+	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "internal/hint", "internal/loopback", "internal/provider", "ledger", "ledger/report", "server/cert", "socket"},
 	"internal/hint":                         {},
 	"internal/loopback":                     {},
+	"internal/provider":                     {"internal/hint", "internal/loopback"},
 	"control":                               {"socket"},
 	"socket":                                {},
 	"server/cert":                           {},
@@ -33,7 +34,7 @@ var arrows = map[string][]string{
 	"server/engine/realengine":              {"server/engine/tinymodel"},
 	"gpu":                                   {},
 	"gpu/helper":                            {"gpu"}, // a program apart: nothing imports it
-	"billing":                               {"internal/hint", "internal/loopback", "ledger"},
+	"billing":                               {"internal/hint", "internal/provider", "ledger"},
 	"billing/sim":                           {},
 	"budget":                                {"ledger"},
 	"ledger":                                {},

@@ -175,9 +175,9 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		return usagef(hintFor(err), "serve: %w", err)
 	}
 	var provider billing.Provider
-	anchors := &ledgerAnchors{}
+	history := &ledgerHistory{}
 	if o.provider != "none" {
-		o.billing.Anchors = anchors
+		o.billing.History = history
 		if provider, err = billing.New(o.provider, o.billing); err != nil {
 			return usagef(hintFor(err), "serve: %w", err)
 		}
@@ -196,7 +196,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, led.Close()) }() // last out
-	anchors.led = led
+	history.led = led
 	if n := led.Lost(); n > 0 {
 		log.Warn("requests were lost when the last serve died", "requests", n)
 	}
@@ -353,10 +353,10 @@ func lastCounters(srv *server.Server) {
 // lastSampleTime bounds the sample on the way out: a spot machine has seconds.
 const lastSampleTime = 5 * time.Second
 
-// ledgerAnchors finds where a bill's series began in the ledger.
-type ledgerAnchors struct{ led *ledger.Ledger }
+// ledgerHistory finds where a bill's series began in the ledger.
+type ledgerHistory struct{ led *ledger.Ledger }
 
-func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool) {
+func (a *ledgerHistory) Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool) {
 	epoch, ok, err := a.led.Epoch(resource)
 	if err != nil || !ok {
 		return "", nil, false
@@ -373,7 +373,7 @@ func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nano
 	return epoch, bill, true
 }
 
-func (a *ledgerAnchors) Open(provider string) ([]string, error) { return a.led.Open(provider) }
+func (a *ledgerHistory) Open(provider string) ([]string, error) { return a.led.Open(provider) }
 
 // newWatch looks at what the provider's account has left, or is nil where the provider
 // does not tell.

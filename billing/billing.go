@@ -69,9 +69,9 @@ type Options struct {
 	// them. Nil finds nothing.
 	Getenv func(string) string
 
-	// Anchors knows where series that began in an earlier run start. Nil knows
-	// none.
-	Anchors Anchors
+	// History knows where series that began in an earlier run start, and what stood
+	// in its samples. Nil knows nothing.
+	History History
 
 	// Transport, Addrs and Hostname stand in for the network and the machine in
 	// tests. Nil means the real ones.
@@ -80,7 +80,8 @@ type Options struct {
 	Hostname  func() (string, error)
 }
 
-func (o Options) getenv(name string) string {
+// Env is the value of a variable, "" where it is not set.
+func (o Options) Env(name string) string {
 	if o.Getenv == nil {
 		return ""
 	}

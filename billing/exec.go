@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -82,21 +83,21 @@ func (e *execProvider) MinInterval() time.Duration { return time.Second }
 func (e *execProvider) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(e.newest) {
-		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", e.newest.Format(time.RFC3339)).at(execCall)
+		return ledger.Sample{}, Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", e.newest.Format(time.RFC3339)).At(execCall)
 	}
 	body, f := e.run(ctx)
 	if f != nil {
-		return ledger.Sample{}, f.at(execCall)
+		return ledger.Sample{}, f.At(execCall)
 	}
 	snap, f := decodeSnapshot(body)
 	if f != nil {
 		f.WithHint(execHint)
-		return ledger.Sample{}, f.at(execCall)
+		return ledger.Sample{}, f.At(execCall)
 	}
 	for i := range snap.lines {
-		if snap.lines[i].Created.After(at.Add(maxSkew)) {
-			return ledger.Sample{}, fail(ClockSkew, "a line was created at %s, which is still to come",
-				snap.lines[i].Created.Format(time.RFC3339)).at(execCall)
+		if snap.lines[i].Created.After(at.Add(provider.MaxSkew)) {
+			return ledger.Sample{}, Fail(ClockSkew, "a line was created at %s, which is still to come",
+				snap.lines[i].Created.Format(time.RFC3339)).At(execCall)
 		}
 		snap.lines[i].Raw = body
 	}
@@ -116,14 +117,14 @@ func (e *execProvider) Sample(ctx context.Context, now time.Time) (ledger.Sample
 // run returns what the command printed. It comes back soon after ctx ends, whatever
 // the command does.
 func (e *execProvider) run(ctx context.Context) ([]byte, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
 	if e.last != nil {
 		select {
 		case <-e.last.done:
 			e.last = nil
 		default:
-			return nil, fail(Timeout, "the command of an earlier sample was killed and does not end")
+			return nil, Fail(Timeout, "the command of an earlier sample was killed and does not end")
 		}
 	}
 	r := newExecRun(e.path, e.argv)
@@ -139,7 +140,7 @@ func (e *execProvider) run(ctx context.Context) ([]byte, *Failure) {
 		case <-t.C:
 			e.last = r
 		}
-		return nil, fail(Timeout, "the command did not end in time: %w", ctx.Err())
+		return nil, Fail(Timeout, "the command did not end in time: %w", ctx.Err())
 	}
 	if f := r.failure(); f != nil {
 		return nil, f
@@ -228,15 +229,15 @@ func (r *execRun) failure() *Failure {
 	var f *Failure
 	switch {
 	case r.out.over || r.said.over:
-		f = fail(TooLarge, "the command printed more than %d bytes", execOutput)
+		f = Fail(TooLarge, "the command printed more than %d bytes", execOutput)
 	case errors.As(r.err, &status):
-		f = fail(Exec, "the command failed: %s (%d bytes on its standard error)", status.ProcessState, r.said.size)
+		f = Fail(Exec, "the command failed: %s (%d bytes on its standard error)", status.ProcessState, r.said.size)
 	case errors.Is(r.err, exec.ErrWaitDelay):
-		f = fail(Exec, "the command ended and left a process behind that holds its output")
+		f = Fail(Exec, "the command ended and left a process behind that holds its output")
 	case r.err != nil:
-		f = fail(Exec, "run the command: %w", bareExec(r.err))
+		f = Fail(Exec, "run the command: %w", bareExec(r.err))
 	case r.said.size > 0:
-		f = fail(Exec, "the command exited with 0 and printed %d bytes on its standard error", r.said.size)
+		f = Fail(Exec, "the command exited with 0 and printed %d bytes on its standard error", r.said.size)
 	default:
 		return nil
 	}

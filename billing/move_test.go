@@ -38,11 +38,11 @@ var cumulative = map[string]struct {
 	"vast":       {map[string]string{"VAST_API_KEY": testKey}, "701234", "https://sim.test", [2]string{"instance-701234", "volume-45678"}, 1_000_000},
 }
 
-func over(t *testing.T, provider string, cloud http.Handler, anchors billing.Anchors) billing.Provider {
+func over(t *testing.T, provider string, cloud http.Handler, anchors billing.History) billing.Provider {
 	t.Helper()
 	c := cumulative[provider]
 	p, err := billing.New(provider, billing.Options{
-		URL: c.url, Instance: c.instance, Transport: direct{cloud}, Anchors: anchors, Getenv: getenv(c.env),
+		URL: c.url, Instance: c.instance, Transport: direct{cloud}, History: anchors, Getenv: getenv(c.env),
 	})
 	if err != nil {
 		t.Fatal(err)

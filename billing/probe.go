@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -29,7 +30,7 @@ const (
 // Take reads one sample and checks that it is one: what the sampler would store.
 // Any error is a *Failure.
 func Take(ctx context.Context, p Provider, now time.Time) (ledger.Sample, error) {
-	timed, cancel := context.WithTimeout(ctx, sampleTimeout)
+	timed, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
 	s, err := p.Sample(timed, now)
 	if err == nil {
@@ -253,7 +254,7 @@ func unmoved(lines []ledger.Line) []ledger.Line {
 
 // passing tells trouble that may be gone at the next poll.
 func passing(c Class) bool {
-	return retriable(c) || c == Incomplete || c == Malformed
+	return c.Retriable() || c == Incomplete || c == Malformed
 }
 
 // begin chooses what to watch: what is sure to be billed by the minute. A small
@@ -455,7 +456,7 @@ func skewLimit(p Provider) *time.Duration {
 	if p.Name() == "exec" {
 		return nil
 	}
-	d := maxSkew
+	d := provider.MaxSkew
 	return &d
 }
 
@@ -478,7 +479,7 @@ func (p *probe) reread(ctx context.Context, lag time.Duration) Reread {
 			}
 		}
 		now := p.cfg.Now()
-		timed, cancel := context.WithTimeout(ctx, sampleTimeout)
+		timed, cancel := context.WithTimeout(ctx, SampleTimeout)
 		s, err := b.SampleAt(timed, p.to.Add(-lag).Truncate(time.Hour), now)
 		cancel()
 		if err != nil {

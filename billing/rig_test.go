@@ -159,7 +159,7 @@ func (st *stage) sample(t *testing.T, p billing.Provider) ledger.Sample {
 func newStage(t *testing.T, r rig, dir string) *stage {
 	t.Helper()
 	st := &stage{rig: r}
-	opts := billing.Options{URL: r.url, Getenv: getenv(r.env), Anchors: st, Hostname: func() (string, error) { return "demo-h100", nil }}
+	opts := billing.Options{URL: r.url, Getenv: getenv(r.env), History: st, Hostname: func() (string, error) { return "demo-h100", nil }}
 	if r.url == "" {
 		st.onCommand(t, dir, &opts)
 	} else {
@@ -239,7 +239,7 @@ func (m *meddler) RoundTrip(r *http.Request) (*http.Response, error) {
 	return m.bad.spoil(m.t, r, resp)
 }
 
-// Newest implements billing.Anchors.
+// Newest implements billing.History.
 func (st *stage) Newest(resource string) (string, *ledger.Nanos, bool) {
 	for _, l := range st.last.Lines {
 		if l.Resource == resource {
@@ -249,7 +249,7 @@ func (st *stage) Newest(resource string) (string, *ledger.Nanos, bool) {
 	return "", nil, false
 }
 
-// Open implements billing.Anchors.
+// Open implements billing.History.
 func (st *stage) Open(string) (open []string, err error) {
 	for _, l := range st.last.Lines {
 		if l.Status != ledger.StatusClosed && !slices.Contains(open, l.Resource) {

@@ -132,7 +132,7 @@ func (p *pods) provider(change func(*billing.Options)) billing.Provider {
 		URL:       "https://runpod.test",
 		Instance:  "7h9k2m4n6p",
 		Getenv:    getenv(map[string]string{"RUNPOD_API_KEY": runpodTestKey}),
-		Anchors:   runpodAnchors,
+		History:   runpodAnchors,
 		Transport: direct{p},
 	}
 	if change != nil {

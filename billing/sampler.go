@@ -87,7 +87,7 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 	if least := cfg.Provider.MinInterval(); cfg.Every < least {
 		return nil, hint.Errorf(fmt.Sprintf("give %s or more", least), "sample interval %s: too often for %s", cfg.Every, cfg.Provider.Name())
 	}
-	most := min(cfg.Every*2/3, sampleTimeout)
+	most := min(cfg.Every*2/3, SampleTimeout)
 	if cfg.Timeout == 0 {
 		cfg.Timeout = most
 	}
@@ -283,7 +283,7 @@ func (s *Sampler) report(err error) {
 	}
 	args, why, loud := []any{"err", err}, "store", slog.LevelWarn
 	if f := new(Failure); errors.As(err, &f) {
-		if lasting(f.Class) {
+		if f.Class.Lasting() {
 			loud = slog.LevelError
 		}
 		if err == error(f) { // and not joined with trouble of the store's
@@ -319,16 +319,16 @@ func failureOf(err error, ctx context.Context) *Failure {
 func complete(s ledger.Sample) error {
 	switch {
 	case s.At.IsZero() || s.Provider == "" || s.Currency == "":
-		return fail(Internal, "sample without its time, provider or currency")
+		return Fail(Internal, "sample without its time, provider or currency")
 	case len(s.Lines) == 0:
-		return fail(Incomplete, "sample without a line")
+		return Fail(Incomplete, "sample without a line")
 	}
 	if s.Truth != ledger.TruthResource {
 		return nil
 	}
 	for _, l := range s.Lines {
 		if l.Bill == nil || l.Epoch == "" {
-			return fail(Incomplete, "no bill for %s", l.Resource)
+			return Fail(Incomplete, "no bill for %s", l.Resource)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -99,7 +100,7 @@ func (w *Watch) see(ctx context.Context, s ledger.Sample, due time.Time) {
 	now := w.cfg.Now()
 	wait := w.next.Sub(now)
 	room := min(lookTimeout, due.Sub(now)-time.Second/2)
-	if wait > 0 && wait <= maxRetryAfter || room <= 0 { // longer: the clock was set back
+	if wait > 0 && wait <= provider.MaxRetryAfter || room <= 0 { // longer: the clock was set back
 		return
 	}
 	timed, cancel := context.WithTimeout(ctx, room)

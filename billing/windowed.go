@@ -100,7 +100,7 @@ type reading func(context.Context) (ledger.Nanos, error)
 func (p *probe) compare(ctx context.Context, one, other reading) (Agreement, *ledger.Nanos, *ledger.Nanos) {
 	var got [3]ledger.Nanos
 	for i, read := range []reading{one, other, one} {
-		timed, cancel := context.WithTimeout(ctx, sampleTimeout)
+		timed, cancel := context.WithTimeout(ctx, SampleTimeout)
 		n, err := read(timed)
 		cancel()
 		if err != nil || i < 2 && !p.rest(ctx, p.cfg.Provider.MinInterval()/callsOfSample) {
