@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -310,7 +309,7 @@ func runProbe(cmd *cobra.Command, s settings, path string, every, long time.Dura
 		if led, err = open(); err != nil {
 			return err
 		}
-		history = &ledgerHistory{led}
+		history = &billing.LedgerHistory{Ledger: led.Reader}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -479,57 +478,6 @@ func windows(row func(...string), m billing.Measured) {
 		account = fmt.Sprintf("differs: %s %s today, of which these resources %s; the rest is of what is not counted", w.Total, m.Currency, w.Sum)
 	}
 	row("account", account)
-}
-
-// calibrated is a provider whose samples carry what a probe measured of the
-// account that they are of.
-type calibrated struct {
-	billing.Provider
-	ledger *ledger.Reader
-	every  time.Duration // between two samples
-}
-
-// calibratedPast is one that can also be asked for a past bill.
-type calibratedPast struct {
-	calibrated
-	billing.Boundary
-}
-
-// calibrate wraps p, whose bill is sampled once in every.
-func calibrate(p billing.Provider, r *ledger.Reader, every time.Duration) billing.Provider {
-	c := calibrated{p, r, every}
-	if b, ok := p.(billing.Boundary); ok {
-		return calibratedPast{c, b}
-	}
-	return c
-}
-
-func (c calibrated) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
-	s, err := c.Provider.Sample(ctx, now)
-	return c.apply(s, err)
-}
-
-func (c calibratedPast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
-	s, err := c.Boundary.SampleAt(ctx, at, now)
-	return c.apply(s, err)
-}
-
-// apply asks the ledger for each sample: the account is not known before the first,
-// and a ledger that cannot tell is a dark minute, not an uncalibrated one.
-func (c calibrated) apply(s ledger.Sample, err error) (ledger.Sample, error) {
-	if err != nil {
-		return s, err
-	}
-	cal, ok, err := c.ledger.Calibration(s.Provider, s.Account)
-	if err != nil {
-		return ledger.Sample{}, err
-	}
-	if ok {
-		// A probe looks more often than a sampler. A bill that may stand still for no
-		// longer than two samples are apart could never be seen to do so.
-		s.Step, s.Lag, s.Calibrated = cal.Step, max(cal.Lag, 3*c.every), true
-	}
-	return s, nil
 }
 
 func newReportReconcile() *cobra.Command {

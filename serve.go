@@ -175,7 +175,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		return usagef(hintFor(err), "serve: %w", err)
 	}
 	var provider billing.Provider
-	history := &ledgerHistory{}
+	history := &billing.LedgerHistory{}
 	if o.provider != "none" {
 		o.billing.History = history
 		if provider, err = billing.New(o.provider, o.billing); err != nil {
@@ -196,7 +196,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, led.Close()) }() // last out
-	history.led = led
+	history.Ledger = led.Reader
 	if n := led.Lost(); n > 0 {
 		log.Warn("requests were lost when the last serve died", "requests", n)
 	}
@@ -256,7 +256,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		if err != nil {
 			return err
 		}
-		watch, err := newWatch(provider, o.lowBalance, led, metrics, event, log)
+		balance, err := newBalanceMonitor(provider, o.lowBalance, led, metrics, event, log)
 		if err != nil {
 			return err
 		}
@@ -274,8 +274,8 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			}
 		}
 		sampler, err = billing.NewSampler(billing.SamplerConfig{
-			Provider: calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Now: clock, Log: log, OnSample: sampled,
-			Watch: watch, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.terms.Location) },
+			Provider: billing.Calibrate(provider, led.Reader, o.sampleEvery), Store: countFailures{led, metrics}, Every: o.sampleEvery, Now: clock, Log: log, OnSample: sampled,
+			Balance: balance, Newest: newest.At, DayStart: func(t time.Time) time.Time { return budget.DayStart(t, o.terms.Location) },
 		})
 		if err != nil {
 			return usagef(hintFor(err), "serve: %w", err)
@@ -353,37 +353,15 @@ func lastCounters(srv *server.Server) {
 // lastSampleTime bounds the sample on the way out: a spot machine has seconds.
 const lastSampleTime = 5 * time.Second
 
-// ledgerHistory finds where a bill's series began in the ledger.
-type ledgerHistory struct{ led *ledger.Ledger }
-
-func (a *ledgerHistory) Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool) {
-	epoch, ok, err := a.led.Epoch(resource)
-	if err != nil || !ok {
-		return "", nil, false
-	}
-	s, ok, err := a.led.Newest()
-	if err != nil || !ok {
-		return epoch, nil, true
-	}
-	for _, l := range s.Lines {
-		if l.Resource == resource && l.Epoch == epoch {
-			bill = l.Bill
-		}
-	}
-	return epoch, bill, true
-}
-
-func (a *ledgerHistory) Open(provider string) ([]string, error) { return a.led.Open(provider) }
-
-// newWatch looks at what the provider's account has left, or is nil where the provider
+// newBalanceMonitor reads what the provider's account has left, or is nil where the provider
 // does not tell.
-func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.Watch, error) {
-	w, ok := p.(billing.Witness)
+func newBalanceMonitor(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.BalanceMonitor, error) {
+	reader, ok := p.(billing.BalanceReader)
 	if !ok {
 		return nil, nil
 	}
-	return billing.NewWatch(billing.WatchConfig{
-		Witness: w, Low: low, Now: clock, Log: log,
+	return billing.NewBalanceMonitor(billing.BalanceConfig{
+		Reader: reader, Low: low, Now: clock, Log: log,
 		OnResidual: func(r ledger.Residual) {
 			m.Residual()
 			if err := led.AddResidual(clock(), r); err != nil && !errors.Is(err, ledger.ErrClosed) {

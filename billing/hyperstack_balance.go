@@ -7,7 +7,7 @@ import (
 	"spotinference/internal/provider"
 )
 
-// Balances implements Witness. The account is prepaid, and credit is what is left of
+// Balances implements BalanceReader. The account is prepaid, and credit is what is left of
 // that; below zero its machines are suspended (hyperstack-sdk-go, api/openapi.yaml).
 // The reply names no organisation.
 func (h *hyperstack) Balances(ctx context.Context, now time.Time) (Balances, error) {

@@ -89,7 +89,7 @@ type hyperstackDead struct {
 
 type hyperstackDeleted map[hyperstackDead]bool
 
-// deleted lists what was deleted. It is a witness beside others: where it cannot be
+// deleted lists what was deleted. It is one sign beside others: where it cannot be
 // read, nothing is known by it.
 func (h *hyperstack) deleted(ctx context.Context, clk provider.Clock) hyperstackDeleted {
 	body, f := h.api.Get(ctx, clk, "GET /billing/billing/usage", "billing/billing/usage", url.Values{"deleted": {"true"}})

@@ -259,26 +259,6 @@ func (st *stage) Open(string) (open []string, err error) {
 	return open, nil
 }
 
-// stored is a real ledger's memory of the series, as the program backs it.
-type stored struct{ *ledger.Ledger }
-
-func (s stored) Newest(resource string) (string, *ledger.Nanos, bool) {
-	epoch, ok, err := s.Epoch(resource)
-	if err != nil || !ok {
-		return "", nil, false
-	}
-	sample, _, err := s.Ledger.Newest()
-	if err != nil {
-		return "", nil, false
-	}
-	for _, l := range sample.Lines {
-		if l.Resource == resource && l.Epoch == epoch {
-			return epoch, l.Bill, true
-		}
-	}
-	return epoch, nil, true
-}
-
 func (r rig) call(name string) call {
 	for _, c := range r.calls {
 		if c.name == name {
@@ -295,7 +275,7 @@ func lookBack(t *testing.T, p billing.Provider) {
 		// Whether it has a bill of then is not the question.
 		_, _ = b.SampleAt(t.Context(), time.Now().Truncate(time.Hour), time.Now())
 	}
-	if w, ok := p.(billing.Witness); ok {
+	if w, ok := p.(billing.BalanceReader); ok {
 		if _, err := w.Balances(t.Context(), time.Now()); err != nil {
 			t.Error(err)
 		}

@@ -8,7 +8,7 @@ import (
 	"spotinference/internal/provider"
 )
 
-// Balances implements Witness. REST v2 tells no balance; the older GraphQL API does
+// Balances implements BalanceReader. REST v2 tells no balance; the older GraphQL API does
 // (graphql-spec.runpod.io, User.clientBalance) until it is retired, which is announced
 // for 2027: then nothing is known of the balance any more. It takes the key in the same
 // header.

@@ -41,8 +41,8 @@ type SamplerConfig struct {
 	Now func() time.Time // wall clock; time.Now if nil
 	Log *slog.Logger     // nowhere if nil
 
-	// Watch looks at the account's balance after each sample. Nil is nobody.
-	Watch *Watch
+	// Balance reads the account's balance after each sample. May be nil.
+	Balance *BalanceMonitor
 
 	// OnSample is called after each sample that was stored, by the goroutine that
 	// took it. May be nil.
@@ -121,9 +121,9 @@ func (s *Sampler) Run(ctx context.Context) error {
 			s.report(err)
 		}
 		due := s.schedule()
-		if err == nil && s.cfg.Watch != nil {
+		if err == nil && s.cfg.Balance != nil {
 			_ = s.locked(ctx, func(ctx context.Context) error { // fails only where ctx has ended
-				s.cfg.Watch.see(ctx, s.sample, due)
+				s.cfg.Balance.afterSample(ctx, s.sample, due)
 				return nil
 			})
 		}

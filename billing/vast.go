@@ -31,7 +31,7 @@ import (
 //   - A path ends in a slash where these have one: a redirect is not followed.
 //   - volume_info is null where there are no volumes, and never left out.
 //
-// What the whole account has left is a second witness of the bill, see Witness.
+// What the whole account has left is told beside the bill, see BalanceReader.
 
 const (
 	vastURL       = "https://console.vast.ai"

@@ -8,7 +8,7 @@ import (
 	"spotinference/internal/provider"
 )
 
-// Balances implements Witness.
+// Balances implements BalanceReader.
 func (v *vast) Balances(ctx context.Context, now time.Time) (Balances, error) {
 	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()

@@ -95,9 +95,9 @@ func TestVastCalls(t *testing.T) {
 // What the account has left is told apart from the bill, in both of its words.
 func TestVastWitness(t *testing.T) {
 	c := newVastCloud(t)
-	w, ok := c.provider(nil).(billing.Witness)
+	w, ok := c.provider(nil).(billing.BalanceReader)
 	if !ok {
-		t.Fatal("vast has a witness")
+		t.Fatal("vast tells its balance")
 	}
 	b, err := w.Balances(t.Context(), c.now())
 	if err != nil || b.Account != "4242" || *b.Balance != 0 || *b.Credit != 53_138_000_000 {

@@ -113,7 +113,7 @@ func parseVerdaEpoch(epoch string) (verdaOpening, error) {
 	return o, nil
 }
 
-// Balances implements Witness: the bill is made of the balance, and the last sample
+// Balances implements BalanceReader: the bill is made of the balance, and the last sample
 // has just read it. Nothing is asked for.
 func (v *verda) Balances(context.Context, time.Time) (Balances, error) {
 	if !v.seen {

@@ -55,7 +55,7 @@ func TestVerdaEqualsTheBooks(t *testing.T) {
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(-1, 0, 0)},
 			},
-		}, stored{led})
+		}, &billing.LedgerHistory{Ledger: led.Reader})
 		var ats []time.Time
 		failed := 0
 		sample := func() {
@@ -79,7 +79,7 @@ func TestVerdaEqualsTheBooks(t *testing.T) {
 				time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
 			}
 		}
-		restart := func() { p = verdaAt(t, cloud, stored{led}) }
+		restart := func() { p = verdaAt(t, cloud, &billing.LedgerHistory{Ledger: led.Reader}) }
 		fault := func(f sim.Fault) {
 			t.Helper()
 			if err := cloud.SetFault(f); err != nil {

@@ -52,12 +52,12 @@ func (p *probe) windows(ctx context.Context) Windows {
 	}
 	at := slices.IndexFunc(p.first.Lines, func(l ledger.Line) bool { return l.Resource == p.watched[0] })
 	box := p.first.Lines[at]
-	over := func(resource string, start, end time.Time) reading {
+	over := func(resource string, start, end time.Time) readBill {
 		return func(ctx context.Context) (ledger.Nanos, error) {
 			return w.BillOver(ctx, resource, start, end, p.cfg.Now())
 		}
 	}
-	toNow := func(resource string, start time.Time) reading {
+	toNow := func(resource string, start time.Time) readBill {
 		return func(ctx context.Context) (ledger.Nanos, error) {
 			now := p.cfg.Now()
 			return w.BillOver(ctx, resource, start, now, now)
@@ -92,14 +92,14 @@ func (p *probe) windows(ctx context.Context) Windows {
 	return found
 }
 
-// reading is one way to read a bill.
-type reading func(context.Context) (ledger.Nanos, error)
+// readBill is one way to read a bill.
+type readBill func(context.Context) (ledger.Nanos, error)
 
 // compare reads in one way, in another, and in the one again. A bill that grows lies
 // between its own two readings, and so must the other.
-func (p *probe) compare(ctx context.Context, one, other reading) (Agreement, *ledger.Nanos, *ledger.Nanos) {
+func (p *probe) compare(ctx context.Context, one, other readBill) (Agreement, *ledger.Nanos, *ledger.Nanos) {
 	var got [3]ledger.Nanos
-	for i, read := range []reading{one, other, one} {
+	for i, read := range []readBill{one, other, one} {
 		timed, cancel := context.WithTimeout(ctx, SampleTimeout)
 		n, err := read(timed)
 		cancel()
