@@ -33,7 +33,7 @@ import (
 const Exec Class = "exec"
 
 const (
-	execCall   = "exec"
+	execName   = "exec"
 	execOutput = 1 << 20
 	execGrace  = 2 * time.Second // for what was killed to be gone
 	execHint   = "run the command by hand: it must print one JSON snapshot, nothing on its standard error, and exit with 0"
@@ -46,6 +46,9 @@ type execProvider struct {
 
 	newest time.Time // At of the newest sample
 }
+
+// execAdapter is the command's row in the table of providers.
+func execAdapter() Adapter { return Adapter{Name: execName, Open: newExec} }
 
 func newExec(opts Options) (Provider, error) {
 	const howTo = "set billing_command to the command that prints the bill, as a list of its words"
@@ -72,7 +75,7 @@ func newExec(opts Options) (Provider, error) {
 	return &execProvider{path: path, argv: opts.Command}, nil
 }
 
-func (e *execProvider) Name() string { return "exec" }
+func (e *execProvider) Name() string { return execName }
 
 // A sample is dated by the second; what the command may ask of its API is its own
 // business.
@@ -83,21 +86,21 @@ func (e *execProvider) MinInterval() time.Duration { return time.Second }
 func (e *execProvider) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(e.newest) {
-		return ledger.Sample{}, Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", e.newest.Format(time.RFC3339)).At(execCall)
+		return ledger.Sample{}, Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", e.newest.Format(time.RFC3339)).At(execName)
 	}
 	body, f := e.run(ctx)
 	if f != nil {
-		return ledger.Sample{}, f.At(execCall)
+		return ledger.Sample{}, f.At(execName)
 	}
 	snap, f := decodeSnapshot(body)
 	if f != nil {
 		f.WithHint(execHint)
-		return ledger.Sample{}, f.At(execCall)
+		return ledger.Sample{}, f.At(execName)
 	}
 	for i := range snap.lines {
 		if snap.lines[i].Created.After(at.Add(provider.MaxSkew)) {
 			return ledger.Sample{}, Fail(ClockSkew, "a line was created at %s, which is still to come",
-				snap.lines[i].Created.Format(time.RFC3339)).At(execCall)
+				snap.lines[i].Created.Format(time.RFC3339)).At(execName)
 		}
 		snap.lines[i].Raw = body
 	}

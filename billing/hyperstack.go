@@ -61,6 +61,19 @@ type hyperstack struct {
 	newest time.Time           // end of the newest window that was read
 }
 
+// hyperstackAdapter is Hyperstack's row in the table of providers.
+func hyperstackAdapter() Adapter {
+	return Adapter{
+		Name: "hyperstack", Env: []string{hyperstackKey, hyperstackKeyFile}, Open: newHyperstack,
+		Invoice: InvoiceColumns{ // fields of the billing API's history and usage calls
+			Resource: []string{"resource_id", "infrahub_id", "resource id", "id"},
+			Day:      []string{"date", "day", "start_date", "start", "datetime"},
+			Amount:   []string{"incurred_bill", "total_cost", "total_bill", "amount", "cost"},
+			Currency: []string{"currency"},
+		},
+	}
+}
+
 func newHyperstack(opts Options) (Provider, error) {
 	base, err := provider.BaseURL(cmp.Or(opts.URL, opts.Env(hyperstackURLVar), hyperstackURL))
 	if err != nil {

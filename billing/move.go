@@ -106,8 +106,9 @@ func (a *Anchors) due(l ledger.Line, now time.Time) (from, to time.Time, due boo
 	if !ok || epoch != l.Epoch || l.Running && bill != nil && *bill == *l.Bill {
 		return from, to, false
 	}
-	to = midnight(now).AddDate(0, 0, -backDays-m.tries)
+	to = Midnight(now).AddDate(0, 0, -backDays-m.tries)
 	return from, to, to.After(from)
 }
 
-func midnight(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
+// Midnight is the start of the day (UTC) that t lies in.
+func Midnight(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }

@@ -453,7 +453,7 @@ func (p *probe) ratio(first, last int, billed ledger.Nanos) *big.Rat {
 // skewLimit is what every reply's Date header was held against. The adapters that
 // read an API refuse a reply that is further off; exec reads no reply.
 func skewLimit(p Provider) *time.Duration {
-	if p.Name() == "exec" {
+	if p.Name() == execName {
 		return nil
 	}
 	d := provider.MaxSkew

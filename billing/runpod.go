@@ -57,6 +57,19 @@ type runpod struct {
 	newest     time.Time // At of the newest sample
 }
 
+// runpodAdapter is Runpod's row in the table of providers.
+func runpodAdapter() Adapter {
+	return Adapter{
+		Name: "runpod", Env: []string{runpodKey, runpodKeyFile}, Open: newRunpod,
+		Invoice: InvoiceColumns{ // fields of GET /v2/billing/pods and /v2/billing/network-volumes
+			Resource: []string{"podId", "networkVolumeId", "resourceId", "resource_id", "pod id"},
+			Day:      []string{"startTime", "time", "date", "day"},
+			Amount:   []string{"totalAmount", "amount", "cost"},
+			Currency: []string{"currency"},
+		},
+	}
+}
+
 func newRunpod(opts Options) (Provider, error) {
 	base, err := provider.BaseURL(cmp.Or(opts.URL, runpodURL))
 	if err != nil {

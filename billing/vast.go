@@ -62,6 +62,19 @@ type vast struct {
 	births  map[int64]time.Time // of volumes, which the instance does not tell
 }
 
+// vastAdapter is Vast.ai's row in the table of providers.
+func vastAdapter() Adapter {
+	return Adapter{
+		Name: "vast", Env: []string{vastKey, vastKeyFile}, Open: newVast,
+		Invoice: InvoiceColumns{ // fields of the charges call: source is instance-N or volume-N
+			Resource: []string{"source", "instance_id", "contract_id", "resource_id"},
+			Day:      []string{"start", "day", "date", "timestamp"},
+			Amount:   []string{"amount", "charge", "cost"},
+			Currency: []string{"currency"},
+		},
+	}
+}
+
 func newVast(opts Options) (Provider, error) {
 	base, err := provider.BaseURL(cmp.Or(opts.URL, opts.Env(vastURLVar), vastURL))
 	if err != nil {
@@ -136,7 +149,7 @@ func (v *vast) MinInterval() time.Duration { return 5 * time.Second }
 func (v *vast) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
-	clk, end := provider.StartClock(now), midnight(now).AddDate(0, 0, 1)
+	clk, end := provider.StartClock(now), Midnight(now).AddDate(0, 0, 1)
 	s, f := v.read(ctx, clk, end, true)
 	if f != nil {
 		return ledger.Sample{}, f
@@ -152,7 +165,7 @@ func (v *vast) Sample(ctx context.Context, now time.Time) (ledger.Sample, error)
 // (UTC) can be asked for.
 func (v *vast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
 	at = at.UTC()
-	if at.After(now) || !at.Equal(midnight(at)) {
+	if at.After(now) || !at.Equal(Midnight(at)) {
 		return ledger.Sample{}, Fail(Internal, "%s is not a past midnight in UTC: charges are listed by the day", at.Format(time.RFC3339))
 	}
 	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)

@@ -43,5 +43,5 @@ func (v *vast) over(ctx context.Context, start, end, now time.Time) ([]vastCharg
 		return nil, Fail(Internal, "charges are not listed without an end").At(vastCharges)
 	}
 	// The filter's end is the second before, see charges.
-	return v.charges(ctx, provider.StartClock(now), midnight(start), end.Truncate(time.Second).Add(time.Second))
+	return v.charges(ctx, provider.StartClock(now), Midnight(start), end.Truncate(time.Second).Add(time.Second))
 }

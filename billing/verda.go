@@ -80,6 +80,11 @@ type verdaRate struct {
 	rate ledger.Nanos
 }
 
+// verdaAdapter is Verda's row in the table of providers.
+func verdaAdapter() Adapter {
+	return Adapter{Name: "verda", Env: []string{verdaID, datacrunchID}, Open: newVerda}
+}
+
 func newVerda(opts Options) (Provider, error) {
 	base, err := provider.BaseURL(cmp.Or(opts.URL, verdaURL))
 	if err != nil {
