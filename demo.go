@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,25 +20,8 @@ const (
 	demoInstance    = 701234
 )
 
-// demoAccount is how a provider's adapter finds the simulated machine.
-type demoAccount struct {
-	url, instance string
-	env           map[string]string
-}
-
-// demoAccounts are the providers that the simulator speaks as, at root.
-func demoAccounts(root string) map[string]demoAccount {
-	id := strconv.Itoa(demoInstance)
-	return map[string]demoAccount{
-		"hyperstack": {root + "/v1", id, map[string]string{"HYPERSTACK_API_KEY": demoKey}},
-		"runpod":     {root, "pod" + id, map[string]string{"RUNPOD_API_KEY": demoKey}},
-		"vast":       {root, id, map[string]string{"VAST_API_KEY": demoKey}},
-		"verda":      {root + "/v1", "", map[string]string{"VERDA_CLIENT_ID": "demo-client-id", "VERDA_CLIENT_SECRET": demoKey}},
-	}
-}
-
-// demoProviders names them, the first one first.
-func demoProviders() []string { return slices.Sorted(maps.Keys(demoAccounts(""))) }
+// demoProviders names those that the simulator speaks as.
+func demoProviders() []string { return sim.Providers() }
 
 // demoHint shows what to type next, to be copied as it stands.
 func demoHint(w io.Writer, curl string, o options) {
@@ -86,9 +66,8 @@ func startDemo(o *options, log *slog.Logger) (stop func(), err error) {
 		}
 	}()
 	root := strings.TrimSuffix(cloud.URL(), "/v1")
-	account := demoAccounts(root)[o.demoProvider]
-	o.provider, o.billing.URL, o.billing.Instance = o.demoProvider, account.url, account.instance
-	o.billing.Getenv = func(name string) string { return account.env[name] }
+	account := cloud.Account(o.demoProvider, "")
+	o.provider, o.billing.URL, o.billing.Instance, o.billing.Getenv = o.demoProvider, account.URL, account.Instance, account.Getenv
 	log.Info("demo: simulated engine, simulated provider: no figure is real", "provider", o.billing.URL, "books", root+"/sim/books")
 	return func() { cancel(); <-done }, nil
 }
