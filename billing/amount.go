@@ -7,14 +7,14 @@ import (
 	"spotinference/ledger"
 )
 
-// amount is money in a reply: a JSON number, or a string that holds one, since
+// Amount is money in a reply: a JSON number, or a string that holds one, since
 // APIs write the same field both ways. It is read from its digits. A field of this
 // type is a pointer, for a missing amount is not zero.
-type amount ledger.Nanos
+type Amount ledger.Nanos
 
 var errNotAmount = errors.New("an amount is not a decimal number within range")
 
-func (a *amount) UnmarshalJSON(b []byte) error {
+func (a *Amount) UnmarshalJSON(b []byte) error {
 	text := string(b)
 	switch {
 	case len(b) > 0 && b[0] == '"':
@@ -28,12 +28,12 @@ func (a *amount) UnmarshalJSON(b []byte) error {
 	if err != nil {
 		return errNotAmount // without the text: it came from outside
 	}
-	*a = amount(n)
+	*a = Amount(n)
 	return nil
 }
 
-// nanos returns nil for nil.
-func (a *amount) nanos() *ledger.Nanos {
+// Nanos returns nil for nil.
+func (a *Amount) Nanos() *ledger.Nanos {
 	if a == nil {
 		return nil
 	}

@@ -15,9 +15,9 @@ import (
 //
 // Moving an anchor is in move.go.
 
-// Anchors is the ledger that the samples go to, as far as an adapter asks it what
+// History is the ledger that the samples go to, as far as an adapter asks it what
 // earlier ones held.
-type Anchors interface {
+type History interface {
 	// Newest is the epoch of a resource's newest line, the later one where a sample
 	// holds two, and its bill, nil where that is not known. It is not ok where there
 	// is none, or the ledger cannot be read.
@@ -59,28 +59,31 @@ func firstAnchor(created, now time.Time) time.Time {
 	return time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
 }
 
-// anchors answers from this run's memory, then from the ledger, then decides, and
-// remembers. Memory goes first: a series once begun must not restart because the
-// ledger could not be asked.
-type anchors struct {
-	stored Anchors
-	known  map[string]time.Time
-	moves  map[string]*move
+// Anchors are where the windows of an adapter's resources start. They are answered from
+// this run's memory, then from the history, then decided and remembered. Memory goes
+// first: a series once begun must not restart because the ledger could not be asked.
+type Anchors struct {
+	history History // nil knows nothing
+	known   map[string]time.Time
+	moves   map[string]*move
 }
 
-func newAnchors(stored Anchors) *anchors {
-	return &anchors{stored: stored, known: make(map[string]time.Time), moves: make(map[string]*move)}
+// NewAnchors makes anchors that go on where the series in history begin. A nil history
+// has none.
+func NewAnchors(history History) *Anchors {
+	return &Anchors{history: history, known: make(map[string]time.Time), moves: make(map[string]*move)}
 }
 
-// of is where the window of a resource's bill starts.
-func (a *anchors) of(resource string, created, now time.Time) (time.Time, *Failure) {
+// Of is where the window of a resource's bill starts. One that was never seen before
+// starts by when it was created.
+func (a *Anchors) Of(resource string, created, now time.Time) (time.Time, *Failure) {
 	if t, ok := a.known[resource]; ok {
 		return t, nil
 	}
-	t, ok := a.begun(resource)
+	t, ok := a.Known(resource)
 	switch {
 	case !ok && a.moves[resource].offered():
-		return time.Time{}, fail(Internal, "whether the sample in which the series of %s moved was stored cannot be told: the ledger does not answer", resource)
+		return time.Time{}, Fail(Internal, "whether the sample in which the series of %s moved was stored cannot be told: the ledger does not answer", resource)
 	case !ok:
 		t = firstAnchor(created, now)
 	}
@@ -89,15 +92,15 @@ func (a *anchors) of(resource string, created, now time.Time) (time.Time, *Failu
 	return t, nil
 }
 
-// begun is where a series that is known already starts.
-func (a *anchors) begun(resource string) (time.Time, bool) {
+// Known is where the window of a series that is known already starts.
+func (a *Anchors) Known(resource string) (time.Time, bool) {
 	if t, ok := a.known[resource]; ok {
 		return t, true
 	}
-	if a.stored == nil {
+	if a.history == nil {
 		return time.Time{}, false
 	}
-	epoch, _, ok := a.stored.Newest(resource)
+	epoch, _, ok := a.history.Newest(resource)
 	if !ok {
 		return time.Time{}, false
 	}

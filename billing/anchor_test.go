@@ -9,13 +9,13 @@ import (
 )
 
 func TestHyperstackAnchor(t *testing.T) {
-	f := func(name, born, now string, stored billing.Anchors, want string) {
+	f := func(name, born, now string, stored billing.History, want string) {
 		t.Helper()
 		c := newCloud(t)
 		at := when(t, now)
 		c.now = func() time.Time { return at }
 		c.reply[vmPath] = c.body("instance", "2026-11-22T10:58:31", born)
-		p := c.provider(func(o *billing.Options) { o.Anchors = stored })
+		p := c.provider(func(o *billing.Options) { o.History = stored })
 		s, err := p.Sample(t.Context(), at)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -39,7 +39,7 @@ func TestHyperstackAnchor(t *testing.T) {
 	now := when(t, "2026-11-23T12:00:00Z")
 	c.now = func() time.Time { return now }
 	var failure *billing.Failure
-	p := c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(now.Add(time.Hour)) })
+	p := c.provider(func(o *billing.Options) { o.History = fixedAnchor(now.Add(time.Hour)) })
 	if _, err := p.Sample(t.Context(), now); !errors.As(err, &failure) || failure.Class != billing.ClockSkew {
 		t.Errorf("anchor to come: %v", err)
 	}

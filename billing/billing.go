@@ -19,111 +19,44 @@
 package billing
 
 import (
-	"context"
-	"fmt"
-	"net/http"
-	"net/netip"
+	"slices"
 	"strings"
-	"time"
 
-	"spotinference/ledger"
+	"spotinference/internal/hint"
 )
 
-// Provider is one billing API. Its methods are called by one goroutine at a time
-// (the Sampler sees to that), so an adapter need not lock.
-type Provider interface {
-	Name() string
-
-	// MinInterval is the shortest time between two polls that the provider's
-	// rate limit and the resolution of its bill leave room for.
-	MinInterval() time.Duration
-
-	// Sample reads the complete set of lines that count towards this box as of
-	// now, the local wall clock, or fails whole with a *Failure. It returns soon
-	// after ctx ends.
-	Sample(ctx context.Context, now time.Time) (ledger.Sample, error)
-}
-
-// Boundary is a Provider whose bill can be asked for as of a past instant, such
-// as the midnight at which a budget's day begins. What is true only of now (the
-// status, the rate) is left out of such a sample: it is not known for then.
-type Boundary interface {
-	SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error)
-}
-
-// Options is what an adapter is opened with. Each adapter documents which
-// environment variables it reads through Getenv.
-type Options struct {
-	// URL is the base of the API, "" for the provider's own. It must be https,
-	// or http on this machine.
-	URL string
-
-	// Instance is the provider's id of this box. "" lets the adapter find it by
-	// this machine's addresses and name, which must then match exactly one.
-	Instance string
-
-	// Command is what "exec" runs to read the bill, as words, with no shell between.
-	Command []string
-
-	// Getenv looks up the provider's customary variables, credentials among
-	// them. Nil finds nothing.
-	Getenv func(string) string
-
-	// Anchors knows where series that began in an earlier run start. Nil knows
-	// none.
-	Anchors Anchors
-
-	// Transport, Addrs and Hostname stand in for the network and the machine in
-	// tests. Nil means the real ones.
-	Transport http.RoundTripper
-	Addrs     func() ([]netip.Addr, error)
-	Hostname  func() (string, error)
-}
-
-func (o Options) getenv(name string) string {
-	if o.Getenv == nil {
-		return ""
+func adapters() []Adapter {
+	return []Adapter{
+		hyperstackAdapter(),
+		vastAdapter(),
+		runpodAdapter(),
+		verdaAdapter(),
+		execAdapter(),
 	}
-	return o.Getenv(name)
 }
 
-// adapter is one row of the table of providers: it can be opened, or it is known
-// and there is a reason why not.
-type adapter struct {
-	name string
-	env  []string // where its credentials are customarily found, for Detect
-	open func(Options) (Provider, error)
-	why  string // refusal, where open is nil
-}
-
-func adapters() []adapter {
+// refused are providers that are known and have no adapter, and why.
+func refused() map[string]string {
 	const (
 		unwritten = "its bill can be read, but no adapter for it is written yet"
 		rateOnly  = "it publishes a rate and no bill, and a rate times a time is not a bill"
 		daily     = "its bill is a day late, which cannot hold a budget by the minute"
 		hoursLate = "its bill is hours late, which cannot hold a budget by the minute"
 	)
-	return []adapter{
-		{name: "hyperstack", env: []string{hyperstackKey, hyperstackKeyFile}, open: newHyperstack},
+	return map[string]string{
+		"scaleway":   unwritten,
+		"ovh":        unwritten,
+		"vultr":      unwritten,
+		"tensordock": unwritten,
+		"shadeform":  unwritten,
 
-		{name: "vast", env: []string{vastKey, vastKeyFile}, open: newVast},
-		{name: "runpod", env: []string{runpodKey, runpodKeyFile}, open: newRunpod},
-		{name: "verda", env: []string{verdaID, datacrunchID}, open: newVerda},
-		{name: "exec", open: newExec},
-
-		{name: "scaleway", why: unwritten},
-		{name: "ovh", why: unwritten},
-		{name: "vultr", why: unwritten},
-		{name: "tensordock", why: unwritten},
-		{name: "shadeform", why: unwritten},
-
-		{name: "lambda", why: rateOnly},
-		{name: "nebius", why: rateOnly},
-		{name: "digitalocean", why: daily},
-		{name: "crusoe", why: daily},
-		{name: "aws", why: hoursLate},
-		{name: "gcp", why: hoursLate},
-		{name: "azure", why: hoursLate},
+		"lambda":       rateOnly,
+		"nebius":       rateOnly,
+		"digitalocean": daily,
+		"crusoe":       daily,
+		"aws":          hoursLate,
+		"gcp":          hoursLate,
+		"azure":        hoursLate,
 	}
 }
 
@@ -131,15 +64,14 @@ func adapters() []adapter {
 // nobody; whether the key is good shows at the first sample.
 func New(name string, opts Options) (Provider, error) {
 	for _, a := range adapters() {
-		if a.name != name {
-			continue
+		if a.Name == name {
+			return a.Open(opts)
 		}
-		if a.open == nil {
-			return nil, refuse(advice(), "billing provider %q: %s", name, a.why)
-		}
-		return a.open(opts)
 	}
-	return nil, refuse(advice(), "billing provider %q: not known", name)
+	if why := refused()[name]; why != "" {
+		return nil, hint.Errorf(advice(), "billing provider %q: %s", name, why)
+	}
+	return nil, hint.Errorf(advice(), "billing provider %q: not known", name)
 }
 
 func advice() string {
@@ -150,9 +82,7 @@ func advice() string {
 func Names() []string {
 	var names []string
 	for _, a := range adapters() {
-		if a.open != nil {
-			names = append(names, a.name)
-		}
+		names = append(names, a.Name)
 	}
 	return names
 }
@@ -162,32 +92,16 @@ func Names() []string {
 func Detect(getenv func(string) string) (string, error) {
 	var found []string
 	for _, a := range adapters() {
-		for _, v := range a.env {
-			if a.open != nil && getenv(v) != "" {
-				found = append(found, a.name)
-				break
-			}
+		if slices.ContainsFunc(a.Env, func(name string) bool { return getenv(name) != "" }) {
+			found = append(found, a.Name)
 		}
 	}
 	switch len(found) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", refuse(advice(), "no key of a provider whose bill can be read is set")
+		return "", hint.Errorf(advice(), "no key of a provider whose bill can be read is set")
 	default:
-		return "", refuse("name one with --provider", "the keys of %s are set", strings.Join(found, " and "))
+		return "", hint.Errorf("name one with --provider", "the keys of %s are set", strings.Join(found, " and "))
 	}
-}
-
-// setupError is a setting that New refuses. Hint says what to do about it; the
-// command line finds it through an interface{ Hint() string }.
-type setupError struct {
-	text, hint string
-}
-
-func (e *setupError) Error() string { return e.text }
-func (e *setupError) Hint() string  { return e.hint }
-
-func refuse(hint, format string, args ...any) error {
-	return &setupError{text: fmt.Sprintf(format, args...), hint: hint}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -23,7 +24,7 @@ func TestNewRefuses(t *testing.T) {
 		return path
 	}
 	good := map[string]string{"HYPERSTACK_API_KEY": testKey}
-	f := func(name string, opts billing.Options, env map[string]string, want, hint string) {
+	f := func(name string, opts billing.Options, env map[string]string, want, advice string) {
 		t.Helper()
 		opts.Getenv = getenv(env)
 		_, err := billing.New(name, opts)
@@ -34,12 +35,11 @@ func TestNewRefuses(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("New(%q): %q, want %q in it", name, err, want)
 		}
-		h, ok := err.(interface{ Hint() string })
-		if hint != "" && (!ok || !strings.Contains(h.Hint(), hint)) {
-			t.Errorf("New(%q): %q has not the hint %q", name, err, hint)
+		if advice != "" && !strings.Contains(hint.Of(err), advice) {
+			t.Errorf("New(%q): %q has not the hint %q", name, err, advice)
 		}
 		for _, v := range env {
-			if len(v) > 3 && !strings.HasPrefix(v, dir) && !strings.HasPrefix(v, "http") && strings.Contains(err.Error()+h.Hint(), v) {
+			if len(v) > 3 && !strings.HasPrefix(v, dir) && !strings.HasPrefix(v, "http") && strings.Contains(err.Error()+hint.Of(err), v) {
 				t.Errorf("New(%q): the key is in %q", name, err)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -125,7 +126,7 @@ func (n *night) dark(c call, b bad, dawn bool) {
 		n.t.Errorf("%s: %v, want %q in %q", name, err, b.class, in)
 		return
 	}
-	if strings.Contains(err.Error()+f.Hint(), testKey) {
+	if strings.Contains(err.Error()+hint.Of(f), testKey) {
 		n.t.Errorf("%s: the key is in %q", name, err)
 	}
 	n.want = append(n.want, fmt.Sprintf("%s %s", f.Class, f.Call))

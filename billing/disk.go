@@ -43,7 +43,7 @@ func (d Disks) Dying(path string) (why, hint string) {
 	if err != nil {
 		return "", "" // whoever opens the file will say it
 	}
-	pod := Options{Getenv: d.Getenv}.getenv(runpodPod) != ""
+	pod := Options{Getenv: d.Getenv}.Env(runpodPod) != ""
 	hint = "put the ledger on a volume that survives the machine"
 	if pod {
 		hint = "put the ledger on the pod's volume, /workspace unless it was set up otherwise"

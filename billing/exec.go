@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -31,7 +33,7 @@ import (
 const Exec Class = "exec"
 
 const (
-	execCall   = "exec"
+	execName   = "exec"
 	execOutput = 1 << 20
 	execGrace  = 2 * time.Second // for what was killed to be gone
 	execHint   = "run the command by hand: it must print one JSON snapshot, nothing on its standard error, and exit with 0"
@@ -45,19 +47,22 @@ type execProvider struct {
 	newest time.Time // At of the newest sample
 }
 
+// execAdapter is the command's row in the table of providers.
+func execAdapter() Adapter { return Adapter{Name: execName, Open: newExec} }
+
 func newExec(opts Options) (Provider, error) {
-	const hint = "set billing_command to the command that prints the bill, as a list of its words"
+	const howTo = "set billing_command to the command that prints the bill, as a list of its words"
 	switch {
 	case len(opts.Command) == 0 || opts.Command[0] == "":
-		return nil, refuse(hint, "provider exec: no command is set")
+		return nil, hint.Errorf(howTo, "provider exec: no command is set")
 	case opts.URL != "":
-		return nil, refuse("the command knows whom to ask", "provider exec: a provider URL has no meaning")
+		return nil, hint.Errorf("the command knows whom to ask", "provider exec: a provider URL has no meaning")
 	case opts.Instance != "":
-		return nil, refuse("the command knows which machine to ask for", "provider exec: an instance has no meaning")
+		return nil, hint.Errorf("the command knows which machine to ask for", "provider exec: an instance has no meaning")
 	}
 	for _, word := range opts.Command {
 		if strings.ContainsRune(word, 0) {
-			return nil, refuse(hint, "provider exec: a word of the command holds a zero byte")
+			return nil, hint.Errorf(howTo, "provider exec: a word of the command holds a zero byte")
 		}
 	}
 	path, err := exec.LookPath(opts.Command[0])
@@ -65,12 +70,12 @@ func newExec(opts Options) (Provider, error) {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		return nil, refuse(hint, "provider exec: command %q: %v", opts.Command[0], bareExec(err))
+		return nil, hint.Errorf(howTo, "provider exec: command %q: %v", opts.Command[0], bareExec(err))
 	}
 	return &execProvider{path: path, argv: opts.Command}, nil
 }
 
-func (e *execProvider) Name() string { return "exec" }
+func (e *execProvider) Name() string { return execName }
 
 // A sample is dated by the second; what the command may ask of its API is its own
 // business.
@@ -81,21 +86,21 @@ func (e *execProvider) MinInterval() time.Duration { return time.Second }
 func (e *execProvider) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(e.newest) {
-		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", e.newest.Format(time.RFC3339)).at(execCall)
+		return ledger.Sample{}, Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", e.newest.Format(time.RFC3339)).At(execName)
 	}
 	body, f := e.run(ctx)
 	if f != nil {
-		return ledger.Sample{}, f.at(execCall)
+		return ledger.Sample{}, f.At(execName)
 	}
 	snap, f := decodeSnapshot(body)
 	if f != nil {
-		f.hint = execHint
-		return ledger.Sample{}, f.at(execCall)
+		f.WithHint(execHint)
+		return ledger.Sample{}, f.At(execName)
 	}
 	for i := range snap.lines {
-		if snap.lines[i].Created.After(at.Add(maxSkew)) {
-			return ledger.Sample{}, fail(ClockSkew, "a line was created at %s, which is still to come",
-				snap.lines[i].Created.Format(time.RFC3339)).at(execCall)
+		if snap.lines[i].Created.After(at.Add(provider.MaxSkew)) {
+			return ledger.Sample{}, Fail(ClockSkew, "a line was created at %s, which is still to come",
+				snap.lines[i].Created.Format(time.RFC3339)).At(execName)
 		}
 		snap.lines[i].Raw = body
 	}
@@ -115,14 +120,14 @@ func (e *execProvider) Sample(ctx context.Context, now time.Time) (ledger.Sample
 // run returns what the command printed. It comes back soon after ctx ends, whatever
 // the command does.
 func (e *execProvider) run(ctx context.Context) ([]byte, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
 	if e.last != nil {
 		select {
 		case <-e.last.done:
 			e.last = nil
 		default:
-			return nil, fail(Timeout, "the command of an earlier sample was killed and does not end")
+			return nil, Fail(Timeout, "the command of an earlier sample was killed and does not end")
 		}
 	}
 	r := newExecRun(e.path, e.argv)
@@ -138,7 +143,7 @@ func (e *execProvider) run(ctx context.Context) ([]byte, *Failure) {
 		case <-t.C:
 			e.last = r
 		}
-		return nil, fail(Timeout, "the command did not end in time: %w", ctx.Err())
+		return nil, Fail(Timeout, "the command did not end in time: %w", ctx.Err())
 	}
 	if f := r.failure(); f != nil {
 		return nil, f
@@ -227,19 +232,19 @@ func (r *execRun) failure() *Failure {
 	var f *Failure
 	switch {
 	case r.out.over || r.said.over:
-		f = fail(TooLarge, "the command printed more than %d bytes", execOutput)
+		f = Fail(TooLarge, "the command printed more than %d bytes", execOutput)
 	case errors.As(r.err, &status):
-		f = fail(Exec, "the command failed: %s (%d bytes on its standard error)", status.ProcessState, r.said.size)
+		f = Fail(Exec, "the command failed: %s (%d bytes on its standard error)", status.ProcessState, r.said.size)
 	case errors.Is(r.err, exec.ErrWaitDelay):
-		f = fail(Exec, "the command ended and left a process behind that holds its output")
+		f = Fail(Exec, "the command ended and left a process behind that holds its output")
 	case r.err != nil:
-		f = fail(Exec, "run the command: %w", bareExec(r.err))
+		f = Fail(Exec, "run the command: %w", bareExec(r.err))
 	case r.said.size > 0:
-		f = fail(Exec, "the command exited with 0 and printed %d bytes on its standard error", r.said.size)
+		f = Fail(Exec, "the command exited with 0 and printed %d bytes on its standard error", r.said.size)
 	default:
 		return nil
 	}
-	f.hint = execHint
+	f.WithHint(execHint)
 	return f
 }
 

@@ -42,7 +42,7 @@ type snapshot struct {
 func decodeSnapshot(body []byte) (snapshot, *Failure) {
 	none := snapshot{}
 	if !utf8.Valid(body) || !json.Valid(body) {
-		return none, fail(Malformed, "what the command printed is not one JSON value (%d bytes)", len(body))
+		return none, Fail(Malformed, "what the command printed is not one JSON value (%d bytes)", len(body))
 	}
 	m, f := members(body, "the snapshot", "version", "currency", "account", "step_seconds", "lag_seconds", "truth", "lines")
 	if f != nil {
@@ -57,7 +57,7 @@ func decodeSnapshot(body []byte) (snapshot, *Failure) {
 		return none, f
 	}
 	if c, err := ledger.Currency(s.currency); err != nil || c != s.currency {
-		return none, fail(Currency, "the snapshot's currency is not an upper-case ISO 4217 code")
+		return none, Fail(Currency, "the snapshot's currency is not an upper-case ISO 4217 code")
 	}
 	if m.has("account") {
 		if s.account, f = m.text("account", 0, 128, false); f != nil {
@@ -84,13 +84,13 @@ func decodeSnapshot(body []byte) (snapshot, *Failure) {
 	}
 	var lines []json.RawMessage
 	if json.Unmarshal(raw, &lines) != nil {
-		return none, fail(Malformed, "lines of the snapshot is not a list")
+		return none, Fail(Malformed, "lines of the snapshot is not a list")
 	}
 	if len(lines) == 0 {
-		return none, fail(Incomplete, "the snapshot has no line")
+		return none, Fail(Incomplete, "the snapshot has no line")
 	}
 	if len(lines) > snapshotLines {
-		return none, fail(Malformed, "the snapshot has more than %d lines", snapshotLines)
+		return none, Fail(Malformed, "the snapshot has more than %d lines", snapshotLines)
 	}
 	seen := make(map[string]bool)
 	for _, raw := range lines {
@@ -99,7 +99,7 @@ func decodeSnapshot(body []byte) (snapshot, *Failure) {
 			return none, f
 		}
 		if seen[l.Resource] {
-			return none, fail(Malformed, "the snapshot has two lines for one resource")
+			return none, Fail(Malformed, "the snapshot has two lines for one resource")
 		}
 		seen[l.Resource] = true
 		s.lines = append(s.lines, l)
@@ -164,26 +164,26 @@ func members(body []byte, what string, known ...string) (strictObject, *Failure)
 	o := strictObject{what: what, members: make(map[string]json.RawMessage)}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return o, fail(Malformed, "%s is not an object", what)
+		return o, Fail(Malformed, "%s is not an object", what)
 	}
 	for dec.More() {
 		name, err := dec.Token()
 		if err != nil {
-			return o, fail(Malformed, "%s cannot be read", what)
+			return o, Fail(Malformed, "%s cannot be read", what)
 		}
 		key, ok := name.(string)
 		if !ok || !slices.Contains(known, key) {
-			return o, fail(Malformed, "%s has a field that is not known%s", what, quoted(key))
+			return o, Fail(Malformed, "%s has a field that is not known%s", what, quoted(key))
 		}
 		if o.has(key) {
-			return o, fail(Malformed, "%s has %s twice", what, key)
+			return o, Fail(Malformed, "%s has %s twice", what, key)
 		}
 		var raw json.RawMessage
 		if err := dec.Decode(&raw); err != nil {
-			return o, fail(Malformed, "%s cannot be read", what)
+			return o, Fail(Malformed, "%s cannot be read", what)
 		}
 		if string(raw) == "null" {
-			return o, fail(Incomplete, "%s of %s is null: leave out what is not known", key, what)
+			return o, Fail(Incomplete, "%s of %s is null: leave out what is not known", key, what)
 		}
 		o.members[key] = raw
 	}
@@ -207,13 +207,13 @@ func (o strictObject) has(name string) bool {
 func (o strictObject) get(name string) (json.RawMessage, *Failure) {
 	raw, ok := o.members[name]
 	if !ok {
-		return nil, fail(Incomplete, "%s has no %s", o.what, name)
+		return nil, Fail(Incomplete, "%s has no %s", o.what, name)
 	}
 	return raw, nil
 }
 
 func (o strictObject) bad(name, want string) *Failure {
-	return fail(Malformed, "%s of %s is not %s", name, o.what, want)
+	return Fail(Malformed, "%s of %s is not %s", name, o.what, want)
 }
 
 // text is a string of printable ASCII.
@@ -249,7 +249,7 @@ func (o strictObject) integer(name string, least, most int64) (int64, *Failure) 
 	}
 	n, err := ledger.ParseNanos(string(raw))
 	if err != nil || n%one != 0 || int64(n)/one < least || int64(n)/one > most {
-		return 0, fail(Malformed, "%s of %s is not a whole number from %d to %d", name, o.what, least, most)
+		return 0, Fail(Malformed, "%s of %s is not a whole number from %d to %d", name, o.what, least, most)
 	}
 	return int64(n) / one, nil
 }

@@ -3,15 +3,11 @@ package billing
 import (
 	"bytes"
 	"encoding/json"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
-	"time"
 
 	"spotinference/ledger"
 )
@@ -55,7 +51,7 @@ func FuzzAmount(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var a amount
+		var a Amount
 		if json.Unmarshal(b, &a) != nil || string(b) == "null" {
 			return
 		}
@@ -77,7 +73,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	type reply struct {
-		A *amount `json:"a"`
+		A *Amount `json:"a"`
 		B []struct {
 			C *string `json:"c"`
 		} `json:"b"`
@@ -91,11 +87,11 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var one, other reply
-		if decode(body, &one) != nil {
+		if Decode(body, &one) != nil {
 			return
 		}
 		turned := turnRound(json.NewDecoder(bytes.NewReader(body)))
-		if failure := decode(turned, &other); failure != nil {
+		if failure := Decode(turned, &other); failure != nil {
 			t.Fatalf("%q is taken, %q is not: %v", body, turned, failure)
 		}
 		one.Own, other.Own = nil, nil // as it came
@@ -131,87 +127,4 @@ func turnRound(dec *json.Decoder) []byte {
 		b, _ := json.Marshal(token)
 		return b
 	}
-}
-
-// Whatever answers, there is a body of JSON's kind or a failure with a class; peace
-// is kept for an hour at most; and nothing of the body is in the failure but a word.
-func FuzzReply(f *testing.F) {
-	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	date := now.Format(http.TimeFormat)
-	f.Add(200, "application/json", "", date, []byte(`{}`))
-	f.Add(200, "application/json; charset=utf-8", "soon", "yesterday", []byte(`{}`))
-	f.Add(429, "text/plain", "120", date, []byte(`{"error":"too_fast"}`))
-	f.Add(503, "text/html", date, "", []byte(`<html>`))
-	f.Add(401, "application/json", "-1", date, []byte(`{"error_reason":"unauthorized"}`))
-	f.Add(403, "application/json", "99999999999999999999", date, []byte(`{"code":"forbidden_action","message":"no"}`))
-	f.Add(302, ";", "Mon, 23 Nov 2026 12:00:09 GMT", date, []byte(nil))
-	f.Fuzz(func(t *testing.T, code int, kind, retry, date string, body []byte) {
-		transport := roundTrip(func(r *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: code, Request: r, Body: io.NopCloser(bytes.NewReader(body)),
-				Header: http.Header{"Content-Type": {kind}, "Retry-After": {retry}, "Date": {date}}}, nil
-		})
-		base, err := baseURL("https://cloud.test/v1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		req, err := http.NewRequest(http.MethodGet, base.String(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, failure := send(newClient(base, transport).http, req, startClock(now))
-		switch {
-		case failure == nil && (code != 200 || !bytes.Equal(got, body)):
-			t.Fatalf("status %d gave %q", code, got)
-		case failure == nil:
-			return
-		case failure.Class == "" || failure.RetryAfter < 0 || failure.RetryAfter > maxRetryAfter:
-			t.Fatalf("failure %+v", failure)
-		}
-		if word := reason(body); word != "" {
-			if strings.Trim(word, "abcdefghijklmnopqrstuvwxyz_") != "" || len(word) > 32 {
-				t.Fatalf("reason %q", word)
-			}
-			return
-		}
-		if text := failure.Error(); len(text) > 200 || len(body) > 40 && strings.Contains(text, string(body)) {
-			t.Fatalf("the failure says %q", text)
-		}
-	})
-}
-
-type roundTrip func(*http.Request) (*http.Response, error)
-
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// A file holds a key that can be sent in a header, less the blanks around it, or it
-// is refused without a word of what it holds.
-func FuzzCredentialFile(f *testing.F) {
-	f.Add([]byte("hs-test-0f3b2a1c/secret+key==\n"))
-	f.Add([]byte("\ufeffhs-test-0f3b2a1c\r\n"))
-	f.Add([]byte("two words of a key"))
-	f.Add([]byte("key\r\nX-Other: header"))
-	f.Add(bytes.Repeat([]byte("k"), 5000))
-	f.Add([]byte(nil))
-	path := filepath.Join(f.TempDir(), "key")
-	opts := Options{Getenv: func(name string) string {
-		if name == "KEY_FILE" {
-			return path
-		}
-		return ""
-	}}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		key, err := credential(opts, "KEY", "KEY_FILE")
-		if err != nil {
-			if key != "" || len(text) > minKey && strings.Contains(err.Error(), string(text)) {
-				t.Fatalf("%.80q beside %.200v", key, err)
-			}
-			return
-		}
-		if key != strings.TrimSpace(string(text)) || len(key) < minKey || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			t.Fatalf("%.80q, %d bytes, read as %.80q, %d bytes", text, len(text), key, len(key))
-		}
-	})
 }

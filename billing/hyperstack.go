@@ -1,6 +1,7 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -47,44 +50,50 @@ const (
 )
 
 type hyperstack struct {
-	api      *client
-	addrs    func() ([]netip.Addr, error)
-	hostname func() (string, error)
-	anchors  *anchors
-	leavers  *leavers
+	api        *Client
+	addrs      func() ([]netip.Addr, error)
+	hostname   func() (string, error)
+	anchors    *Anchors
+	departures *Departures
 
 	vm     int64               // which box we are; 0 until it is found
 	births map[int64]time.Time // of volumes, whose id is in no other reply that we read
 	newest time.Time           // end of the newest window that was read
 }
 
+// hyperstackAdapter is Hyperstack's row in the table of providers.
+func hyperstackAdapter() Adapter {
+	return Adapter{
+		Name: "hyperstack", Env: []string{hyperstackKey, hyperstackKeyFile}, Open: newHyperstack,
+		Invoice: InvoiceColumns{ // fields of the billing API's history and usage calls
+			Resource: []string{"resource_id", "infrahub_id", "resource id", "id"},
+			Day:      []string{"date", "day", "start_date", "start", "datetime"},
+			Amount:   []string{"incurred_bill", "total_cost", "total_bill", "amount", "cost"},
+			Currency: []string{"currency"},
+		},
+	}
+}
+
 func newHyperstack(opts Options) (Provider, error) {
-	base := opts.URL
-	if base == "" {
-		base = opts.getenv(hyperstackURLVar)
-	}
-	if base == "" {
-		base = hyperstackURL
-	}
-	u, err := baseURL(base)
+	base, err := provider.BaseURL(cmp.Or(opts.URL, opts.Env(hyperstackURLVar), hyperstackURL))
 	if err != nil {
 		return nil, err
 	}
-	key, err := credential(opts, hyperstackKey, hyperstackKeyFile)
+	key, err := provider.Credential(opts.Env, hyperstackKey, hyperstackKeyFile)
 	if err != nil {
 		return nil, err
 	}
+	client := provider.NewClient(base, opts.Transport)
+	client.Authorize = func(header http.Header) { header.Set("api_key", key) }
+	client.Secrets = provider.Secrets{key}
 	h := &hyperstack{
-		api:      newClient(u, opts.Transport),
-		addrs:    opts.Addrs,
-		hostname: opts.Hostname,
-		anchors:  newAnchors(opts.Anchors),
-		leavers:  newLeavers(opts.Anchors, "hyperstack", hyperstackLag),
-		births:   make(map[int64]time.Time),
+		api:        NewClient(client, "check "+hyperstackKey+": it must be a key that may read this machine's bill"),
+		addrs:      opts.Addrs,
+		hostname:   opts.Hostname,
+		anchors:    NewAnchors(opts.History),
+		departures: NewDepartures(opts.History, "hyperstack", hyperstackLag),
+		births:     make(map[int64]time.Time),
 	}
-	h.api.authorize = func(header http.Header) { header.Set("api_key", key) }
-	h.api.secrets = []string{key}
-	h.api.keyHint = "check " + hyperstackKey + ": it must be a key that may read this machine's bill"
 	if h.addrs == nil {
 		h.addrs = localAddrs
 	}
@@ -93,7 +102,7 @@ func newHyperstack(opts Options) (Provider, error) {
 	}
 	if opts.Instance != "" {
 		if h.vm, err = strconv.ParseInt(opts.Instance, 10, 64); err != nil || h.vm <= 0 {
-			return nil, refuse("the console shows it in the machine's address", "instance %q: not the number of a Hyperstack virtual machine", opts.Instance)
+			return nil, hint.Errorf("the console shows it in the machine's address", "instance %q: not the number of a Hyperstack virtual machine", opts.Instance)
 		}
 	}
 	return h, nil
@@ -110,16 +119,16 @@ func (h *hyperstack) MinInterval() time.Duration { return time.Second }
 func (h *hyperstack) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(h.newest) {
-		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", h.newest.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", h.newest.Format(time.RFC3339))
 	}
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
-	clk := startClock(now)
+	clk := provider.StartClock(now)
 	s, f := h.read(ctx, clk, at)
-	if f != nil && !f.absent {
+	if f != nil && !f.Absent {
 		return ledger.Sample{}, f
 	}
-	left, lf := h.leavers.lines(s.Lines, at, h.last(ctx, clk, &s))
+	left, lf := h.departures.Lines(s.Lines, at, h.last(ctx, clk, &s))
 	switch {
 	case lf != nil:
 		return ledger.Sample{}, lf
@@ -127,10 +136,10 @@ func (h *hyperstack) Sample(ctx context.Context, now time.Time) (ledger.Sample, 
 		return ledger.Sample{}, f // not there, and never seen or closed
 	}
 	s.Lines = append(s.Lines, left...)
-	s.Lines = h.anchors.move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
+	s.Lines = h.anchors.Move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
 		r, id, ok := hyperstackID(l.Resource)
 		if !ok {
-			return ledger.Line{}, fail(Internal, "%s is no id of ours", l.Resource)
+			return ledger.Line{}, Fail(Internal, "%s is no id of ours", l.Resource)
 		}
 		return h.line(ctx, clk, &s, r, id, l.Created, anchor)
 	})
@@ -142,11 +151,11 @@ func (h *hyperstack) Sample(ctx context.Context, now time.Time) (ledger.Sample, 
 func (h *hyperstack) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
 	at = at.UTC().Truncate(time.Second)
 	if at.After(now) {
-		return ledger.Sample{}, fail(Internal, "%s is not past", at.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(Internal, "%s is not past", at.Format(time.RFC3339))
 	}
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
-	s, f := h.read(ctx, startClock(now), at)
+	s, f := h.read(ctx, provider.StartClock(now), at)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -158,7 +167,7 @@ func (h *hyperstack) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sa
 
 // read takes the lines of all that is there, or none of them. What came to this box
 // after at is no part of a sample of then.
-func (h *hyperstack) read(ctx context.Context, clk clock, at time.Time) (ledger.Sample, *Failure) {
+func (h *hyperstack) read(ctx context.Context, clk provider.Clock, at time.Time) (ledger.Sample, *Failure) {
 	if h.vm == 0 {
 		id, f := h.identify(ctx, clk)
 		if f != nil {
@@ -179,11 +188,11 @@ func (h *hyperstack) read(ctx context.Context, clk clock, at time.Time) (ledger.
 		return s, f
 	}
 	if vm.created.After(at) {
-		return ledger.Sample{}, fail(Incomplete, "virtual machine %d did not exist at %s", h.vm, at.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(Incomplete, "virtual machine %d did not exist at %s", h.vm, at.Format(time.RFC3339))
 	}
 	// status is the provider's word; what a machine keeps is billed while it exists.
 	add := func(r hyperstackResource, id int64, created time.Time, status string, running bool) *Failure {
-		anchor, f := h.anchors.of(hyperstackName(r, id), created, clk.now)
+		anchor, f := h.anchors.Of(hyperstackName(r, id), created, clk.Start())
 		if f != nil {
 			return f
 		}
@@ -191,7 +200,7 @@ func (h *hyperstack) read(ctx context.Context, clk clock, at time.Time) (ledger.
 		if f != nil {
 			return f
 		}
-		line.Status, line.Running = h.api.word(status), running
+		line.Status, line.Running = h.api.Word(status), running
 		s.Lines = append(s.Lines, line)
 		return nil
 	}
@@ -230,24 +239,24 @@ func (h *hyperstack) read(ctx context.Context, clk clock, at time.Time) (ledger.
 
 // line reads the bill of one resource from its anchor to the end of s, whose account
 // it fills in.
-func (h *hyperstack) line(ctx context.Context, clk clock, s *ledger.Sample, r hyperstackResource, id int64, created, anchor time.Time) (ledger.Line, *Failure) {
+func (h *hyperstack) line(ctx context.Context, clk provider.Clock, s *ledger.Sample, r hyperstackResource, id int64, created, anchor time.Time) (ledger.Line, *Failure) {
 	resource := hyperstackName(r, id)
 	if anchor.After(s.At) {
-		return ledger.Line{}, fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, anchor.Format(time.RFC3339)).at(r.call)
+		return ledger.Line{}, Fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, anchor.Format(time.RFC3339)).At(r.call)
 	}
-	body, f := h.api.get(ctx, clk, r.call, fmt.Sprintf(r.path, id), hyperstackQuery(anchor, s.At))
+	body, f := h.api.Get(ctx, clk, r.call, fmt.Sprintf(r.path, id), hyperstackQuery(anchor, s.At))
 	if f != nil {
 		return ledger.Line{}, f
 	}
 	bill, f := decodeHyperstackBill(r, id, body)
 	if f != nil {
-		return ledger.Line{}, f.at(r.call)
+		return ledger.Line{}, f.At(r.call)
 	}
 	if s.Account == "" {
 		s.Account = bill.account
 	}
 	if bill.account != s.Account {
-		return ledger.Line{}, fail(Malformed, "the bills of one machine name two organisations").at(r.call)
+		return ledger.Line{}, Fail(Malformed, "the bills of one machine name two organisations").At(r.call)
 	}
 	return ledger.Line{
 		Resource: resource,
@@ -256,7 +265,7 @@ func (h *hyperstack) line(ctx context.Context, clk clock, s *ledger.Sample, r hy
 		Bill:     &bill.total,
 		Epoch:    Epoch(anchor),
 		Created:  created,
-		Raw:      h.api.keep(body),
+		Raw:      h.api.Keep(body),
 	}, nil
 }
 
@@ -327,8 +336,8 @@ func decodeHyperstackBill(r hyperstackResource, id int64, body []byte) (hypersta
 				ID *int64 `json:"infrahub_id"`
 			} `json:"attributes"`
 			Metrics struct {
-				Bill *amount `json:"incurred_bill"` // after discounts, as the invoice will have it
-				Rate *amount `json:"price_per_hour"`
+				Bill *Amount `json:"incurred_bill"` // after discounts, as the invoice will have it
+				Rate *Amount `json:"price_per_hour"`
 			} `json:"metrics"`
 		} `json:"billing_history"`
 	}
@@ -337,7 +346,7 @@ func decodeHyperstackBill(r hyperstackResource, id int64, body []byte) (hypersta
 		Volume *details `json:"billing_history_volume_details"`
 	}
 	none := hyperstackBill{}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return none, f
 	}
 	d := reply.VM
@@ -346,32 +355,32 @@ func decodeHyperstackBill(r hyperstackResource, id int64, body []byte) (hypersta
 	}
 	switch {
 	case d == nil:
-		return none, fail(Incomplete, "reply has no %s", r.envelope)
+		return none, Fail(Incomplete, "reply has no %s", r.envelope)
 	case d.Money != nil && !strings.EqualFold(*d.Money, "USD"):
-		return none, fail(Currency, "bill is not in USD")
+		return none, Fail(Currency, "bill is not in USD")
 	case d.OrgID == nil:
-		return none, fail(Incomplete, "reply has no org_id")
+		return none, Fail(Incomplete, "reply has no org_id")
 	case len(d.History) == 0:
-		return none, fail(Incomplete, "billing_history is empty: no data, which is not a zero bill")
+		return none, Fail(Incomplete, "billing_history is empty: no data, which is not a zero bill")
 	case d.Count != nil && *d.Count != int64(len(d.History)):
-		return none, fail(Incomplete, "billing_history has %d of %d entries", len(d.History), *d.Count)
+		return none, Fail(Incomplete, "billing_history has %d of %d entries", len(d.History), *d.Count)
 	}
 	bill := hyperstackBill{account: strconv.FormatInt(*d.OrgID, 10)}
 	agree := true
 	for i, e := range d.History {
 		if e.Attributes.ID != nil && *e.Attributes.ID != id {
-			return none, fail(Malformed, "the bill is of %s %d, not of %d", r.name, *e.Attributes.ID, id)
+			return none, Fail(Malformed, "the bill is of %s %d, not of %d", r.name, *e.Attributes.ID, id)
 		}
-		part, rate := e.Metrics.Bill.nanos(), e.Metrics.Rate.nanos()
+		part, rate := e.Metrics.Bill.Nanos(), e.Metrics.Rate.Nanos()
 		if part == nil {
-			return none, fail(Incomplete, "reply has no incurred_bill")
+			return none, Fail(Incomplete, "reply has no incurred_bill")
 		}
 		if *part < 0 || (rate != nil && *rate < 0) {
-			return none, fail(Malformed, "reply has an amount below zero")
+			return none, Fail(Malformed, "reply has an amount below zero")
 		}
 		var err error
 		if bill.total, err = bill.total.Add(*part); err != nil {
-			return none, fail(Malformed, "add up incurred_bill: out of range")
+			return none, Fail(Malformed, "add up incurred_bill: out of range")
 		}
 		if i == 0 {
 			bill.rate = rate
@@ -398,16 +407,16 @@ type hyperstackAttachment struct {
 
 // machine reads what the box is and which volumes hang on it. The reply may hold
 // names, keys and labels of the user's: nothing of it is kept but these fields.
-func (h *hyperstack) machine(ctx context.Context, clk clock) (hyperstackMachine, *Failure) {
+func (h *hyperstack) machine(ctx context.Context, clk provider.Clock) (hyperstackMachine, *Failure) {
 	const call = "GET /core/virtual-machines/{id}"
-	body, f := h.api.get(ctx, clk, call, fmt.Sprintf(hyperstackVM.core, h.vm), nil)
+	body, f := h.api.Get(ctx, clk, call, fmt.Sprintf(hyperstackVM.core, h.vm), nil)
 	if f != nil {
-		f.absent = f.notFound() && h.leavers.saw(hyperstackName(hyperstackVM, h.vm)) && h.unlisted(ctx, clk)
+		f.Absent = f.NotFound() && h.departures.Missed(hyperstackName(hyperstackVM, h.vm)) && h.unlisted(ctx, clk)
 		return hyperstackMachine{}, f
 	}
 	m, f := decodeHyperstackMachine(h.vm, body)
 	if f != nil {
-		return hyperstackMachine{}, f.at(call)
+		return hyperstackMachine{}, f.At(call)
 	}
 	return m, nil
 }
@@ -429,20 +438,20 @@ func decodeHyperstackMachine(id int64, body []byte) (hyperstackMachine, *Failure
 		} `json:"instance"`
 	}
 	none := hyperstackMachine{}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return none, f
 	}
 	vm := reply.VM
 	switch {
 	case vm == nil:
-		return none, fail(Incomplete, "reply has no instance")
+		return none, Fail(Incomplete, "reply has no instance")
 	case vm.ID == nil || vm.Status == nil || vm.Created == nil || vm.Volumes == nil:
-		return none, fail(Incomplete, "reply lacks one of id, status, created_at, volume_attachments")
+		return none, Fail(Incomplete, "reply lacks one of id, status, created_at, volume_attachments")
 	case *vm.ID != id:
-		return none, fail(Malformed, "the reply is of virtual machine %d, not of %d", *vm.ID, id)
+		return none, Fail(Malformed, "the reply is of virtual machine %d, not of %d", *vm.ID, id)
 	case len(vm.Contract) > 0 && string(vm.Contract) != "null":
-		f := fail(Incomplete, "virtual machine %d is under a contract: its cost is not in its own bill by the minute", id)
-		f.hint = "use a machine that is billed on demand, or --provider none"
+		f := Fail(Incomplete, "virtual machine %d is under a contract: its cost is not in its own bill by the minute", id)
+		f.WithHint("use a machine that is billed on demand, or --provider none")
 		return none, f
 	}
 	created, f := hyperstackInstant(*vm.Created)
@@ -453,7 +462,7 @@ func decodeHyperstackMachine(id int64, body []byte) (hyperstackMachine, *Failure
 	seen := make(map[int64]bool)
 	for _, a := range *vm.Volumes {
 		if a.Status == nil || a.Volume == nil || a.Volume.ID == nil {
-			return none, fail(Incomplete, "reply has a volume attachment without status or volume id")
+			return none, Fail(Incomplete, "reply has a volume attachment without status or volume id")
 		}
 		v := hyperstackAttachment{id: *a.Volume.ID, status: *a.Status}
 		if !hyperstackAttached(v.status) || seen[v.id] {
@@ -497,22 +506,22 @@ func hyperstackInstant(text string) (time.Time, *Failure) {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, fail(Malformed, "reply has a date that cannot be read")
+	return time.Time{}, Fail(Malformed, "reply has a date that cannot be read")
 }
 
 // birth asks when a volume was created, once in its life.
-func (h *hyperstack) birth(ctx context.Context, clk clock, id int64) (time.Time, *Failure) {
+func (h *hyperstack) birth(ctx context.Context, clk provider.Clock, id int64) (time.Time, *Failure) {
 	const call = "GET /core/volumes/{id}"
 	if t, ok := h.births[id]; ok {
 		return t, nil
 	}
-	body, f := h.api.get(ctx, clk, call, fmt.Sprintf(hyperstackVolume.core, id), nil)
+	body, f := h.api.Get(ctx, clk, call, fmt.Sprintf(hyperstackVolume.core, id), nil)
 	if f != nil {
 		return time.Time{}, f
 	}
 	t, f := decodeHyperstackVolume(id, body)
 	if f != nil {
-		return time.Time{}, f.at(call)
+		return time.Time{}, f.At(call)
 	}
 	h.births[id] = t
 	return t, nil
@@ -526,15 +535,15 @@ func decodeHyperstackVolume(id int64, body []byte) (time.Time, *Failure) {
 			Created *string `json:"created_at"`
 		} `json:"volume"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return time.Time{}, f
 	}
 	v := reply.Volume
 	if v == nil || v.ID == nil || v.Created == nil {
-		return time.Time{}, fail(Incomplete, "reply lacks volume, its id or created_at")
+		return time.Time{}, Fail(Incomplete, "reply lacks volume, its id or created_at")
 	}
 	if *v.ID != id {
-		return time.Time{}, fail(Malformed, "the reply is of volume %d, not of %d", *v.ID, id)
+		return time.Time{}, Fail(Malformed, "the reply is of volume %d, not of %d", *v.ID, id)
 	}
 	return hyperstackInstant(*v.Created)
 }
@@ -558,11 +567,11 @@ func decodeHyperstackListing(body []byte) (hyperstackListing, *Failure) {
 		Size  *int                `json:"page_size"`
 		VMs   *[]hyperstackListed `json:"instances"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return hyperstackListing{}, f
 	}
 	if reply.Count == nil || reply.VMs == nil {
-		return hyperstackListing{}, fail(Incomplete, "reply lacks count or instances")
+		return hyperstackListing{}, Fail(Incomplete, "reply lacks count or instances")
 	}
 	page := hyperstackListing{machines: *reply.VMs, size: hyperstackPage, count: *reply.Count}
 	if reply.Size != nil && *reply.Size > 0 {
@@ -574,10 +583,10 @@ func decodeHyperstackListing(body []byte) (hyperstackListing, *Failure) {
 const hyperstackMachines = "GET /core/virtual-machines"
 
 // machines lists those of the account.
-func (h *hyperstack) machines(ctx context.Context, clk clock) (all []hyperstackListed, f *Failure) {
+func (h *hyperstack) machines(ctx context.Context, clk provider.Clock) (all []hyperstackListed, f *Failure) {
 	seen := make(map[int64]bool)
 	f = pages(func(page int) (int, int, int, *Failure) {
-		body, f := h.api.get(ctx, clk, hyperstackMachines, "core/virtual-machines", pageQuery(page, hyperstackPage))
+		body, f := h.api.Get(ctx, clk, hyperstackMachines, "core/virtual-machines", pageQuery(page, hyperstackPage))
 		if f != nil {
 			return 0, 0, 0, f
 		}
@@ -587,7 +596,7 @@ func (h *hyperstack) machines(ctx context.Context, clk clock) (all []hyperstackL
 		}
 		for _, m := range listing.machines {
 			if m.ID <= 0 || seen[m.ID] {
-				return 0, 0, 0, fail(Incomplete, "listing names a machine twice or without an id")
+				return 0, 0, 0, Fail(Incomplete, "listing names a machine twice or without an id")
 			}
 			seen[m.ID] = true
 			all = append(all, m)
@@ -595,7 +604,7 @@ func (h *hyperstack) machines(ctx context.Context, clk clock) (all []hyperstackL
 		return len(listing.machines), listing.size, listing.count, nil
 	})
 	if f != nil {
-		return nil, f.at(hyperstackMachines)
+		return nil, f.At(hyperstackMachines)
 	}
 	return all, nil
 }
@@ -603,7 +612,7 @@ func (h *hyperstack) machines(ctx context.Context, clk clock) (all []hyperstackL
 // identify finds this box among the account's machines: by an address of ours that
 // is one's fixed_ip, else by our name. Fixed addresses are unique within one
 // environment only, so a tie is broken by name, and what is still tied is refused.
-func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) {
+func (h *hyperstack) identify(ctx context.Context, clk provider.Clock) (int64, *Failure) {
 	all, f := h.machines(ctx, clk)
 	if f != nil {
 		return 0, f
@@ -611,7 +620,7 @@ func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) 
 	addrs, aerr := h.addrs()
 	name, nerr := h.hostname()
 	if aerr != nil && nerr != nil {
-		return 0, fail(Internal, "read this machine's addresses and name: %w", errors.Join(aerr, nerr))
+		return 0, Fail(Internal, "read this machine's addresses and name: %w", errors.Join(aerr, nerr))
 	}
 	mine := make(map[netip.Addr]bool)
 	for _, a := range addrs {
@@ -637,9 +646,9 @@ func (h *hyperstack) identify(ctx context.Context, clk clock) (int64, *Failure) 
 		}
 	}
 	if len(found) != 1 {
-		f := fail(Unidentified, "%d of the account's %d machines have this machine's address or name", len(found), len(all))
-		f.hint = "name this machine's id with --instance"
-		return 0, f.at(hyperstackMachines)
+		f := Fail(Unidentified, "%d of the account's %d machines have this machine's address or name", len(found), len(all))
+		f.WithHint("name this machine's id with --instance")
+		return 0, f.At(hyperstackMachines)
 	}
 	return found[0].ID, nil
 }

@@ -37,6 +37,6 @@ func FuzzDecodeHyperstack(f *testing.F) {
 		}
 		kept, _, _, failure := decodeHyperstackSnapshots(body)
 		classed(t, "snapshots", failure, kept == nil)
-		decodeHyperstackDeleted(body) // a witness: what it cannot read, it does not know
+		decodeHyperstackDeleted(body) // one sign beside others: what it cannot read, it does not know
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 )
 
 // machine is one of an account's, as the listing has it.
@@ -50,7 +51,7 @@ func identify(t *testing.T, name string, vms []machine, count, size int, addrs [
 		}
 	case !errors.As(err, &failure) || string(failure.Class) != want || failure.Call != "GET /core/virtual-machines":
 		t.Errorf("%s: %v, want %s", name, err, want)
-	case want == string(billing.Unidentified) && failure.Hint() == "":
+	case want == string(billing.Unidentified) && hint.Of(failure) == "":
 		t.Errorf("%s: no hint", name)
 	}
 }

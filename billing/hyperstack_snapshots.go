@@ -3,6 +3,8 @@ package billing
 import (
 	"context"
 	"time"
+
+	"spotinference/internal/provider"
 )
 
 // A snapshot keeps a machine's disk, and costs while it exists. It is no part of the
@@ -16,12 +18,12 @@ type hyperstackKept struct {
 }
 
 // snapshots lists those of this box.
-func (h *hyperstack) snapshots(ctx context.Context, clk clock) ([]hyperstackKept, *Failure) {
+func (h *hyperstack) snapshots(ctx context.Context, clk provider.Clock) ([]hyperstackKept, *Failure) {
 	const call = "GET /core/snapshots"
 	var ours []hyperstackKept
 	seen := make(map[int64]bool)
 	f := pages(func(page int) (int, int, int, *Failure) {
-		body, f := h.api.get(ctx, clk, call, "core/snapshots", pageQuery(page, hyperstackPage))
+		body, f := h.api.Get(ctx, clk, call, "core/snapshots", pageQuery(page, hyperstackPage))
 		if f != nil {
 			return 0, 0, 0, f
 		}
@@ -31,7 +33,7 @@ func (h *hyperstack) snapshots(ctx context.Context, clk clock) ([]hyperstackKept
 		}
 		for _, e := range all {
 			if seen[e.id] {
-				return 0, 0, 0, fail(Incomplete, "listing names a snapshot twice")
+				return 0, 0, 0, Fail(Incomplete, "listing names a snapshot twice")
 			}
 			seen[e.id] = true
 			if e.vm == h.vm {
@@ -41,7 +43,7 @@ func (h *hyperstack) snapshots(ctx context.Context, clk clock) ([]hyperstackKept
 		return len(all), size, count, nil
 	})
 	if f != nil {
-		return nil, f.at(call)
+		return nil, f.At(call)
 	}
 	return ours, nil
 }
@@ -59,15 +61,15 @@ func decodeHyperstackSnapshots(body []byte) (all []hyperstackKept, size, count i
 			Created *string `json:"created_at"`
 		} `json:"snapshots"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return nil, 0, 0, f
 	}
 	if reply.Count == nil || reply.Snapshots == nil {
-		return nil, 0, 0, fail(Incomplete, "reply lacks count or snapshots")
+		return nil, 0, 0, Fail(Incomplete, "reply lacks count or snapshots")
 	}
 	for _, e := range *reply.Snapshots {
 		if e.ID == nil || *e.ID <= 0 || e.VM == nil || e.Status == nil || e.Created == nil {
-			return nil, 0, 0, fail(Incomplete, "listing has a snapshot that lacks one of id, vm_id, status, created_at")
+			return nil, 0, 0, Fail(Incomplete, "listing has a snapshot that lacks one of id, vm_id, status, created_at")
 		}
 		created, f := hyperstackInstant(*e.Created)
 		if f != nil {

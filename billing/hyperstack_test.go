@@ -130,7 +130,7 @@ func TestHyperstackSample(t *testing.T) {
 		c := newCloud(t)
 		c.now = func() time.Time { return at }
 		c.vm, c.vol = vm, volume
-		p := c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(anchor) })
+		p := c.provider(func(o *billing.Options) { o.History = fixedAnchor(anchor) })
 		s, err := p.Sample(t.Context(), at.Add(300*time.Millisecond))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"time"
 
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -13,15 +14,15 @@ import (
 func (h *hyperstack) BillOver(ctx context.Context, resource string, start, end, now time.Time) (ledger.Nanos, error) {
 	r, id, ok := hyperstackID(resource)
 	if !ok {
-		return 0, fail(Internal, "%q is no resource of Hyperstack's", resource)
+		return 0, Fail(Internal, "%q is no resource of Hyperstack's", resource)
 	}
-	body, f := h.api.get(ctx, startClock(now), r.call, fmt.Sprintf(r.path, id), hyperstackQuery(start, end))
+	body, f := h.api.Get(ctx, provider.StartClock(now), r.call, fmt.Sprintf(r.path, id), hyperstackQuery(start, end))
 	if f != nil {
 		return 0, f
 	}
 	bill, f := decodeHyperstackBill(r, id, body)
 	if f != nil {
-		return 0, f.at(r.call)
+		return 0, f.At(r.call)
 	}
 	return bill.total, nil
 }
@@ -29,13 +30,13 @@ func (h *hyperstack) BillOver(ctx context.Context, resource string, start, end, 
 // AccountOver implements Windowed: the organisation's total.
 func (h *hyperstack) AccountOver(ctx context.Context, start, end, now time.Time) (ledger.Nanos, error) {
 	const call = "GET /billing/billing/history"
-	body, f := h.api.get(ctx, startClock(now), call, "billing/billing/history", hyperstackQuery(start, end))
+	body, f := h.api.Get(ctx, provider.StartClock(now), call, "billing/billing/history", hyperstackQuery(start, end))
 	if f != nil {
 		return 0, f
 	}
 	total, f := decodeHyperstackTotal(body)
 	if f != nil {
-		return 0, f.at(call)
+		return 0, f.At(call)
 	}
 	return total, nil
 }
@@ -56,26 +57,26 @@ func decodeHyperstackTotal(body []byte) (ledger.Nanos, *Failure) {
 		History *struct {
 			Entries []struct {
 				Metrics struct {
-					Bill *amount `json:"incurred_bill"`
+					Bill *Amount `json:"incurred_bill"`
 				} `json:"metrics"`
 			} `json:"billing_history"`
 		} `json:"billing_history"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return 0, f
 	}
 	if reply.History == nil || len(reply.History.Entries) == 0 {
-		return 0, fail(Incomplete, "reply has no entry of billing_history")
+		return 0, Fail(Incomplete, "reply has no entry of billing_history")
 	}
 	var total ledger.Nanos
 	for _, e := range reply.History.Entries {
-		part := e.Metrics.Bill.nanos()
+		part := e.Metrics.Bill.Nanos()
 		if part == nil {
-			return 0, fail(Incomplete, "reply has no incurred_bill")
+			return 0, Fail(Incomplete, "reply has no incurred_bill")
 		}
 		var err error
 		if total, err = total.Add(*part); err != nil {
-			return 0, fail(Malformed, "add up incurred_bill: out of range")
+			return 0, Fail(Malformed, "add up incurred_bill: out of range")
 		}
 	}
 	return total, nil

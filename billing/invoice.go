@@ -13,14 +13,15 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
 // An invoice, or a usage export, is the provider's other word on what was spent:
-// a CSV file that a person downloads. There is one reader of such files; the
-// layouts below only tell it in which columns to look.
+// a CSV file that a person downloads. There is one reader of such files; an
+// adapter only tells in which columns to look.
 //
-// None of these layouts is documented by its provider, and none was held against
+// None of these layouts is documented by its provider, and none was compared with
 // a real file: the names of columns are assumptions, taken from the fields of
 // each provider's API. A file whose header has none of them is refused, and its
 // columns can then be named one by one.
@@ -28,42 +29,16 @@ import (
 // maxInvoice is far more than a year of a machine's days.
 const maxInvoice = 16 << 20
 
-// Layout tells in which columns of an invoice to look. Each field lists the names
-// that a header may have, the likeliest first; case and outer blanks are nothing.
+// Layout tells in which columns of an invoice to look.
 type Layout struct {
-	Resource []string
-	Day      []string // a day, or an instant within it
-	Amount   []string
-	Currency []string // none: the file does not say
-
-	// named is set where a person named the columns: then each must be there.
-	named bool
+	columns InvoiceColumns
+	named   bool // a person named the columns: then each must be there
 }
 
-// invoiceLayouts are the layouts with a name.
-func invoiceLayouts() map[string]Layout {
-	return map[string]Layout{
-		// Fields of the billing API's history and usage calls.
-		"hyperstack": {
-			Resource: []string{"resource_id", "infrahub_id", "resource id", "id"},
-			Day:      []string{"date", "day", "start_date", "start", "datetime"},
-			Amount:   []string{"incurred_bill", "total_cost", "total_bill", "amount", "cost"},
-			Currency: []string{"currency"},
-		},
-		// Fields of GET /v2/billing/pods and /v2/billing/network-volumes.
-		"runpod": {
-			Resource: []string{"podId", "networkVolumeId", "resourceId", "resource_id", "pod id"},
-			Day:      []string{"startTime", "time", "date", "day"},
-			Amount:   []string{"totalAmount", "amount", "cost"},
-			Currency: []string{"currency"},
-		},
-		// Fields of the charges call: source is instance-N or volume-N.
-		"vast": {
-			Resource: []string{"source", "instance_id", "contract_id", "resource_id"},
-			Day:      []string{"start", "day", "date", "timestamp"},
-			Amount:   []string{"amount", "charge", "cost"},
-			Currency: []string{"currency"},
-		},
+// layouts are the layouts with a name: each provider's whose invoice has one, and a
+// plain one.
+func layouts() map[string]InvoiceColumns {
+	all := map[string]InvoiceColumns{
 		"generic": {
 			Resource: []string{"resource"},
 			Day:      []string{"day"},
@@ -71,46 +46,50 @@ func invoiceLayouts() map[string]Layout {
 			Currency: []string{"currency"},
 		},
 	}
+	for _, a := range adapters() {
+		if a.Invoice.Resource != nil {
+			all[a.Name] = a.Invoice
+		}
+	}
+	return all
 }
 
 // Layouts lists the names that InvoiceLayout knows.
-func Layouts() []string {
-	return slices.Sorted(maps.Keys(invoiceLayouts()))
-}
+func Layouts() []string { return slices.Sorted(maps.Keys(layouts())) }
 
 // InvoiceLayout is the layout of that name.
 func InvoiceLayout(name string) (Layout, error) {
-	l, ok := invoiceLayouts()[name]
+	columns, ok := layouts()[name]
 	if !ok {
-		return l, refuse("use "+strings.Join(Layouts(), ", ")+", or name the columns with --columns", "invoice format %q: not known", name)
+		return Layout{}, hint.Errorf("use "+strings.Join(Layouts(), ", ")+", or name the columns with --columns", "invoice format %q: not known", name)
 	}
-	return l, nil
+	return Layout{columns: columns}, nil
 }
 
 // ParseLayout reads a layout of one's own, such as
 // "resource=Item,day=Date,amount=Total". Only currency may be left out.
 func ParseLayout(text string) (Layout, error) {
-	const hint = "write it as resource=COLUMN,day=COLUMN,amount=COLUMN,currency=COLUMN, with the names of the file's own header"
-	l := Layout{named: true}
-	to := map[string]*[]string{"resource": &l.Resource, "day": &l.Day, "amount": &l.Amount, "currency": &l.Currency}
+	const form = "write it as resource=COLUMN,day=COLUMN,amount=COLUMN,currency=COLUMN, with the names of the file's own header"
+	var c InvoiceColumns
+	to := map[string]*[]string{"resource": &c.Resource, "day": &c.Day, "amount": &c.Amount, "currency": &c.Currency}
 	for part := range strings.SplitSeq(text, ",") {
 		key, name, ok := strings.Cut(part, "=")
 		key, name = strings.TrimSpace(key), strings.TrimSpace(name)
 		field := to[key]
 		switch {
 		case !ok || name == "":
-			return Layout{}, refuse(hint, "columns %q: %q names no column", text, part)
+			return Layout{}, hint.Errorf(form, "columns %q: %q names no column", text, part)
 		case field == nil:
-			return Layout{}, refuse(hint, "columns %q: %q is none of resource, day, amount and currency", text, key)
+			return Layout{}, hint.Errorf(form, "columns %q: %q is none of resource, day, amount and currency", text, key)
 		case *field != nil:
-			return Layout{}, refuse(hint, "columns %q: %s is named twice", text, key)
+			return Layout{}, hint.Errorf(form, "columns %q: %s is named twice", text, key)
 		}
 		*field = []string{name}
 	}
-	if l.Resource == nil || l.Day == nil || l.Amount == nil {
-		return Layout{}, refuse(hint, "columns %q: resource, day and amount must be named", text)
+	if c.Resource == nil || c.Day == nil || c.Amount == nil {
+		return Layout{}, hint.Errorf(form, "columns %q: resource, day and amount must be named", text)
 	}
-	return l, nil
+	return Layout{columns: c, named: true}, nil
 }
 
 // Invoice is what a provider says that it billed, by resource and day.
@@ -211,7 +190,7 @@ func (l Layout) find(header []string) (columns, error) {
 					continue
 				}
 				if found >= 0 && failed == nil {
-					failed = refuse("rename one of them", "invoice: two columns are named %q", name)
+					failed = hint.Errorf("rename one of them", "invoice: two columns are named %q", name)
 				}
 				found = i
 			}
@@ -220,17 +199,17 @@ func (l Layout) find(header []string) (columns, error) {
 			}
 		}
 		if must && failed == nil {
-			failed = refuse("name the file's columns with --columns resource=...,day=...,amount=...",
+			failed = hint.Errorf("name the file's columns with --columns resource=...,day=...,amount=...",
 				"invoice: no column for %s: none is named %s", field, strings.Join(names, ", "))
 		}
 		return -1
 	}
 	at := columns{
-		resource: one("the resource", l.Resource, true),
-		day:      one("the day", l.Day, true),
-		amount:   one("the amount", l.Amount, true),
+		resource: one("the resource", l.columns.Resource, true),
+		day:      one("the day", l.columns.Day, true),
+		amount:   one("the amount", l.columns.Amount, true),
 		// A name that was given must be there; one that is only likely need not be.
-		currency: one("the currency", l.Currency, l.named && l.Currency != nil),
+		currency: one("the currency", l.columns.Currency, l.named && l.columns.Currency != nil),
 	}
 	return at, failed
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 )
 
 // A provider that says the key back, wherever it can, does not get it stored or
@@ -86,9 +87,7 @@ func (st *stage) echo(t *testing.T, c call) {
 		time.Sleep(time.Minute)
 		err = s.Last(t.Context())
 		fmt.Fprintf(&all, "%v %+v %+v", err, kept.samples, kept.failures)
-		if hint, ok := err.(interface{ Hint() string }); ok {
-			all.WriteString(hint.Hint())
-		}
+		all.WriteString(hint.Of(err))
 		for _, sample := range kept.samples {
 			lines, err := json.Marshal(sample.Lines)
 			if err != nil {

@@ -58,9 +58,9 @@ func (m *move) settle(t time.Time) {
 	}
 }
 
-// move adds to a sample's lines those of the epochs that begin in it. read reads the
+// Move adds to a sample's lines those of the epochs that begin in it. read reads the
 // bill of a line's resource from an anchor on, up to the instant of the sample.
-func (a *anchors) move(lines []ledger.Line, now time.Time, read func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure)) []ledger.Line {
+func (a *Anchors) Move(lines []ledger.Line, now time.Time, read func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure)) []ledger.Line {
 	for i := range lines {
 		old := &lines[i]
 		from, to, due := a.due(*old, now)
@@ -88,9 +88,9 @@ func (a *anchors) move(lines []ledger.Line, now time.Time, read func(l ledger.Li
 }
 
 // due tells whether the anchor of a line is to move now, and where to.
-func (a *anchors) due(l ledger.Line, now time.Time) (from, to time.Time, due bool) {
+func (a *Anchors) due(l ledger.Line, now time.Time) (from, to time.Time, due bool) {
 	from, err := ParseEpoch(l.Epoch)
-	if a.stored == nil || err != nil || l.Bill == nil || leaving(l) || now.Sub(from) < oldAnchor {
+	if a.history == nil || err != nil || l.Bill == nil || departed(l) || now.Sub(from) < oldAnchor {
 		return from, to, false
 	}
 	m := a.moves[l.Resource]
@@ -102,12 +102,13 @@ func (a *anchors) due(l ledger.Line, now time.Time) (from, to time.Time, due boo
 		return from, to, false
 	}
 	// Only what the ledger holds can go on from there.
-	epoch, bill, ok := a.stored.Newest(l.Resource)
+	epoch, bill, ok := a.history.Newest(l.Resource)
 	if !ok || epoch != l.Epoch || l.Running && bill != nil && *bill == *l.Bill {
 		return from, to, false
 	}
-	to = midnight(now).AddDate(0, 0, -backDays-m.tries)
+	to = Midnight(now).AddDate(0, 0, -backDays-m.tries)
 	return from, to, to.After(from)
 }
 
-func midnight(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
+// Midnight is the start of the day (UTC) that t lies in.
+func Midnight(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }

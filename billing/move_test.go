@@ -38,11 +38,11 @@ var cumulative = map[string]struct {
 	"vast":       {map[string]string{"VAST_API_KEY": testKey}, "701234", "https://sim.test", [2]string{"instance-701234", "volume-45678"}, 1_000_000},
 }
 
-func over(t *testing.T, provider string, cloud http.Handler, anchors billing.Anchors) billing.Provider {
+func over(t *testing.T, provider string, cloud http.Handler, anchors billing.History) billing.Provider {
 	t.Helper()
 	c := cumulative[provider]
 	p, err := billing.New(provider, billing.Options{
-		URL: c.url, Instance: c.instance, Transport: direct{cloud}, Anchors: anchors, Getenv: getenv(c.env),
+		URL: c.url, Instance: c.instance, Transport: direct{cloud}, History: anchors, Getenv: getenv(c.env),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func TestPitfall01PeriodReset(t *testing.T) {
 			led := newLedger(t, dir)
 			defer func() { led.Close() }()
 			st := &faulty{Ledger: led}
-			p := over(t, provider, cloud.Handler(), stored{led})
+			p := over(t, provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 			time.Sleep(time.Hour)
 			for i := range 95 {
 				time.Sleep(24 * time.Hour)
@@ -118,7 +118,7 @@ func TestPitfall01PeriodReset(t *testing.T) {
 					led.Close()
 					led = newLedger(t, dir)
 					st.Ledger = led
-					p = over(t, provider, cloud.Handler(), stored{led})
+					p = over(t, provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 				}
 				time.Sleep(time.Minute) // the next poll
 			}
@@ -183,7 +183,7 @@ func TestAnchorStays(t *testing.T) {
 					return
 				}
 				cloud.Handler().ServeHTTP(w, r)
-			}), stored{led})
+			}), &billing.LedgerHistory{Ledger: led.Reader})
 			read := func() ledger.Sample {
 				t.Helper()
 				s, err := p.Sample(t.Context(), time.Now())
@@ -245,7 +245,7 @@ func TestMovedAnchorWrittenLate(t *testing.T) {
 		}
 		led := newLedger(t, dir)
 		defer led.Close()
-		p := over(t, "hyperstack", cloud.Handler(), stored{led})
+		p := over(t, "hyperstack", cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 		var held []ledger.Sample
 		poll := func(hold bool) {
 			t.Helper()

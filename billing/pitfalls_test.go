@@ -12,6 +12,7 @@ import (
 
 	"spotinference/billing"
 	"spotinference/billing/sim"
+	"spotinference/internal/hint"
 )
 
 // sampling samples p for d of fake time, and returns what was stored and the log.
@@ -120,16 +121,9 @@ func TestPitfall26PodKey(t *testing.T) {
 
 	// At Vast.ai the container's key has another name, and is refused before any call.
 	_, err := billing.New("vast", billing.Options{Getenv: getenv(map[string]string{"CONTAINER_API_KEY": testKey, "CONTAINER_ID": "1"})})
-	if err == nil || !strings.Contains(hint(err), "VAST_API_KEY") {
-		t.Errorf("%v, hint %q", err, hint(err))
+	if err == nil || !strings.Contains(hint.Of(err), "VAST_API_KEY") {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
 	}
-}
-
-func hint(err error) string {
-	if h, ok := err.(interface{ Hint() string }); ok {
-		return h.Hint()
-	}
-	return ""
 }
 
 // An API that is not there any more is a bill that is lost, and said aloud once.

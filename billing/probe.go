@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -28,7 +30,7 @@ const (
 // Take reads one sample and checks that it is one: what the sampler would store.
 // Any error is a *Failure.
 func Take(ctx context.Context, p Provider, now time.Time) (ledger.Sample, error) {
-	timed, cancel := context.WithTimeout(ctx, sampleTimeout)
+	timed, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
 	s, err := p.Sample(timed, now)
 	if err == nil {
@@ -153,13 +155,13 @@ func (c ProbeConfig) Check() error {
 		return errors.New("probe: a provider is required")
 	}
 	if c.Every < time.Second || c.Every%time.Second != 0 {
-		return refuse("give whole seconds", "probe every %s", c.Every)
+		return hint.Errorf("give whole seconds", "probe every %s", c.Every)
 	}
 	if least := c.Provider.MinInterval(); c.Every < least {
-		return refuse(fmt.Sprintf("give %s or more", least), "probe every %s: too often for %s", c.Every, c.Provider.Name())
+		return hint.Errorf(fmt.Sprintf("give %s or more", least), "probe every %s: too often for %s", c.Every, c.Provider.Name())
 	}
 	if c.For < 10*c.Every {
-		return refuse(fmt.Sprintf("give %s or more", 10*c.Every), "probe for %s: too short to see anything at one poll every %s", c.For, c.Every)
+		return hint.Errorf(fmt.Sprintf("give %s or more", 10*c.Every), "probe for %s: too short to see anything at one poll every %s", c.For, c.Every)
 	}
 	return nil
 }
@@ -226,7 +228,7 @@ func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, e
 			return 0, err
 		}
 		if poll.Moved < 0 {
-			return 0, refuse("probe again: a refund, a credit or a restatement came in between",
+			return 0, hint.Errorf("probe again: a refund, a credit or a restatement came in between",
 				"the bill fell by %s %s at %s", -poll.Moved, s.Currency, one.at.UTC().Format(time.RFC3339))
 		}
 	}
@@ -252,7 +254,7 @@ func unmoved(lines []ledger.Line) []ledger.Line {
 
 // passing tells trouble that may be gone at the next poll.
 func passing(c Class) bool {
-	return retriable(c) || c == Incomplete || c == Malformed
+	return c.Retriable() || c == Incomplete || c == Malformed
 }
 
 // begin chooses what to watch: what is sure to be billed by the minute. A small
@@ -264,7 +266,7 @@ func (p *probe) begin(s ledger.Sample) error {
 	case ledger.TruthAccount:
 		kind = ledger.AccountKind
 	default:
-		return refuse("serve with --provider none", "%s shows rates and no bill: there is nothing to measure", s.Provider)
+		return hint.Errorf("serve with --provider none", "%s shows rates and no bill: there is nothing to measure", s.Provider)
 	}
 	for _, l := range s.Lines {
 		if l.Kind == kind && l.Bill != nil && (l.Running || kind == ledger.AccountKind) {
@@ -272,7 +274,7 @@ func (p *probe) begin(s ledger.Sample) error {
 		}
 	}
 	if !runs(s) || len(p.watched) == 0 {
-		return refuse("start the machine first: a bill that stands still tells nothing", "no machine of this bill runs")
+		return hint.Errorf("start the machine first: a bill that stands still tells nothing", "no machine of this bill runs")
 	}
 	slices.Sort(p.watched)
 	p.first = s
@@ -290,7 +292,7 @@ func runs(s ledger.Sample) bool {
 // no difference.
 func (p *probe) look(s ledger.Sample) (seen, error) {
 	again := func(format string, args ...any) error {
-		return refuse("probe again", format, args...)
+		return hint.Errorf("probe again", format, args...)
 	}
 	if s.Account != p.first.Account || s.Currency != p.first.Currency || s.Truth != p.first.Truth {
 		return seen{}, again("the bill became another one's: account %q, then %q", p.first.Account, s.Account)
@@ -374,7 +376,7 @@ func (p *probe) verdict() (Measured, error) {
 		Skew: skewLimit(p.cfg.Provider),
 	}
 	if p.failed*4 > p.polls {
-		return m, refuse("spotinference billing check says why", "%d of %d polls failed: too many to measure anything", p.failed, p.polls)
+		return m, hint.Errorf("spotinference billing check says why", "%d of %d polls failed: too many to measure anything", p.failed, p.polls)
 	}
 	var changes []int // indexes into seen
 	for i := 1; i < len(p.seen); i++ {
@@ -384,7 +386,7 @@ func (p *probe) verdict() (Measured, error) {
 	}
 	m.Changes = len(changes)
 	if m.Changes < leastChanges {
-		return m, refuse("give it more time with --for: several times what one step of the bill takes",
+		return m, hint.Errorf("give it more time with --for: several times what one step of the bill takes",
 			"the bill moved %d times in %s: too few to measure a step", m.Changes, p.to.Sub(p.from).Round(time.Second))
 	}
 	m.Step, m.Worst = p.gaps(changes)
@@ -402,7 +404,7 @@ func (p *probe) verdict() (Measured, error) {
 	off := new(big.Rat).Sub(ratio, big.NewRat(1, 1))
 	if off.Abs(off).Cmp(big.NewRat(unitSlack, 100)) > 0 {
 		m.Unit = UnitContradicted
-		return m, refuse("near 100 or 0.01 the one is in cents; near 3600 or 0.0003 the one is per second; near 1 the rate that is shown is not the price that is billed",
+		return m, hint.Errorf("near 100 or 0.01 the one is in cents; near 3600 or 0.0003 the one is per second; near 1 the rate that is shown is not the price that is billed",
 			"the bill grew by %s times what the rate promises, not by 1 ± %d%%: bill and rate are not in one unit", m.Ratio, unitSlack)
 	}
 	m.Unit = UnitConfirmed
@@ -451,10 +453,10 @@ func (p *probe) ratio(first, last int, billed ledger.Nanos) *big.Rat {
 // skewLimit is what every reply's Date header was held against. The adapters that
 // read an API refuse a reply that is further off; exec reads no reply.
 func skewLimit(p Provider) *time.Duration {
-	if p.Name() == "exec" {
+	if p.Name() == execName {
 		return nil
 	}
-	d := maxSkew
+	d := provider.MaxSkew
 	return &d
 }
 
@@ -477,7 +479,7 @@ func (p *probe) reread(ctx context.Context, lag time.Duration) Reread {
 			}
 		}
 		now := p.cfg.Now()
-		timed, cancel := context.WithTimeout(ctx, sampleTimeout)
+		timed, cancel := context.WithTimeout(ctx, SampleTimeout)
 		s, err := b.SampleAt(timed, p.to.Add(-lag).Truncate(time.Hour), now)
 		cancel()
 		if err != nil {

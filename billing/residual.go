@@ -11,8 +11,8 @@ import (
 // machine. An audit sees that, by subtractions alone.
 //
 // A balance and a bill do not move at one time: each may be ahead of the other by a
-// step and a lag. So what the balance fell by from one look at it to another is held
-// against what the bills grew by from so much earlier to so much later. What is still
+// step and a lag. So what the balance fell by from one reading to another is compared
+// with what the bills grew by from so much earlier to so much later. What is still
 // missing then is a residual. Nothing is judged across a balance that rose (a top-up,
 // a refund), a bill that fell, or a change in what is sampled: the audit begins anew.
 // A top-up that hides in a fall makes the account seem to pay less, so that a residual
@@ -30,14 +30,14 @@ const (
 
 // audit is the check under way. Its zero value has seen nothing.
 type audit struct {
-	slack time.Duration
-	bills map[[2]string]ledger.Nanos // of the newest sample, by resource and epoch
-	grown []growth                   // one a sample, oldest first
-	heard look                       // the newest one; zero before the first
-	looks []look                     // still to be judged, oldest first
+	slack   time.Duration
+	bills   map[[2]string]ledger.Nanos // of the newest sample, by resource and epoch
+	growth  []growth                   // one a sample, oldest first
+	newest  reading                    // of the balance; zero before the first
+	pending []reading                  // still to be judged, oldest first
 
 	begun bool
-	from  look         // the span's start
+	from  reading      // the span's start
 	base  ledger.Nanos // what the bills had grown to by slack before it
 }
 
@@ -47,23 +47,23 @@ type growth struct {
 	total ledger.Nanos
 }
 
-// look is a reading of the balance.
-type look struct {
-	at    time.Time
-	has   Balances
-	anew  bool // not to be compared with the one before
-	money string
+// reading is one reading of the balance.
+type reading struct {
+	at       time.Time
+	balances Balances
+	restart  bool // not to be compared with the one before
+	currency string
 }
 
-// sample adds the newest sample, in which every line has its bill.
-func (a *audit) sample(s ledger.Sample) {
+// addSample adds the newest sample, in which every line has its bill.
+func (a *audit) addSample(s ledger.Sample) {
 	bills := make(map[[2]string]ledger.Nanos, len(s.Lines))
 	for _, l := range s.Lines {
 		bills[[2]string{l.Resource, l.Epoch}] = *l.Bill
 	}
-	total, goesOn := ledger.Nanos(0), len(bills) == len(a.bills) && len(a.grown) > 0
+	total, goesOn := ledger.Nanos(0), len(bills) == len(a.bills) && len(a.growth) > 0
 	if goesOn {
-		total = a.grown[len(a.grown)-1].total
+		total = a.growth[len(a.growth)-1].total
 	}
 	for k, bill := range bills {
 		was, ok := a.bills[k]
@@ -77,43 +77,43 @@ func (a *audit) sample(s ledger.Sample) {
 		*a, total = audit{}, 0
 	}
 	a.slack, a.bills = s.Step+s.Lag, bills
-	a.grown = append(a.grown, growth{s.At, total})
+	a.growth = append(a.growth, growth{s.At, total})
 }
 
-// hear adds a reading of the balance, in the currency money.
-func (a *audit) hear(at time.Time, has Balances, money string) {
-	fell, known := a.heard.has.fall(has)
-	k := look{at: at, has: has, money: money, anew: a.heard.at.IsZero() || !known || fell < 0}
-	a.heard, a.looks = k, append(a.looks, k)
+// addBalances adds a reading of the balance.
+func (a *audit) addBalances(at time.Time, b Balances, currency string) {
+	fell, known := a.newest.balances.FellTo(b)
+	r := reading{at: at, balances: b, currency: currency, restart: a.newest.at.IsZero() || !known || fell < 0}
+	a.newest, a.pending = r, append(a.pending, r)
 }
 
-// judge returns the residuals of the looks that the samples have got past.
-func (a *audit) judge() (found []ledger.Residual) {
-	for len(a.looks) > 0 {
-		k := a.looks[0]
-		billed, ok := a.grownBy(k.at.Add(a.slack))
+// residuals judges the readings that the samples have got past.
+func (a *audit) residuals() (found []ledger.Residual) {
+	for len(a.pending) > 0 {
+		r := a.pending[0]
+		billed, ok := a.grownBy(r.at.Add(a.slack))
 		if !ok {
 			break
 		}
-		a.looks = a.looks[1:]
-		if r, ok := a.residual(k, billed); ok {
-			found = append(found, r)
-			k.anew = true
+		a.pending = a.pending[1:]
+		if residual, ok := a.residual(r, billed); ok {
+			found = append(found, residual)
+			r.restart = true
 		}
-		if !a.begun || k.anew || k.at.Sub(a.from.at) > longestSpan {
-			a.begin(k)
+		if !a.begun || r.restart || r.at.Sub(a.from.at) > longestSpan {
+			a.startSpan(r)
 		}
 	}
 	a.forget()
 	return found
 }
 
-func (a *audit) residual(k look, billed ledger.Nanos) (ledger.Residual, bool) {
-	if !a.begun || k.anew {
+func (a *audit) residual(to reading, billed ledger.Nanos) (ledger.Residual, bool) {
+	if !a.begun || to.restart {
 		return ledger.Residual{}, false
 	}
-	r := ledger.Residual{From: a.from.at, To: k.at, Currency: k.money}
-	paid, known := a.from.has.fall(k.has)
+	r := ledger.Residual{From: a.from.at, To: to.at, Currency: to.currency}
+	paid, known := a.from.balances.FellTo(to.balances)
 	billed, err := billed.Sub(a.base)
 	if !known || err != nil {
 		return r, false
@@ -123,21 +123,21 @@ func (a *audit) residual(k look, billed ledger.Nanos) (ledger.Residual, bool) {
 	return r, err == nil && missing > residualFloor
 }
 
-// begin starts a span at k, where the samples reach far enough back.
-func (a *audit) begin(k look) {
+// startSpan starts a span at r, where the samples reach far enough back.
+func (a *audit) startSpan(r reading) {
 	a.begun = false
-	for _, g := range a.grown {
-		if g.at.After(k.at.Add(-a.slack)) {
+	for _, g := range a.growth {
+		if g.at.After(r.at.Add(-a.slack)) {
 			break
 		}
-		a.begun, a.from, a.base = true, k, g.total
+		a.begun, a.from, a.base = true, r, g.total
 	}
 }
 
-// grownBy is what the bills had grown to at the first sample not before at, or false
+// grownBy is what the bills had grown to at the first sample not before at. It is not ok
 // where that is still to come.
-func (a *audit) grownBy(at time.Time) (ledger.Nanos, bool) {
-	for _, g := range a.grown {
+func (a *audit) grownBy(at time.Time) (total ledger.Nanos, ok bool) {
+	for _, g := range a.growth {
 		if !g.at.Before(at) {
 			return g.total, true
 		}
@@ -145,18 +145,18 @@ func (a *audit) grownBy(at time.Time) (ledger.Nanos, bool) {
 	return 0, false
 }
 
-// forget drops the samples that no look needs any more.
+// forget drops the samples that no reading needs any more.
 func (a *audit) forget() {
-	if len(a.grown) == 0 {
+	if len(a.growth) == 0 {
 		return
 	}
-	oldest := a.grown[len(a.grown)-1].at
-	if len(a.looks) > 0 {
-		oldest = a.looks[0].at
+	oldest := a.growth[len(a.growth)-1].at
+	if len(a.pending) > 0 {
+		oldest = a.pending[0].at
 	}
 	drop := 0
-	for drop+1 < len(a.grown) && !a.grown[drop+1].at.After(oldest.Add(-a.slack)) {
+	for drop+1 < len(a.growth) && !a.growth[drop+1].at.After(oldest.Add(-a.slack)) {
 		drop++
 	}
-	a.grown = a.grown[drop:]
+	a.growth = a.growth[drop:]
 }

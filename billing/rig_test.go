@@ -159,7 +159,7 @@ func (st *stage) sample(t *testing.T, p billing.Provider) ledger.Sample {
 func newStage(t *testing.T, r rig, dir string) *stage {
 	t.Helper()
 	st := &stage{rig: r}
-	opts := billing.Options{URL: r.url, Getenv: getenv(r.env), Anchors: st, Hostname: func() (string, error) { return "demo-h100", nil }}
+	opts := billing.Options{URL: r.url, Getenv: getenv(r.env), History: st, Hostname: func() (string, error) { return "demo-h100", nil }}
 	if r.url == "" {
 		st.onCommand(t, dir, &opts)
 	} else {
@@ -239,7 +239,7 @@ func (m *meddler) RoundTrip(r *http.Request) (*http.Response, error) {
 	return m.bad.spoil(m.t, r, resp)
 }
 
-// Newest implements billing.Anchors.
+// Newest implements billing.History.
 func (st *stage) Newest(resource string) (string, *ledger.Nanos, bool) {
 	for _, l := range st.last.Lines {
 		if l.Resource == resource {
@@ -249,7 +249,7 @@ func (st *stage) Newest(resource string) (string, *ledger.Nanos, bool) {
 	return "", nil, false
 }
 
-// Open implements billing.Anchors.
+// Open implements billing.History.
 func (st *stage) Open(string) (open []string, err error) {
 	for _, l := range st.last.Lines {
 		if l.Status != ledger.StatusClosed && !slices.Contains(open, l.Resource) {
@@ -257,26 +257,6 @@ func (st *stage) Open(string) (open []string, err error) {
 		}
 	}
 	return open, nil
-}
-
-// stored is a real ledger's memory of the series, as the program backs it.
-type stored struct{ *ledger.Ledger }
-
-func (s stored) Newest(resource string) (string, *ledger.Nanos, bool) {
-	epoch, ok, err := s.Epoch(resource)
-	if err != nil || !ok {
-		return "", nil, false
-	}
-	sample, _, err := s.Ledger.Newest()
-	if err != nil {
-		return "", nil, false
-	}
-	for _, l := range sample.Lines {
-		if l.Resource == resource && l.Epoch == epoch {
-			return epoch, l.Bill, true
-		}
-	}
-	return epoch, nil, true
 }
 
 func (r rig) call(name string) call {
@@ -295,7 +275,7 @@ func lookBack(t *testing.T, p billing.Provider) {
 		// Whether it has a bill of then is not the question.
 		_, _ = b.SampleAt(t.Context(), time.Now().Truncate(time.Hour), time.Now())
 	}
-	if w, ok := p.(billing.Witness); ok {
+	if w, ok := p.(billing.BalanceReader); ok {
 		if _, err := w.Balances(t.Context(), time.Now()); err != nil {
 			t.Error(err)
 		}

@@ -1,11 +1,13 @@
 package billing
 
 import (
+	"cmp"
 	"context"
-	"net/http"
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -48,50 +50,60 @@ const (
 )
 
 type runpod struct {
-	api     *client
-	anchors *anchors
-	leavers *leavers
-	pod     string    // which box we are
-	newest  time.Time // At of the newest sample
+	api        *Client
+	anchors    *Anchors
+	departures *Departures
+	pod        string    // which box we are
+	newest     time.Time // At of the newest sample
+}
+
+// runpodAdapter is Runpod's row in the table of providers.
+func runpodAdapter() Adapter {
+	return Adapter{
+		Name: "runpod", Env: []string{runpodKey, runpodKeyFile}, Open: newRunpod,
+		Invoice: InvoiceColumns{ // fields of GET /v2/billing/pods and /v2/billing/network-volumes
+			Resource: []string{"podId", "networkVolumeId", "resourceId", "resource_id", "pod id"},
+			Day:      []string{"startTime", "time", "date", "day"},
+			Amount:   []string{"totalAmount", "amount", "cost"},
+			Currency: []string{"currency"},
+		},
+	}
 }
 
 func newRunpod(opts Options) (Provider, error) {
-	base := opts.URL
-	if base == "" {
-		base = runpodURL
-	}
-	u, err := baseURL(base)
+	base, err := provider.BaseURL(cmp.Or(opts.URL, runpodURL))
 	if err != nil {
 		return nil, err
 	}
 	keys := opts
-	if opts.getenv(runpodPod) != "" && opts.getenv(runpodKeyFile) != "" {
+	if opts.Env(runpodPod) != "" && opts.Env(runpodKeyFile) != "" {
 		keys.Getenv = func(name string) string {
 			if name == runpodKey {
 				return "" // the pod's own
 			}
-			return opts.getenv(name)
+			return opts.Env(name)
 		}
 	}
-	key, err := credential(keys, runpodKey, runpodKeyFile)
+	key, err := provider.Credential(keys.Env, runpodKey, runpodKeyFile)
 	if err != nil {
 		return nil, err
 	}
-	r := &runpod{api: newClient(u, opts.Transport), anchors: newAnchors(opts.Anchors),
-		leavers: newLeavers(opts.Anchors, "runpod", runpodLag), pod: opts.Instance}
-	r.api.authorize = func(header http.Header) { header.Set("Authorization", "Bearer "+key) }
-	r.api.secrets = []string{key}
-	r.api.keyHint = "use a key with billing:read under " + runpodKeyFile + "; the " + runpodKey + " that a pod finds inside itself is the pod's own, and need not read the bill"
+	client := provider.NewClient(base, opts.Transport)
+	client.Authorize = provider.Bearer(key)
+	client.Secrets = provider.Secrets{key}
+	const keyHint = "use a key with billing:read under " + runpodKeyFile + "; the " + runpodKey + " that a pod finds inside itself is the pod's own, and need not read the bill"
+	r := &runpod{api: NewClient(client, keyHint), anchors: NewAnchors(opts.History),
+		departures: NewDepartures(opts.History, "runpod", runpodLag), pod: opts.Instance}
 	if r.pod == "" {
-		r.pod = opts.getenv(runpodPod)
+		r.pod = opts.Env(runpodPod)
 	}
 	switch {
 	case r.pod == "":
-		return nil, refuse("give the pod's id with --instance; inside the pod, "+runpodPod+" holds it", "%s is not set, and no instance is given", runpodPod)
+		return nil, hint.Errorf("give the pod's id with --instance; inside the pod, "+runpodPod+" holds it", "%s is not set, and no instance is given", runpodPod)
 	case strings.Contains(r.pod, key):
-		return nil, refuse("give the pod's id with --instance", "the instance is the API key")
+		return nil, hint.Errorf("give the pod's id with --instance", "the instance is the API key")
 	case !runpodID(r.pod):
-		return nil, refuse("the console shows it beside the pod's name", "instance %q: not the id of a Runpod pod", r.pod)
+		return nil, hint.Errorf("the console shows it beside the pod's name", "instance %q: not the id of a Runpod pod", r.pod)
 	}
 	return r, nil
 }
@@ -113,23 +125,23 @@ func (r *runpod) MinInterval() time.Duration { return 5 * time.Second }
 func (r *runpod) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(r.newest) {
-		return ledger.Sample{}, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", r.newest.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", r.newest.Format(time.RFC3339))
 	}
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
-	clk := startClock(now)
+	clk := provider.StartClock(now)
 	s, f := r.read(ctx, clk, at, true)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
-	s.At = clk.read().UTC().Truncate(time.Second)
+	s.At = clk.Now().UTC().Truncate(time.Second)
 	if end := runpodEnd(at); s.At.After(end) {
 		s.At = end // the window holds nothing of the time after it
 	}
-	s.Lines = r.anchors.move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
+	s.Lines = r.anchors.Move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
 		kind, id, ok := runpodOf(l.Resource)
 		if !ok {
-			return ledger.Line{}, fail(Internal, "%s is no id of ours", l.Resource)
+			return ledger.Line{}, Fail(Internal, "%s is no id of ours", l.Resource)
 		}
 		return r.line(ctx, clk, kind, id, l.Created, anchor, at)
 	})
@@ -143,13 +155,13 @@ func (r *runpod) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample
 	at = at.UTC()
 	switch {
 	case at.After(now):
-		return ledger.Sample{}, fail(Internal, "%s is not past", at.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(Internal, "%s is not past", at.Format(time.RFC3339))
 	case !at.Equal(at.Truncate(runpodBucket)):
-		return ledger.Sample{}, fail(Incomplete, "%s is not on the hour, and the bill is told by the hour", at.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(Incomplete, "%s is not on the hour, and the bill is told by the hour", at.Format(time.RFC3339))
 	}
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
-	s, f := r.read(ctx, startClock(now), at, false)
+	s, f := r.read(ctx, provider.StartClock(now), at, false)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -164,7 +176,7 @@ func (r *runpod) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample
 // of it; with what left the box where that is asked for. The pod's bill comes last: it
 // is the one that moves, and no retry of another call is to lie between it and the time
 // that the sample bears.
-func (r *runpod) read(ctx context.Context, clk clock, at time.Time, left bool) (ledger.Sample, *Failure) {
+func (r *runpod) read(ctx context.Context, clk provider.Clock, at time.Time, left bool) (ledger.Sample, *Failure) {
 	s := ledger.Sample{
 		Provider: r.Name(),
 		Currency: "USD",
@@ -173,11 +185,11 @@ func (r *runpod) read(ctx context.Context, clk clock, at time.Time, left bool) (
 		Lag:      runpodLag,
 	}
 	pod, absent := r.describe(ctx, clk)
-	if absent != nil && !(absent.absent && left) {
+	if absent != nil && !(absent.Absent && left) {
 		return ledger.Sample{}, absent
 	}
 	if pod.created.After(at) {
-		return ledger.Sample{}, fail(Incomplete, "pod %s did not exist at %s", r.pod, at.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(Incomplete, "pod %s did not exist at %s", r.pod, at.Format(time.RFC3339))
 	}
 	here := []ledger.Line{{Resource: runpodPodBill.name + "-" + r.pod}}
 	if absent != nil {
@@ -192,7 +204,7 @@ func (r *runpod) read(ctx context.Context, clk clock, at time.Time, left bool) (
 		here = append(here, line)
 	}
 	if left {
-		last, f := r.leavers.lines(here, at, r.last(ctx, clk, at))
+		last, f := r.departures.Lines(here, at, r.last(ctx, clk, at))
 		if f != nil {
 			return ledger.Sample{}, f
 		}
@@ -209,7 +221,7 @@ func (r *runpod) read(ctx context.Context, clk clock, at time.Time, left bool) (
 	if f != nil {
 		return ledger.Sample{}, f
 	}
-	line.Status, line.Running, line.Rate = r.api.word(pod.status), runpodRuns(pod.status), pod.rate
+	line.Status, line.Running, line.Rate = r.api.Word(pod.status), runpodRuns(pod.status), pod.rate
 	here[0] = line
 	s.Lines = here
 	return s, nil
@@ -220,12 +232,12 @@ func (r *runpod) read(ctx context.Context, clk clock, at time.Time, left bool) (
 const runpodAge = 7 * 24 * time.Hour
 
 // present reads the bill of what is there, from where its series starts.
-func (r *runpod) present(ctx context.Context, clk clock, kind runpodKind, id string, created, at time.Time) (ledger.Line, *Failure) {
+func (r *runpod) present(ctx context.Context, clk provider.Clock, kind runpodKind, id string, created, at time.Time) (ledger.Line, *Failure) {
 	born := created
 	if born.IsZero() {
-		born = clk.now.Add(-runpodAge)
+		born = clk.Start().Add(-runpodAge)
 	}
-	anchor, f := r.anchors.of(kind.name+"-"+id, born, clk.now)
+	anchor, f := r.anchors.Of(kind.name+"-"+id, born, clk.Start())
 	if f != nil {
 		return ledger.Line{}, f
 	}
@@ -233,28 +245,28 @@ func (r *runpod) present(ctx context.Context, clk clock, kind runpodKind, id str
 }
 
 // line reads the bill of one resource from its anchor to the end of at's bucket.
-func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string, created, anchor, at time.Time) (ledger.Line, *Failure) {
+func (r *runpod) line(ctx context.Context, clk provider.Clock, kind runpodKind, id string, created, anchor, at time.Time) (ledger.Line, *Failure) {
 	resource := kind.name + "-" + id
 	w := runpodWindow{from: anchor, to: runpodEnd(at)}
 	start := w.from.Format(time.RFC3339)
 	switch {
-	case w.from.After(clk.now):
-		return ledger.Line{}, fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, start).at(kind.call)
+	case w.from.After(clk.Start()):
+		return ledger.Line{}, Fail(ClockSkew, "the series of %s starts at %s, which is still to come", resource, start).At(kind.call)
 	case !w.from.Equal(w.from.Truncate(runpodBucket)):
 		// It would be snapped down, and the bill be of another window.
-		return ledger.Line{}, fail(Internal, "the series of %s starts at %s, which is not on the hour", resource, start).at(kind.call)
+		return ledger.Line{}, Fail(Internal, "the series of %s starts at %s, which is not on the hour", resource, start).At(kind.call)
 	case !w.from.Before(w.to):
-		return ledger.Line{}, fail(Incomplete, "the series of %s starts at %s, and nothing before that is known", resource, start).at(kind.call)
+		return ledger.Line{}, Fail(Incomplete, "the series of %s starts at %s, and nothing before that is known", resource, start).At(kind.call)
 	}
 	query := runpodQuery(w.from, at) // not w.to, which is still to come
 	query.Set(kind.filter, id)
-	body, f := r.api.get(ctx, clk, kind.call, kind.path, query)
+	body, f := r.api.Get(ctx, clk, kind.call, kind.path, query)
 	if f != nil {
 		return ledger.Line{}, f
 	}
 	bill, f := decodeRunpodBill(kind, id, w, body)
 	if f != nil {
-		return ledger.Line{}, f.at(kind.call)
+		return ledger.Line{}, f.At(kind.call)
 	}
 	return ledger.Line{
 		Resource: resource,
@@ -262,7 +274,7 @@ func (r *runpod) line(ctx context.Context, clk clock, kind runpodKind, id string
 		Bill:     &bill,
 		Epoch:    Epoch(w.from),
 		Created:  created,
-		Raw:      r.api.keep(runpodNewest(body)),
+		Raw:      r.api.Keep(runpodNewest(body)),
 	}, nil
 }
 
@@ -299,20 +311,20 @@ type runpodWindow struct{ from, to time.Time }
 
 // describe reads what the pod is and what it mounts. The reply holds the pod's
 // environment: nothing of it is kept but these fields.
-func (r *runpod) describe(ctx context.Context, clk clock) (runpodState, *Failure) {
+func (r *runpod) describe(ctx context.Context, clk provider.Clock) (runpodState, *Failure) {
 	const call = "GET /v2/pods/{id}"
-	body, f := r.api.get(ctx, clk, call, "v2/pods/"+r.pod, nil)
+	body, f := r.api.Get(ctx, clk, call, "v2/pods/"+r.pod, nil)
 	if f != nil {
-		f.absent = f.notFound() && r.leavers.saw(runpodPodBill.name+"-"+r.pod) && r.unlisted(ctx, clk)
+		f.Absent = f.NotFound() && r.departures.Missed(runpodPodBill.name+"-"+r.pod) && r.unlisted(ctx, clk)
 		return runpodState{}, f
 	}
 	p, f := decodeRunpodPod(r.pod, body)
 	if f != nil {
-		return runpodState{}, f.at(call)
+		return runpodState{}, f.At(call)
 	}
 	for _, id := range p.volumes {
-		if r.api.word(id) != id {
-			return runpodState{}, fail(Malformed, "reply has an id that is none").at(call)
+		if r.api.Word(id) != id {
+			return runpodState{}, Fail(Malformed, "reply has an id that is none").At(call)
 		}
 	}
 	return p, nil

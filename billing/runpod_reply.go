@@ -38,7 +38,7 @@ func decodeRunpodBill(kind runpodKind, id string, w runpodWindow, body []byte) (
 		Records *[]struct {
 			runpodSpan
 			runpodOwner
-			Total *amount `json:"totalAmount"`
+			Total *Amount `json:"totalAmount"`
 		} `json:"records"`
 		Meta *struct {
 			Money *string `json:"currency"`
@@ -49,67 +49,67 @@ func decodeRunpodBill(kind runpodKind, id string, w runpodWindow, body []byte) (
 			} `json:"query"`
 			Count  *int64 `json:"recordCount"`
 			Totals *struct {
-				Total *amount `json:"totalAmount"`
+				Total *Amount `json:"totalAmount"`
 			} `json:"totals"`
 		} `json:"metadata"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return 0, f
 	}
 	if reply.Records == nil || reply.Meta == nil || reply.Meta.Query == nil || reply.Meta.Count == nil || reply.Meta.Totals == nil {
-		return 0, fail(Incomplete, "reply lacks one of records, metadata, query, recordCount, totals")
+		return 0, Fail(Incomplete, "reply lacks one of records, metadata, query, recordCount, totals")
 	}
-	records, meta, query, total := *reply.Records, reply.Meta, reply.Meta.Query, reply.Meta.Totals.Total.nanos()
+	records, meta, query, total := *reply.Records, reply.Meta, reply.Meta.Query, reply.Meta.Totals.Total.Nanos()
 	for _, m := range []*string{reply.Money, meta.Money} {
 		if m != nil && !strings.EqualFold(*m, "USD") {
-			return 0, fail(Currency, "bill is not in USD")
+			return 0, Fail(Currency, "bill is not in USD")
 		}
 	}
 	switch owner := query.id(kind); {
 	case query.Start == nil || query.End == nil || query.Bucket == nil || owner == nil:
-		return 0, fail(Incomplete, "reply does not say what it was asked")
+		return 0, Fail(Incomplete, "reply does not say what it was asked")
 	case !query.Start.Equal(w.from) || !query.End.Equal(w.to) || *query.Bucket != "hour":
-		return 0, fail(Malformed, "the bill is of another window than was asked")
+		return 0, Fail(Malformed, "the bill is of another window than was asked")
 	case *owner != id:
-		return 0, fail(Malformed, "the bill is of another %s than was asked", kind.name)
+		return 0, Fail(Malformed, "the bill is of another %s than was asked", kind.name)
 	case *meta.Count != int64(len(records)):
-		return 0, fail(Incomplete, "reply has %d of %d records", len(records), *meta.Count)
+		return 0, Fail(Incomplete, "reply has %d of %d records", len(records), *meta.Count)
 	case total == nil:
-		return 0, fail(Incomplete, "reply has no totalAmount")
+		return 0, Fail(Incomplete, "reply has no totalAmount")
 	case *total < 0:
-		return 0, fail(Malformed, "reply has an amount below zero")
+		return 0, Fail(Malformed, "reply has an amount below zero")
 	case len(records) == 0:
-		f := fail(Incomplete, "there are no records: no data yet, which is not a zero bill")
-		f.hint = "what is new shows in Runpod's records only after a while"
+		f := Fail(Incomplete, "there are no records: no data yet, which is not a zero bill")
+		f.WithHint("what is new shows in Runpod's records only after a while")
 		return 0, f
 	}
 	var sum ledger.Nanos
 	seen := make(map[int64]bool, len(records))
 	for _, rec := range records {
-		owner, part := rec.id(kind), rec.Total.nanos()
+		owner, part := rec.id(kind), rec.Total.Nanos()
 		switch {
 		case rec.Start == nil || rec.End == nil || owner == nil || part == nil:
-			return 0, fail(Incomplete, "a record lacks one of startTime, endTime, %s, totalAmount", kind.filter)
+			return 0, Fail(Incomplete, "a record lacks one of startTime, endTime, %s, totalAmount", kind.filter)
 		case *owner != id:
-			return 0, fail(Malformed, "a record is of another %s than was asked", kind.name)
+			return 0, Fail(Malformed, "a record is of another %s than was asked", kind.name)
 		case *part < 0:
-			return 0, fail(Malformed, "reply has an amount below zero")
+			return 0, Fail(Malformed, "reply has an amount below zero")
 		case !rec.Start.Equal(rec.Start.Truncate(runpodBucket)) || rec.End.Sub(rec.Start.Time) != runpodBucket:
-			return 0, fail(Malformed, "a record is not of one hour")
+			return 0, Fail(Malformed, "a record is not of one hour")
 		case rec.Start.Before(w.from) || rec.End.After(w.to):
-			return 0, fail(Malformed, "a record lies outside the window")
+			return 0, Fail(Malformed, "a record lies outside the window")
 		case seen[rec.Start.Unix()]:
-			return 0, fail(Malformed, "an hour has two records")
+			return 0, Fail(Malformed, "an hour has two records")
 		}
 		seen[rec.Start.Unix()] = true
 		var err error
 		if sum, err = sum.Add(*part); err != nil {
-			return 0, fail(Malformed, "add up totalAmount: out of range")
+			return 0, Fail(Malformed, "add up totalAmount: out of range")
 		}
 	}
 	// Each amount was a double there and is rounded to a nano here.
 	if d, err := total.Sub(sum); err != nil || max(d, -d) > runpodNoise+ledger.Nanos(len(records)) {
-		return 0, fail(Malformed, "the total is not the sum of the records")
+		return 0, Fail(Malformed, "the total is not the sum of the records")
 	}
 	return *total, nil
 }
@@ -142,7 +142,7 @@ func decodeRunpodPod(id string, body []byte) (runpodState, *Failure) {
 		ID      *string         `json:"id"`
 		Status  *string         `json:"status"`
 		Created *runpodTime     `json:"createdAt"`
-		Cost    *amount         `json:"cost"`
+		Cost    *Amount         `json:"cost"`
 		Cluster json.RawMessage `json:"cluster"`
 		Mounts  *struct {
 			Network []struct {
@@ -151,24 +151,24 @@ func decodeRunpodPod(id string, body []byte) (runpodState, *Failure) {
 		} `json:"mounts"`
 	}
 	none := runpodState{}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return none, f
 	}
 	switch {
 	case reply.ID == nil || reply.Status == nil || reply.Created == nil || reply.Mounts == nil:
-		return none, fail(Incomplete, "reply lacks one of id, status, createdAt, mounts")
+		return none, Fail(Incomplete, "reply lacks one of id, status, createdAt, mounts")
 	case *reply.ID != id:
-		return none, fail(Malformed, "the reply is of another pod than was asked")
+		return none, Fail(Malformed, "the reply is of another pod than was asked")
 	case len(reply.Cluster) > 0 && string(reply.Cluster) != "null":
-		f := fail(Incomplete, "pod %s is part of a cluster: its cost is in the cluster's bill", id)
-		f.hint = "use a pod of its own, or --provider none"
+		f := Fail(Incomplete, "pod %s is part of a cluster: its cost is in the cluster's bill", id)
+		f.WithHint("use a pod of its own, or --provider none")
 		return none, f
 	}
-	p := runpodState{status: *reply.Status, created: reply.Created.UTC(), rate: reply.Cost.nanos()}
+	p := runpodState{status: *reply.Status, created: reply.Created.UTC(), rate: reply.Cost.Nanos()}
 	switch {
 	case p.rate == nil:
 	case *p.rate < 0:
-		return none, fail(Malformed, "reply has a cost below zero")
+		return none, Fail(Malformed, "reply has a cost below zero")
 	case *p.rate == 0:
 		p.rate = nil
 	}
@@ -176,9 +176,9 @@ func decodeRunpodPod(id string, body []byte) (runpodState, *Failure) {
 	for _, m := range reply.Mounts.Network {
 		switch {
 		case m.ID == nil:
-			return none, fail(Incomplete, "reply has a network mount without volumeId")
+			return none, Fail(Incomplete, "reply has a network mount without volumeId")
 		case !runpodID(*m.ID):
-			return none, fail(Malformed, "reply has an id that is none")
+			return none, Fail(Malformed, "reply has an id that is none")
 		case !seen[*m.ID]:
 			seen[*m.ID] = true
 			p.volumes = append(p.volumes, *m.ID)

@@ -1,13 +1,13 @@
 package billing_test
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 )
 
 func TestRunpodSetup(t *testing.T) {
@@ -15,7 +15,7 @@ func TestRunpodSetup(t *testing.T) {
 	if err := os.WriteFile(path, []byte(runpodTestKey+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f := func(name, instance string, env map[string]string, want, hint string) {
+	f := func(name, instance string, env map[string]string, want, advice string) {
 		t.Helper()
 		p := newPods(t)
 		_, err := billing.New("runpod", billing.Options{URL: "https://runpod.test", Instance: instance, Getenv: getenv(env), Transport: direct{p}})
@@ -25,12 +25,11 @@ func TestRunpodSetup(t *testing.T) {
 			}
 			return
 		}
-		var h interface{ Hint() string }
-		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &h) || !strings.Contains(h.Hint(), hint) {
-			t.Errorf("%s: %v, want %q and the hint %q", name, err, want, hint)
+		if err == nil || !strings.Contains(err.Error(), want) || hint.Of(err) == "" || !strings.Contains(hint.Of(err), advice) {
+			t.Errorf("%s: %v, want %q and the hint %q", name, err, want, advice)
 			return
 		}
-		if strings.Contains(err.Error()+h.Hint(), runpodTestKey) {
+		if strings.Contains(err.Error()+hint.Of(err), runpodTestKey) {
 			t.Errorf("%s: the key is in %q", name, err)
 		}
 	}

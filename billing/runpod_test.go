@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -131,7 +132,7 @@ func (p *pods) provider(change func(*billing.Options)) billing.Provider {
 		URL:       "https://runpod.test",
 		Instance:  "7h9k2m4n6p",
 		Getenv:    getenv(map[string]string{"RUNPOD_API_KEY": runpodTestKey}),
-		Anchors:   runpodAnchors,
+		History:   runpodAnchors,
 		Transport: direct{p},
 	}
 	if change != nil {
@@ -236,11 +237,11 @@ func TestRunpodRefuses(t *testing.T) {
 			if s.Lines != nil || !s.At.IsZero() {
 				t.Errorf("%s: a failed sample holds something: %+v", name, s)
 			}
-			if strings.Contains(err.Error()+f.Hint(), runpodTestKey) {
+			if strings.Contains(err.Error()+hint.Of(f), runpodTestKey) {
 				t.Errorf("%s: the key is in %q", name, err)
 			}
-			if (class == billing.HTTP401 || class == billing.HTTP403) && !strings.Contains(f.Hint(), "billing:read under RUNPOD_API_KEY_FILE") {
-				t.Errorf("%s: hint %q", name, f.Hint())
+			if (class == billing.HTTP401 || class == billing.HTTP403) && !strings.Contains(hint.Of(f), "billing:read under RUNPOD_API_KEY_FILE") {
+				t.Errorf("%s: hint %q", name, hint.Of(f))
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"time"
 
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -12,7 +13,7 @@ import (
 func (r *runpod) BillOver(ctx context.Context, resource string, start, end, now time.Time) (ledger.Nanos, error) {
 	kind, id, ok := runpodOf(resource)
 	if !ok {
-		return 0, fail(Internal, "%q is no resource of Runpod's", resource)
+		return 0, Fail(Internal, "%q is no resource of Runpod's", resource)
 	}
 	w := runpodWindow{start.UTC().Truncate(runpodBucket), runpodEnd(now.UTC())}
 	if !end.IsZero() {
@@ -20,13 +21,13 @@ func (r *runpod) BillOver(ctx context.Context, resource string, start, end, now 
 	}
 	query := runpodQuery(start, end)
 	query.Set(kind.filter, id)
-	body, f := r.api.get(ctx, startClock(now), kind.call, kind.path, query)
+	body, f := r.api.Get(ctx, provider.StartClock(now), kind.call, kind.path, query)
 	if f != nil {
 		return 0, f
 	}
 	bill, f := decodeRunpodBill(kind, id, w, body)
 	if f != nil {
-		return 0, f.at(kind.call)
+		return 0, f.At(kind.call)
 	}
 	return bill, nil
 }
@@ -35,13 +36,13 @@ func (r *runpod) BillOver(ctx context.Context, resource string, start, end, now 
 // holds what is neither a pod nor a network volume.
 func (r *runpod) AccountOver(ctx context.Context, start, end, now time.Time) (ledger.Nanos, error) {
 	const call = "GET /v2/billing"
-	body, f := r.api.get(ctx, startClock(now), call, "v2/billing", runpodQuery(start, end))
+	body, f := r.api.Get(ctx, provider.StartClock(now), call, "v2/billing", runpodQuery(start, end))
 	if f != nil {
 		return 0, f
 	}
 	total, f := decodeRunpodTotal(body)
 	if f != nil {
-		return 0, f.at(call)
+		return 0, f.At(call)
 	}
 	return total, nil
 }
@@ -51,15 +52,15 @@ func decodeRunpodTotal(body []byte) (ledger.Nanos, *Failure) {
 	var reply struct {
 		Meta *struct {
 			Totals *struct {
-				Total *amount `json:"totalAmount"`
+				Total *Amount `json:"totalAmount"`
 			} `json:"totals"`
 		} `json:"metadata"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return 0, f
 	}
 	if reply.Meta == nil || reply.Meta.Totals == nil || reply.Meta.Totals.Total == nil {
-		return 0, fail(Incomplete, "reply has no totalAmount")
+		return 0, Fail(Incomplete, "reply has no totalAmount")
 	}
 	return ledger.Nanos(*reply.Meta.Totals.Total), nil
 }

@@ -102,7 +102,7 @@ func TestRunpodBoundary(t *testing.T) {
 }
 
 func TestRunpodAnchor(t *testing.T) {
-	f := func(name, born, now string, stored billing.Anchors, want string) {
+	f := func(name, born, now string, stored billing.History, want string) {
 		t.Helper()
 		p := newPods(t)
 		at := when(t, now)
@@ -125,7 +125,7 @@ func TestRunpodAnchor(t *testing.T) {
 				r.FormValue("startTime"), start.Add(time.Hour).Format(time.RFC3339), owner, id, at.Add(time.Hour-1).Truncate(time.Hour).UTC().Format(time.RFC3339))}.serve(w)
 		}
 		p.reply[podBillPath], p.reply[netvolBillPath] = ask, ask
-		provider := p.provider(func(o *billing.Options) { o.Anchors = stored })
+		provider := p.provider(func(o *billing.Options) { o.History = stored })
 		for range 2 { // it does not move with the month
 			s, err := provider.Sample(t.Context(), at)
 			if err != nil {
@@ -147,7 +147,7 @@ func TestRunpodAnchor(t *testing.T) {
 	bad := func(anchor string, want billing.Class) {
 		t.Helper()
 		p := newPods(t)
-		provider := p.provider(func(o *billing.Options) { o.Anchors = anchored{"pod-7h9k2m4n6p": anchor} })
+		provider := p.provider(func(o *billing.Options) { o.History = anchored{"pod-7h9k2m4n6p": anchor} })
 		_, err := provider.Sample(t.Context(), p.now())
 		wantClass(t, err, want)
 	}

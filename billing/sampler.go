@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -40,8 +41,8 @@ type SamplerConfig struct {
 	Now func() time.Time // wall clock; time.Now if nil
 	Log *slog.Logger     // nowhere if nil
 
-	// Watch looks at the account's balance after each sample. Nil is nobody.
-	Watch *Watch
+	// Balance reads the account's balance after each sample. May be nil.
+	Balance *BalanceMonitor
 
 	// OnSample is called after each sample that was stored, by the goroutine that
 	// took it. May be nil.
@@ -81,17 +82,17 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 		cfg.Every = time.Minute
 	}
 	if cfg.Every < time.Second || cfg.Every%time.Second != 0 {
-		return nil, refuse("give whole seconds", "sample interval %s", cfg.Every)
+		return nil, hint.Errorf("give whole seconds", "sample interval %s", cfg.Every)
 	}
 	if least := cfg.Provider.MinInterval(); cfg.Every < least {
-		return nil, refuse(fmt.Sprintf("give %s or more", least), "sample interval %s: too often for %s", cfg.Every, cfg.Provider.Name())
+		return nil, hint.Errorf(fmt.Sprintf("give %s or more", least), "sample interval %s: too often for %s", cfg.Every, cfg.Provider.Name())
 	}
-	most := min(cfg.Every*2/3, sampleTimeout)
+	most := min(cfg.Every*2/3, SampleTimeout)
 	if cfg.Timeout == 0 {
 		cfg.Timeout = most
 	}
 	if cfg.Timeout < 0 || cfg.Timeout > most {
-		return nil, refuse(fmt.Sprintf("give %s or less", most), "sample timeout %s: a poll could run into the next", cfg.Timeout)
+		return nil, hint.Errorf(fmt.Sprintf("give %s or less", most), "sample timeout %s: a poll could run into the next", cfg.Timeout)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -120,9 +121,9 @@ func (s *Sampler) Run(ctx context.Context) error {
 			s.report(err)
 		}
 		due := s.schedule()
-		if err == nil && s.cfg.Watch != nil {
+		if err == nil && s.cfg.Balance != nil {
 			_ = s.locked(ctx, func(ctx context.Context) error { // fails only where ctx has ended
-				s.cfg.Watch.see(ctx, s.sample, due)
+				s.cfg.Balance.afterSample(ctx, s.sample, due)
 				return nil
 			})
 		}
@@ -282,15 +283,15 @@ func (s *Sampler) report(err error) {
 	}
 	args, why, loud := []any{"err", err}, "store", slog.LevelWarn
 	if f := new(Failure); errors.As(err, &f) {
-		if lasting(f.Class) {
+		if f.Class.Lasting() {
 			loud = slog.LevelError
 		}
 		if err == error(f) { // and not joined with trouble of the store's
 			why = string(f.Class) + " " + f.Call
 		}
 		args = append(args, "class", string(f.Class))
-		if f.hint != "" {
-			args = append(args, "hint", f.hint)
+		if h := hint.Of(f); h != "" {
+			args = append(args, "hint", h)
 		}
 	}
 	level := slog.LevelDebug
@@ -318,16 +319,16 @@ func failureOf(err error, ctx context.Context) *Failure {
 func complete(s ledger.Sample) error {
 	switch {
 	case s.At.IsZero() || s.Provider == "" || s.Currency == "":
-		return fail(Internal, "sample without its time, provider or currency")
+		return Fail(Internal, "sample without its time, provider or currency")
 	case len(s.Lines) == 0:
-		return fail(Incomplete, "sample without a line")
+		return Fail(Incomplete, "sample without a line")
 	}
 	if s.Truth != ledger.TruthResource {
 		return nil
 	}
 	for _, l := range s.Lines {
 		if l.Bill == nil || l.Epoch == "" {
-			return fail(Incomplete, "no bill for %s", l.Resource)
+			return Fail(Incomplete, "no bill for %s", l.Resource)
 		}
 	}
 	return nil

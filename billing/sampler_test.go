@@ -3,6 +3,7 @@ package billing_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -206,6 +207,45 @@ func TestSamplerFailures(t *testing.T) {
 			t.Errorf("the log does not say why:\n%s", text)
 		}
 	})
+}
+
+// The log says what can be done about a sample that failed: the failure's own hint, or
+// else that of its class; also where the ledger is in trouble beside it.
+func TestSamplerLogsTheHint(t *testing.T) {
+	const again, address, api = "try again; the provider, or the way to it, is in trouble", "check --provider-url",
+		"is that the provider's API? check --provider-url and --instance"
+	f := func(failure *billing.Failure, stored error, want string) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			var log bytes.Buffer
+			p := &script{t: t, poll: func(context.Context, int, time.Time) (ledger.Sample, error) { return ledger.Sample{}, failure }}
+			run(t, billing.SamplerConfig{Provider: p, Store: &memory{err: stored}, Log: slog.New(slog.NewJSONHandler(&log, nil))}, time.Second)
+			var line struct{ Msg, Class, Hint string }
+			if err := json.Unmarshal(log.Bytes(), &line); err != nil {
+				t.Fatalf("%s: %v", &log, err)
+			}
+			if line.Msg != "no billing sample" || line.Class != string(failure.Class) || line.Hint != want {
+				t.Errorf("%s: logged %+v, want the hint %q", failure.Class, line, want)
+			}
+		})
+	}
+	of := func(c billing.Class) *billing.Failure {
+		return &billing.Failure{Call: "GET /bill", Class: c, Err: errors.New("of the test")}
+	}
+	f(of(billing.Network), nil, again)
+	f(of(billing.Timeout), nil, again)
+	f(of(billing.HTTP5xx), nil, again)
+	f(of(billing.TLS), nil, address)
+	f(of(billing.Redirect), nil, address)
+	f(of(billing.HTTP4xx), nil, address)
+	f(of(billing.HTTP429), nil, "wait a minute: something else uses up the account's calls")
+	f(of(billing.Malformed), nil, api)
+	f(of(billing.Incomplete), nil, api)
+	f(of(billing.TooLarge), nil, api)
+	f(of(billing.Internal), nil, "")
+	f(of(billing.Incomplete).WithHint("start the machine"), nil, "start the machine")
+	f(of(billing.HTTP403).WithHint("use another key"), nil, "use another key")
+	f(of(billing.HTTP5xx), errors.New("disk full"), again)
 }
 
 func TestSamplerRetryAfter(t *testing.T) {

@@ -1,15 +1,17 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -29,7 +31,7 @@ import (
 //   - A path ends in a slash where these have one: a redirect is not followed.
 //   - volume_info is null where there are no volumes, and never left out.
 //
-// What the whole account has left is a second witness of the bill, see Witness.
+// What the whole account has left is told beside the bill, see BalanceReader.
 
 const (
 	vastURL       = "https://console.vast.ai"
@@ -50,32 +52,39 @@ const (
 )
 
 type vast struct {
-	api      *client
-	anchors  *anchors
-	leavers  *leavers
-	instance int64
+	api        *Client
+	keyHint    string // what to do when the key is refused
+	anchors    *Anchors
+	departures *Departures
+	instance   int64
 
 	account string              // "" until it is read
 	births  map[int64]time.Time // of volumes, which the instance does not tell
 }
 
+// vastAdapter is Vast.ai's row in the table of providers.
+func vastAdapter() Adapter {
+	return Adapter{
+		Name: "vast", Env: []string{vastKey, vastKeyFile}, Open: newVast,
+		Invoice: InvoiceColumns{ // fields of the charges call: source is instance-N or volume-N
+			Resource: []string{"source", "instance_id", "contract_id", "resource_id"},
+			Day:      []string{"start", "day", "date", "timestamp"},
+			Amount:   []string{"amount", "charge", "cost"},
+			Currency: []string{"currency"},
+		},
+	}
+}
+
 func newVast(opts Options) (Provider, error) {
-	base := opts.URL
-	if base == "" {
-		base = opts.getenv(vastURLVar)
-	}
-	if base == "" {
-		base = vastURL
-	}
-	u, err := baseURL(base)
+	base, err := provider.BaseURL(cmp.Or(opts.URL, opts.Env(vastURLVar), vastURL))
 	if err != nil {
 		return nil, err
 	}
 	const scope = "an account's key that may read its billing; " + vastOwnKey + ", which an instance has for itself, may not"
-	if opts.getenv(vastKey) == "" && opts.getenv(vastKeyFile) == "" && opts.getenv(vastOwnKey) != "" {
-		return nil, refuse("set "+vastKey+" or "+vastKeyFile+": it must be "+scope, "%s is not set", vastKey)
+	if opts.Env(vastKey) == "" && opts.Env(vastKeyFile) == "" && opts.Env(vastOwnKey) != "" {
+		return nil, hint.Errorf("set "+vastKey+" or "+vastKeyFile+": it must be "+scope, "%s is not set", vastKey)
 	}
-	key, err := credential(opts, vastKey, vastKeyFile)
+	key, err := provider.Credential(opts.Env, vastKey, vastKeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -83,16 +92,18 @@ func newVast(opts Options) (Provider, error) {
 	if err != nil {
 		return nil, err
 	}
+	client := provider.NewClient(base, opts.Transport)
+	client.Authorize = provider.Bearer(key)
+	client.Secrets = provider.Secrets{key}
+	keyHint := "check " + vastKey + ": it must be " + scope
 	v := &vast{
-		api:      newClient(u, opts.Transport),
-		anchors:  newAnchors(opts.Anchors),
-		leavers:  newLeavers(opts.Anchors, "vast", vastLag),
-		instance: id,
-		births:   make(map[int64]time.Time),
+		api:        NewClient(client, keyHint),
+		keyHint:    keyHint,
+		anchors:    NewAnchors(opts.History),
+		departures: NewDepartures(opts.History, "vast", vastLag),
+		instance:   id,
+		births:     make(map[int64]time.Time),
 	}
-	v.api.authorize = func(header http.Header) { header.Set("Authorization", "Bearer "+key) }
-	v.api.secrets = []string{key}
-	v.api.keyHint = "check " + vastKey + ": it must be " + scope
 	return v, nil
 }
 
@@ -102,27 +113,27 @@ func vastInstance(opts Options) (int64, error) {
 	if opts.Instance != "" {
 		id, err := strconv.ParseInt(opts.Instance, 10, 64)
 		if err != nil || id <= 0 {
-			return 0, refuse("the console shows it on the instance's card", "instance %q: not the number of a Vast.ai instance", opts.Instance)
+			return 0, hint.Errorf("the console shows it on the instance's card", "instance %q: not the number of a Vast.ai instance", opts.Instance)
 		}
 		return id, nil
 	}
 	var found int64
 	for _, name := range []string{vastContainer, vastLabel} {
-		text := opts.getenv(name)
+		text := opts.Env(name)
 		if text == "" {
 			continue
 		}
 		id, err := strconv.ParseInt(strings.TrimPrefix(text, "C."), 10, 64)
 		if err != nil || id <= 0 {
-			return 0, refuse("name this machine's id with --instance", "%s is %q: not the number of a Vast.ai instance", name, text)
+			return 0, hint.Errorf("name this machine's id with --instance", "%s is %q: not the number of a Vast.ai instance", name, text)
 		}
 		if found != 0 && found != id {
-			return 0, refuse("name this machine's id with --instance", "%s says %d and %s says %d", vastContainer, found, vastLabel, id)
+			return 0, hint.Errorf("name this machine's id with --instance", "%s says %d and %s says %d", vastContainer, found, vastLabel, id)
 		}
 		found = id
 	}
 	if found == 0 {
-		return 0, refuse("name this machine's id with --instance", "which Vast.ai instance this is cannot be told: neither %s nor %s is set", vastContainer, vastLabel)
+		return 0, hint.Errorf("name this machine's id with --instance", "which Vast.ai instance this is cannot be told: neither %s nor %s is set", vastContainer, vastLabel)
 	}
 	return found, nil
 }
@@ -136,14 +147,14 @@ func (v *vast) MinInterval() time.Duration { return 5 * time.Second }
 // Sample implements Provider. A listing says what was charged up to now: At is the
 // whole second at which it came, which is later than now where it was asked for again.
 func (v *vast) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
-	clk, end := startClock(now), midnight(now).AddDate(0, 0, 1)
+	clk, end := provider.StartClock(now), Midnight(now).AddDate(0, 0, 1)
 	s, f := v.read(ctx, clk, end, true)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
-	s.Lines = v.anchors.move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
+	s.Lines = v.anchors.Move(s.Lines, now, func(l ledger.Line, anchor time.Time) (ledger.Line, *Failure) {
 		// Not from the sample's own listings: the bill may have moved since.
 		return v.listed(ctx, clk, make(vastListings), l.Resource, l.Kind, l.Created, anchor, end)
 	})
@@ -154,12 +165,12 @@ func (v *vast) Sample(ctx context.Context, now time.Time) (ledger.Sample, error)
 // (UTC) can be asked for.
 func (v *vast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
 	at = at.UTC()
-	if at.After(now) || !at.Equal(midnight(at)) {
-		return ledger.Sample{}, fail(Internal, "%s is not a past midnight in UTC: charges are listed by the day", at.Format(time.RFC3339))
+	if at.After(now) || !at.Equal(Midnight(at)) {
+		return ledger.Sample{}, Fail(Internal, "%s is not a past midnight in UTC: charges are listed by the day", at.Format(time.RFC3339))
 	}
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
-	s, f := v.read(ctx, startClock(now), at, false)
+	s, f := v.read(ctx, provider.StartClock(now), at, false)
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -172,9 +183,9 @@ func (v *vast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, 
 // read takes the whole sample or none of it: the charges of the days before end, as
 // of now or as of end, whichever is first; with what left the box where that is asked
 // for. What came to this box later is no part.
-func (v *vast) read(ctx context.Context, clk clock, end time.Time, left bool) (ledger.Sample, *Failure) {
+func (v *vast) read(ctx context.Context, clk provider.Clock, end time.Time, left bool) (ledger.Sample, *Failure) {
 	asOf := func() time.Time {
-		if t := clk.read().UTC().Truncate(time.Second); t.Before(end) {
+		if t := clk.Now().UTC().Truncate(time.Second); t.Before(end) {
 			return t
 		}
 		return end
@@ -188,11 +199,11 @@ func (v *vast) read(ctx context.Context, clk clock, end time.Time, left bool) (l
 		v.account = b.Account
 	}
 	m, absent := v.machine(ctx, clk)
-	if absent != nil && !(absent.absent && left) {
+	if absent != nil && !(absent.Absent && left) {
 		return ledger.Sample{}, absent
 	}
 	if m.created.After(at) {
-		return ledger.Sample{}, fail(Incomplete, "instance %d did not exist at %s", v.instance, at.Format(time.RFC3339))
+		return ledger.Sample{}, Fail(Incomplete, "instance %d did not exist at %s", v.instance, at.Format(time.RFC3339))
 	}
 	s := ledger.Sample{
 		At:       at,
@@ -205,7 +216,7 @@ func (v *vast) read(ctx context.Context, clk clock, end time.Time, left bool) (l
 	}
 	listings := make(vastListings)
 	add := func(source string, kind ledger.Kind, created time.Time, status string, running bool, rate *ledger.Nanos) *Failure {
-		anchor, f := v.anchors.of(source, created, clk.now)
+		anchor, f := v.anchors.Of(source, created, clk.Start())
 		if f != nil {
 			return f
 		}
@@ -213,7 +224,7 @@ func (v *vast) read(ctx context.Context, clk clock, end time.Time, left bool) (l
 		if f != nil {
 			return f
 		}
-		line.Status, line.Running, line.Rate = v.api.word(status), running, rate
+		line.Status, line.Running, line.Rate = v.api.Word(status), running, rate
 		s.Lines = append(s.Lines, line)
 		return nil
 	}
@@ -238,7 +249,7 @@ func (v *vast) read(ctx context.Context, clk clock, end time.Time, left bool) (l
 	if !left {
 		return s, nil
 	}
-	last, f := v.leavers.lines(s.Lines, s.At, v.last(ctx, clk, listings, end))
+	last, f := v.departures.Lines(s.Lines, s.At, v.last(ctx, clk, listings, end))
 	if f != nil {
 		return ledger.Sample{}, f
 	}
@@ -253,9 +264,9 @@ func (v *vast) read(ctx context.Context, clk clock, end time.Time, left bool) (l
 type vastListings map[time.Time][]vastCharge
 
 // listed reads the bill of one contract from its anchor to end.
-func (v *vast) listed(ctx context.Context, clk clock, listings vastListings, source string, kind ledger.Kind, created, anchor, end time.Time) (ledger.Line, *Failure) {
+func (v *vast) listed(ctx context.Context, clk provider.Clock, listings vastListings, source string, kind ledger.Kind, created, anchor, end time.Time) (ledger.Line, *Failure) {
 	if !anchor.Before(end) {
-		return ledger.Line{}, fail(ClockSkew, "the series of %s starts at %s, which is still to come", source, anchor.Format(time.RFC3339)).at(vastCharges)
+		return ledger.Line{}, Fail(ClockSkew, "the series of %s starts at %s, which is still to come", source, anchor.Format(time.RFC3339)).At(vastCharges)
 	}
 	all, ok := listings[anchor]
 	if !ok {
@@ -267,9 +278,9 @@ func (v *vast) listed(ctx context.Context, clk clock, listings vastListings, sou
 	}
 	bill, raw, f := vastBill(all, source)
 	if f != nil {
-		return ledger.Line{}, f.at(vastCharges)
+		return ledger.Line{}, f.At(vastCharges)
 	}
-	return ledger.Line{Resource: source, Kind: kind, Bill: &bill, Epoch: Epoch(anchor), Created: created, Raw: v.api.keep(raw)}, nil
+	return ledger.Line{Resource: source, Kind: kind, Bill: &bill, Epoch: Epoch(anchor), Created: created, Raw: v.api.Keep(raw)}, nil
 }
 
 // vastPatience is how long a running instance's bill may stand still: the lag, or
@@ -296,18 +307,18 @@ type vastMachine struct {
 // machine reads what the box is and which volumes hang on it. The reply holds the
 // environment, tokens and commands of the user's: nothing of it is kept but these
 // fields.
-func (v *vast) machine(ctx context.Context, clk clock) (vastMachine, *Failure) {
-	body, f := v.api.get(ctx, clk, vastInstanceCall, fmt.Sprintf("api/v0/instances/%d/", v.instance), nil)
+func (v *vast) machine(ctx context.Context, clk provider.Clock) (vastMachine, *Failure) {
+	body, f := v.api.Get(ctx, clk, vastInstanceCall, fmt.Sprintf("api/v0/instances/%d/", v.instance), nil)
 	if f != nil {
 		if f.Class == HTTP4xx {
-			f.hint = "check --instance, and whether the instance still exists"
+			f.WithHint("check --instance, and whether the instance still exists")
 		}
-		f.absent = f.notFound() && v.leavers.saw(vastSource(ledger.Instance, v.instance)) && v.unlisted(ctx, clk)
+		f.Absent = f.NotFound() && v.departures.Missed(vastSource(ledger.Instance, v.instance)) && v.unlisted(ctx, clk)
 		return vastMachine{}, f
 	}
 	m, f := decodeVastMachine(v.instance, body)
 	if f != nil {
-		return vastMachine{}, f.at(vastInstanceCall)
+		return vastMachine{}, f.At(vastInstanceCall)
 	}
 	return m, nil
 }
@@ -318,10 +329,10 @@ func decodeVastMachine(id int64, body []byte) (vastMachine, *Failure) {
 			ID       *int64  `json:"id"`
 			Actual   *string `json:"actual_status"` // null while it is being set up
 			State    *string `json:"cur_state"`
-			Start    *amount `json:"start_date"` // a Unix time with a fraction
-			DPH      *amount `json:"dph_total"`
+			Start    *Amount `json:"start_date"` // a Unix time with a fraction
+			DPH      *Amount `json:"dph_total"`
 			Instance *struct {
-				Discounted *amount `json:"discountedTotalPerHour"`
+				Discounted *Amount `json:"discountedTotalPerHour"`
 			} `json:"instance"`
 			Volumes json.RawMessage `json:"volume_info"`
 		} `json:"instances"`
@@ -333,38 +344,38 @@ func decodeVastMachine(id int64, body []byte) (vastMachine, *Failure) {
 	vm := reply.VM
 	switch {
 	case vm == nil:
-		return none, fail(Incomplete, "reply has no instances object")
+		return none, Fail(Incomplete, "reply has no instances object")
 	case vm.ID == nil || vm.Start == nil || vm.Volumes == nil:
-		return none, fail(Incomplete, "reply lacks one of id, start_date, volume_info")
+		return none, Fail(Incomplete, "reply lacks one of id, start_date, volume_info")
 	case vm.Actual == nil && vm.State == nil:
-		return none, fail(Incomplete, "reply lacks actual_status and cur_state")
+		return none, Fail(Incomplete, "reply lacks actual_status and cur_state")
 	case *vm.ID != id:
-		return none, fail(Malformed, "the reply is of instance %d, not of %d", *vm.ID, id)
+		return none, Fail(Malformed, "the reply is of instance %d, not of %d", *vm.ID, id)
 	case *vm.Start <= 0:
-		return none, fail(Malformed, "reply has a date that cannot be read")
+		return none, Fail(Malformed, "reply has a date that cannot be read")
 	}
-	m := vastMachine{rate: vm.DPH.nanos(), created: vastInstant(vm.Start), running: vastRuns(vm.Actual, vm.State)}
+	m := vastMachine{rate: vm.DPH.Nanos(), created: vastInstant(vm.Start), running: vastRuns(vm.Actual, vm.State)}
 	if vm.Actual != nil {
 		m.status = *vm.Actual
 	} else {
 		m.status = *vm.State
 	}
 	if vm.Instance != nil && vm.Instance.Discounted != nil {
-		m.rate = vm.Instance.Discounted.nanos()
+		m.rate = vm.Instance.Discounted.Nanos()
 	}
 	if m.rate != nil && *m.rate < 0 {
-		return none, fail(Malformed, "reply has an amount below zero")
+		return none, Fail(Malformed, "reply has an amount below zero")
 	}
 	var volumes []struct {
 		ID *int64 `json:"id"`
 	}
-	if f := decode(vm.Volumes, &volumes); f != nil {
+	if f := Decode(vm.Volumes, &volumes); f != nil {
 		return none, f
 	}
 	seen := make(map[int64]bool)
 	for _, a := range volumes {
 		if a.ID == nil || *a.ID <= 0 {
-			return none, fail(Incomplete, "reply has a volume without its id")
+			return none, Fail(Incomplete, "reply has a volume without its id")
 		}
 		if !seen[*a.ID] {
 			seen[*a.ID] = true
@@ -396,10 +407,10 @@ func vastRuns(actual, state *string) bool {
 }
 
 // vastInstant reads a Unix time with a fraction by its digits: an amount holds nine.
-func vastInstant(a *amount) time.Time { return time.Unix(0, int64(*a)).UTC() }
+func vastInstant(a *Amount) time.Time { return time.Unix(0, int64(*a)).UTC() }
 
 // birth asks when a volume was created, once in its life.
-func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Failure) {
+func (v *vast) birth(ctx context.Context, clk provider.Clock, id int64) (time.Time, *Failure) {
 	if t, ok := v.births[id]; ok {
 		return t, nil
 	}
@@ -408,9 +419,9 @@ func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Fail
 	case f != nil:
 		return time.Time{}, f
 	case !listed:
-		return time.Time{}, fail(Incomplete, "volume %d is attached and not listed", id).at(vastVolumes)
+		return time.Time{}, Fail(Incomplete, "volume %d is attached and not listed", id).At(vastVolumes)
 	case born.IsZero():
-		return time.Time{}, fail(Incomplete, "volume %d has no start_date", id).at(vastVolumes)
+		return time.Time{}, Fail(Incomplete, "volume %d has no start_date", id).At(vastVolumes)
 	}
 	v.births[id] = born
 	return born, nil
@@ -418,13 +429,13 @@ func (v *vast) birth(ctx context.Context, clk clock, id int64) (time.Time, *Fail
 
 const vastVolumes = "GET /api/v0/volumes"
 
-func (v *vast) volume(ctx context.Context, clk clock, id int64) (born time.Time, listed bool, f *Failure) {
-	body, f := v.api.get(ctx, clk, vastVolumes, "api/v0/volumes", url.Values{"owner": {"me"}, "type": {"all"}})
+func (v *vast) volume(ctx context.Context, clk provider.Clock, id int64) (born time.Time, listed bool, f *Failure) {
+	body, f := v.api.Get(ctx, clk, vastVolumes, "api/v0/volumes", url.Values{"owner": {"me"}, "type": {"all"}})
 	if f != nil {
 		return born, false, f
 	}
 	if born, listed, f = decodeVastVolume(id, body); f != nil {
-		return born, false, f.at(vastVolumes)
+		return born, false, f.At(vastVolumes)
 	}
 	return born, listed, nil
 }
@@ -435,14 +446,14 @@ func decodeVastVolume(id int64, body []byte) (born time.Time, listed bool, f *Fa
 	var reply struct {
 		Volumes *[]struct {
 			ID    *int64  `json:"id"`
-			Start *amount `json:"start_date"`
+			Start *Amount `json:"start_date"`
 		} `json:"volumes"`
 	}
 	if f := vastDecode(body, &reply); f != nil {
 		return born, false, f
 	}
 	if reply.Volumes == nil {
-		return born, false, fail(Incomplete, "reply has no volumes")
+		return born, false, Fail(Incomplete, "reply has no volumes")
 	}
 	for _, e := range *reply.Volumes {
 		switch {
@@ -450,7 +461,7 @@ func decodeVastVolume(id int64, body []byte) (born time.Time, listed bool, f *Fa
 		case e.Start == nil:
 			return born, true, nil
 		case *e.Start <= 0:
-			return born, false, fail(Malformed, "reply has a date that cannot be read")
+			return born, false, Fail(Malformed, "reply has a date that cannot be read")
 		default:
 			return vastInstant(e.Start), true, nil
 		}
@@ -463,14 +474,14 @@ func vastDecode(body []byte, v any) *Failure {
 	var says struct {
 		Success *bool `json:"success"`
 	}
-	if f := decode(body, &says); f != nil {
+	if f := Decode(body, &says); f != nil {
 		return f
 	}
 	if says.Success != nil && !*says.Success {
-		if word := reason(body); word != "" {
-			return fail(Incomplete, "reply says success false (%s)", word)
+		if word := provider.Reason(body); word != "" {
+			return Fail(Incomplete, "reply says success false (%s)", word)
 		}
-		return fail(Incomplete, "reply says success false")
+		return Fail(Incomplete, "reply says success false")
 	}
-	return decode(body, v)
+	return Decode(body, v)
 }

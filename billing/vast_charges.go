@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -18,7 +19,7 @@ const vastCharges = "GET /api/v0/charges/"
 // charges lists what every contract of the account was charged from one midnight
 // up to another. A listing that does not add up, or that moved while its pages were
 // read, is no listing.
-func (v *vast) charges(ctx context.Context, clk clock, from, to time.Time) ([]vastCharge, *Failure) {
+func (v *vast) charges(ctx context.Context, clk provider.Clock, from, to time.Time) ([]vastCharge, *Failure) {
 	const maxPages = 100
 	query := url.Values{
 		"select_filters": {fmt.Sprintf(`{"day":{"gte":%d,"lte":%d},"type":{"in":["instance","volume"]}}`, from.Unix(), to.Unix()-1)},
@@ -28,28 +29,28 @@ func (v *vast) charges(ctx context.Context, clk clock, from, to time.Time) ([]va
 	var all []vastCharge
 	total := 0
 	for n := 1; n <= maxPages; n++ {
-		body, f := v.api.get(ctx, clk, vastCharges, "api/v0/charges/", query)
+		body, f := v.api.Get(ctx, clk, vastCharges, "api/v0/charges/", query)
 		if f != nil {
 			return nil, f
 		}
 		page, f := decodeVastCharges(body)
 		if f != nil {
-			return nil, f.at(vastCharges)
+			return nil, f.At(vastCharges)
 		}
 		if n > 1 && page.total != total {
-			return nil, fail(Incomplete, "listing moved between its pages: %d charges, then %d", total, page.total).at(vastCharges)
+			return nil, Fail(Incomplete, "listing moved between its pages: %d charges, then %d", total, page.total).At(vastCharges)
 		}
 		total = page.total
 		all = append(all, page.charges...)
 		if page.next == "" {
 			if len(all) != total {
-				return nil, fail(Incomplete, "listing has %d of %d charges", len(all), total).at(vastCharges)
+				return nil, Fail(Incomplete, "listing has %d of %d charges", len(all), total).At(vastCharges)
 			}
 			return all, nil
 		}
 		query.Set("after_token", page.next)
 	}
-	return nil, fail(Incomplete, "listing does not end within %d pages", maxPages).at(vastCharges)
+	return nil, Fail(Incomplete, "listing does not end within %d pages", maxPages).At(vastCharges)
 }
 
 // vastCharge is what one contract was charged inside a window.
@@ -82,11 +83,11 @@ func decodeVastCharges(body []byte) (vastChargesPage, *Failure) {
 	}
 	switch {
 	case reply.Success == nil || reply.Count == nil || reply.Total == nil || reply.Results == nil:
-		return none, fail(Incomplete, "reply lacks one of success, count, total, results")
+		return none, Fail(Incomplete, "reply lacks one of success, count, total, results")
 	case *reply.Count != len(*reply.Results):
-		return none, fail(Incomplete, "page has %d of %d charges", len(*reply.Results), *reply.Count)
+		return none, Fail(Incomplete, "page has %d of %d charges", len(*reply.Results), *reply.Count)
 	case reply.Money != nil && !strings.EqualFold(*reply.Money, "USD"):
-		return none, fail(Currency, "charges are not in USD")
+		return none, Fail(Currency, "charges are not in USD")
 	}
 	page := vastChargesPage{total: *reply.Total}
 	if reply.Next != nil {
@@ -95,17 +96,17 @@ func decodeVastCharges(body []byte) (vastChargesPage, *Failure) {
 	for _, raw := range *reply.Results {
 		var e struct {
 			Source *string `json:"source"`
-			Amount *amount `json:"amount"`
+			Amount *Amount `json:"amount"`
 			Money  *string `json:"currency"`
 		}
-		if f := decode(raw, &e); f != nil {
+		if f := Decode(raw, &e); f != nil {
 			return none, f
 		}
 		switch {
 		case e.Source == nil || e.Amount == nil:
-			return none, fail(Incomplete, "reply has a charge without source or amount")
+			return none, Fail(Incomplete, "reply has a charge without source or amount")
 		case e.Money != nil && !strings.EqualFold(*e.Money, "USD"):
-			return none, fail(Currency, "charges are not in USD")
+			return none, Fail(Currency, "charges are not in USD")
 		}
 		page.charges = append(page.charges, vastCharge{*e.Source, ledger.Nanos(*e.Amount), raw})
 	}
@@ -123,20 +124,20 @@ func vastBill(all []vastCharge, source string) (ledger.Nanos, []byte, *Failure) 
 			continue
 		}
 		if c.amount < 0 {
-			return 0, nil, fail(Malformed, "reply has an amount below zero")
+			return 0, nil, Fail(Malformed, "reply has an amount below zero")
 		}
 		if seen[string(c.raw)] {
-			return 0, nil, fail(Incomplete, "listing moved between its pages: a charge came twice")
+			return 0, nil, Fail(Incomplete, "listing moved between its pages: a charge came twice")
 		}
 		seen[string(c.raw)] = true
 		var err error
 		if total, err = total.Add(c.amount); err != nil {
-			return 0, nil, fail(Malformed, "add up amounts: out of range")
+			return 0, nil, Fail(Malformed, "add up amounts: out of range")
 		}
 		raws = append(raws, c.raw)
 	}
 	if raws == nil {
-		return 0, nil, fail(Incomplete, "no charge of %s is listed: no data, which is not a zero bill", source)
+		return 0, nil, Fail(Incomplete, "no charge of %s is listed: no data, which is not a zero bill", source)
 	}
 	return total, append(append([]byte("["), bytes.Join(raws, []byte(","))...), ']'), nil
 }

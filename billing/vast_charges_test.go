@@ -45,13 +45,13 @@ func TestVastBoundary(t *testing.T) {
 }
 
 func TestVastAnchor(t *testing.T) {
-	f := func(name, born, now string, stored billing.Anchors, want string) {
+	f := func(name, born, now string, stored billing.History, want string) {
 		t.Helper()
 		c := newVastCloud(t)
 		at := when(t, now)
 		c.now = func() time.Time { return at }
 		c.reply[vastInstancePath] = c.body("instance", `"start_date":1795600000.0`, fmt.Sprintf(`"start_date":%d.5`, when(t, born).Unix()))
-		p := c.provider(func(o *billing.Options) { o.Anchors = stored })
+		p := c.provider(func(o *billing.Options) { o.History = stored })
 		for range 2 { // it does not move with the month
 			s, err := p.Sample(t.Context(), at)
 			if err != nil || s.Lines[0].Epoch != want {
@@ -85,6 +85,6 @@ func TestVastAnchor(t *testing.T) {
 
 	c = newVastCloud(t)
 	c.now = func() time.Time { return at }
-	_, err = c.provider(func(o *billing.Options) { o.Anchors = fixedAnchor(at.AddDate(0, 0, 1)) }).Sample(t.Context(), at)
+	_, err = c.provider(func(o *billing.Options) { o.History = fixedAnchor(at.AddDate(0, 0, 1)) }).Sample(t.Context(), at)
 	wantClass(t, err, billing.ClockSkew)
 }

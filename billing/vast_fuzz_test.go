@@ -28,12 +28,12 @@ func FuzzDecodeVast(f *testing.F) {
 			t.Fatalf("bill %s", bill)
 		case failure == nil:
 			// What is kept can be added up again to the same.
-			var kept []struct{ Amount *amount }
+			var kept []struct{ Amount *Amount }
 			if err := json.Unmarshal(raw, &kept); err != nil {
 				t.Fatalf("%s: %v", raw, err)
 			}
 			for _, e := range kept {
-				bill -= *e.Amount.nanos()
+				bill -= *e.Amount.Nanos()
 			}
 			if bill != 0 {
 				t.Fatalf("%s is off by %s", raw, bill)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 )
 
 func TestVastSetup(t *testing.T) {
@@ -20,12 +21,11 @@ func TestVastSetup(t *testing.T) {
 		}
 		return env
 	}
-	refused := func(instance string, env map[string]string, want, hint string) {
+	refused := func(instance string, env map[string]string, want, advice string) {
 		t.Helper()
 		_, err := billing.New("vast", billing.Options{Instance: instance, Getenv: getenv(env)})
-		h, ok := err.(interface{ Hint() string })
-		if err == nil || !ok || !strings.Contains(err.Error(), want) || !strings.Contains(h.Hint(), hint) || strings.Contains(err.Error()+h.Hint(), testKey) {
-			t.Errorf("%v: %v, want %q with hint %q", env, err, want, hint)
+		if err == nil || hint.Of(err) == "" || !strings.Contains(err.Error(), want) || !strings.Contains(hint.Of(err), advice) || strings.Contains(err.Error()+hint.Of(err), testKey) {
+			t.Errorf("%v: %v, want %q with hint %q", env, err, want, advice)
 		}
 	}
 	refused("1", nil, "VAST_API_KEY is not set", "VAST_API_KEY_FILE")
@@ -67,7 +67,7 @@ func TestVastKeyHint(t *testing.T) {
 		c.reply[vastUserPath] = func(w http.ResponseWriter, _ *http.Request) { c.cases[name].serve(w) }
 		_, err := c.provider(nil).Sample(t.Context(), c.now())
 		var f *billing.Failure
-		if !errors.As(err, &f) || !strings.Contains(f.Hint(), "CONTAINER_API_KEY") {
+		if !errors.As(err, &f) || !strings.Contains(hint.Of(f), "CONTAINER_API_KEY") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if word := map[string]string{"err_auth": "(auth_error)", "err_unknown_key": "(no_such_user)"}[name]; !strings.Contains(err.Error(), word) {
@@ -95,9 +95,9 @@ func TestVastCalls(t *testing.T) {
 // What the account has left is told apart from the bill, in both of its words.
 func TestVastWitness(t *testing.T) {
 	c := newVastCloud(t)
-	w, ok := c.provider(nil).(billing.Witness)
+	w, ok := c.provider(nil).(billing.BalanceReader)
 	if !ok {
-		t.Fatal("vast has a witness")
+		t.Fatal("vast tells its balance")
 	}
 	b, err := w.Balances(t.Context(), c.now())
 	if err != nil || b.Account != "4242" || *b.Balance != 0 || *b.Credit != 53_138_000_000 {

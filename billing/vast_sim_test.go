@@ -51,7 +51,7 @@ func TestVastSamplesEqualTheBooks(t *testing.T) {
 			}
 		}
 		time.Sleep(17*time.Minute + 400*time.Millisecond)
-		before, err := p.(billing.Witness).Balances(t.Context(), time.Now())
+		before, err := p.(billing.BalanceReader).Balances(t.Context(), time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestVastSamplesEqualTheBooks(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		after, err := p.(billing.Witness).Balances(t.Context(), time.Now())
+		after, err := p.(billing.BalanceReader).Balances(t.Context(), time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

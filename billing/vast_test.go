@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -208,7 +209,7 @@ func TestVastRefuses(t *testing.T) {
 			if s.Lines != nil || !s.At.IsZero() {
 				t.Errorf("%s: a failed sample holds something: %+v", name, s)
 			}
-			if strings.Contains(err.Error()+f.Hint(), testKey) {
+			if strings.Contains(err.Error()+hint.Of(f), testKey) {
 				t.Errorf("%s: the key is in %q", name, err)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -16,7 +17,7 @@ func (v *vast) BillOver(ctx context.Context, resource string, start, end, now ti
 	}
 	bill, _, f := vastBill(all, resource)
 	if f != nil {
-		return 0, f.at(vastCharges)
+		return 0, f.At(vastCharges)
 	}
 	return bill, nil
 }
@@ -31,7 +32,7 @@ func (v *vast) AccountOver(ctx context.Context, start, end, now time.Time) (ledg
 	for _, c := range all {
 		var err error
 		if total, err = total.Add(c.amount); err != nil {
-			return 0, fail(Malformed, "add up amounts: out of range").at(vastCharges)
+			return 0, Fail(Malformed, "add up amounts: out of range").At(vastCharges)
 		}
 	}
 	return total, nil
@@ -39,8 +40,8 @@ func (v *vast) AccountOver(ctx context.Context, start, end, now time.Time) (ledg
 
 func (v *vast) over(ctx context.Context, start, end, now time.Time) ([]vastCharge, *Failure) {
 	if end.IsZero() {
-		return nil, fail(Internal, "charges are not listed without an end").at(vastCharges)
+		return nil, Fail(Internal, "charges are not listed without an end").At(vastCharges)
 	}
 	// The filter's end is the second before, see charges.
-	return v.charges(ctx, startClock(now), midnight(start), end.Truncate(time.Second).Add(time.Second))
+	return v.charges(ctx, provider.StartClock(now), Midnight(start), end.Truncate(time.Second).Add(time.Second))
 }

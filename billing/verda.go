@@ -1,14 +1,16 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -58,11 +60,11 @@ const (
 )
 
 type verda struct {
-	api      *client
+	api      *Client
 	auth     *verdaAuth
 	account  string
 	instance string // "" where it was not named
-	stored   Anchors
+	history  History
 
 	currency string    // of the first reply; "" before
 	newest   time.Time // At of the newest sample
@@ -78,42 +80,42 @@ type verdaRate struct {
 	rate ledger.Nanos
 }
 
+// verdaAdapter is Verda's row in the table of providers.
+func verdaAdapter() Adapter {
+	return Adapter{Name: "verda", Env: []string{verdaID, datacrunchID}, Open: newVerda}
+}
+
 func newVerda(opts Options) (Provider, error) {
-	base := opts.URL
-	if base == "" {
-		base = verdaURL
-	}
-	u, err := baseURL(base)
+	base, err := provider.BaseURL(cmp.Or(opts.URL, verdaURL))
 	if err != nil {
 		return nil, err
 	}
 	idVar, secretVar, fileVar := verdaID, verdaSecret, verdaSecretFile
-	if opts.getenv(verdaID) == "" && opts.getenv(verdaSecret) == "" && opts.getenv(verdaSecretFile) == "" &&
-		opts.getenv(datacrunchID) != "" {
+	if opts.Env(verdaID) == "" && opts.Env(verdaSecret) == "" && opts.Env(verdaSecretFile) == "" &&
+		opts.Env(datacrunchID) != "" {
 		idVar, secretVar, fileVar = datacrunchID, datacrunchSecret, datacrunchSecretFile
 	}
-	id := strings.TrimSpace(opts.getenv(idVar))
+	id := strings.TrimSpace(opts.Env(idVar))
 	if id == "" {
-		return nil, refuse(fmt.Sprintf("set %s, and %s or %s", idVar, secretVar, fileVar), "%s is not set", idVar)
+		return nil, hint.Errorf(fmt.Sprintf("set %s, and %s or %s", idVar, secretVar, fileVar), "%s is not set", idVar)
 	}
-	if !tokenText(id) {
-		return nil, refuse("copy it again from the provider's console", "%s does not hold a client id", idVar)
+	if !isToken(id) {
+		return nil, hint.Errorf("copy it again from the provider's console", "%s does not hold a client id", idVar)
 	}
-	secret, err := credential(opts, secretVar, fileVar)
+	secret, err := provider.Credential(opts.Env, secretVar, fileVar)
 	if err != nil {
 		return nil, err
 	}
+	keyHint := fmt.Sprintf("check %s and %s: they must be credentials that may read the account's balance", idVar, secretVar)
+	client := provider.NewClient(base, opts.Transport)
+	client.Secrets = provider.Secrets{secret}
 	v := &verda{
-		api:      newClient(u, opts.Transport),
+		api:      NewClient(client, keyHint),
 		account:  fmt.Sprintf("%x", sha256.Sum256([]byte(id)))[:12],
 		instance: opts.Instance,
-		stored:   opts.Anchors,
+		history:  opts.History,
 	}
-	hint := fmt.Sprintf("check %s and %s: they must be credentials that may read the account's balance", idVar, secretVar)
-	v.auth = &verdaAuth{api: v.api, id: id, secret: secret, hint: hint}
-	v.api.keyHint = hint
-	v.api.secrets = []string{secret}
-	v.api.authorize = func(h http.Header) { h.Set("Authorization", "Bearer "+v.auth.token.access) }
+	v.auth = &verdaAuth{api: v.api, client: client, id: id, secret: secret, keyHint: keyHint}
 	return v, nil
 }
 
@@ -126,12 +128,11 @@ func (v *verda) MinInterval() time.Duration { return time.Second }
 // Sample implements Provider. Its At is the second in which the balance was asked
 // for.
 func (v *verda) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, SampleTimeout)
 	defer cancel()
 	s, f := v.read(ctx, now)
 	if f != nil {
-		f.Err = scrub(f.Err, v.api.secrets)
-		return ledger.Sample{}, f
+		return ledger.Sample{}, v.api.Redact(f)
 	}
 	return s, nil
 }
@@ -140,14 +141,14 @@ func (v *verda) Sample(ctx context.Context, now time.Time) (ledger.Sample, error
 // reply is in.
 func (v *verda) read(ctx context.Context, now time.Time) (ledger.Sample, *Failure) {
 	none := ledger.Sample{}
-	clk := startClock(now)
+	clk := provider.StartClock(now)
 	// First, so that the balance is of the time that the sample bears.
 	if _, f := v.auth.ensure(ctx, clk); f != nil {
 		return none, f
 	}
-	at := clk.read().UTC().Truncate(time.Second)
+	at := clk.Now().UTC().Truncate(time.Second)
 	if !at.After(v.newest) {
-		return none, fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", v.newest.Format(time.RFC3339))
+		return none, Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", v.newest.Format(time.RFC3339))
 	}
 	body, f := v.get(ctx, clk, verdaBalance, "balance")
 	if f != nil {
@@ -155,10 +156,10 @@ func (v *verda) read(ctx context.Context, now time.Time) (ledger.Sample, *Failur
 	}
 	balance, currency, f := decodeVerdaBalance(body)
 	if f != nil {
-		return none, f.at(verdaBalance)
+		return none, f.At(verdaBalance)
 	}
 	if v.currency != "" && currency != v.currency {
-		return none, fail(Currency, "the balance was in %s and is in %s", v.currency, currency).at(verdaBalance)
+		return none, Fail(Currency, "the balance was in %s and is in %s", v.currency, currency).At(verdaBalance)
 	}
 	listing, f := v.get(ctx, clk, verdaInstances, "instances")
 	if f != nil {
@@ -166,26 +167,26 @@ func (v *verda) read(ctx context.Context, now time.Time) (ledger.Sample, *Failur
 	}
 	machines, f := decodeVerdaInstances(listing)
 	if f == nil && v.instance != "" && !slices.Contains(machines.ids, v.instance) {
-		f = fail(Unidentified, "none of the account's %d instances is the one that was named", len(machines.ids))
-		f.hint = "check --instance; with verda it may be left out, for the whole account is counted"
+		f = Fail(Unidentified, "none of the account's %d instances is the one that was named", len(machines.ids))
+		f.WithHint("check --instance; with verda it may be left out, for the whole account is counted")
 	}
 	if f != nil {
-		return none, f.at(verdaInstances)
+		return none, f.At(verdaInstances)
 	}
 	if listing, f = v.get(ctx, clk, verdaVolumes, "volumes"); f != nil {
 		return none, f
 	}
 	storage, f := decodeVerdaVolumes(listing, currency)
 	if f != nil {
-		return none, f.at(verdaVolumes)
+		return none, f.At(verdaVolumes)
 	}
 	rate, f := addRates(machines.rate, storage)
 	if f != nil {
-		return none, f.at(verdaVolumes)
+		return none, f.At(verdaVolumes)
 	}
 	bill, f := v.bill(balance, rate, at)
 	if f != nil {
-		return none, f.at(verdaBalance)
+		return none, f.At(verdaBalance)
 	}
 	v.currency, v.newest = currency, at
 	return ledger.Sample{
@@ -199,12 +200,12 @@ func (v *verda) read(ctx context.Context, now time.Time) (ledger.Sample, *Failur
 		Lines: []ledger.Line{{
 			Resource: v.resource(),
 			Kind:     ledger.AccountKind,
-			Status:   v.api.word(machines.status()),
+			Status:   v.api.Word(machines.status()),
 			Running:  machines.running,
 			Rate:     rate,
 			Bill:     &bill,
 			Epoch:    v.opening.epoch(),
-			Raw:      v.api.keep(body),
+			Raw:      v.api.Keep(body),
 		}},
 	}, nil
 }
@@ -213,13 +214,13 @@ func (v *verda) resource() string { return "account:" + v.account }
 
 // get reads one resource of the API. A token that is refused before its time was
 // withdrawn, or this machine slept: one more is asked for, once.
-func (v *verda) get(ctx context.Context, clk clock, call, path string) ([]byte, *Failure) {
+func (v *verda) get(ctx context.Context, clk provider.Clock, call, path string) ([]byte, *Failure) {
 	for again := false; ; again = true {
 		asked, f := v.auth.ensure(ctx, clk)
 		if f != nil {
 			return nil, f
 		}
-		body, f := v.api.get(ctx, clk, call, path, nil)
+		body, f := v.api.Get(ctx, clk, call, path, nil)
 		if f == nil || f.Class != HTTP401 || asked || again {
 			return body, f
 		}

@@ -23,14 +23,14 @@ func (v *verda) bill(balance ledger.Nanos, rate *ledger.Nanos, at time.Time) (le
 	}
 	rise, err := balance.Sub(last)
 	if seen && err != nil {
-		return 0, fail(Malformed, "the balance is out of range")
+		return 0, Fail(Malformed, "the balance is out of range")
 	}
 	if !seen || rise > v.unit() {
 		opening = verdaOpening{balance: balance, at: at}
 	}
 	bill, err := opening.balance.Sub(balance)
 	if err != nil {
-		return 0, fail(Malformed, "the balance is out of range")
+		return 0, Fail(Malformed, "the balance is out of range")
 	}
 	v.opening, v.balance, v.seen = opening, balance, true
 	return bill, nil
@@ -43,7 +43,7 @@ func addRates(a, b *ledger.Nanos) (*ledger.Nanos, *Failure) {
 	}
 	sum, err := a.Add(*b)
 	if err != nil {
-		return nil, fail(Malformed, "add up the rates: out of range")
+		return nil, Fail(Malformed, "add up the rates: out of range")
 	}
 	return &sum, nil
 }
@@ -61,10 +61,10 @@ func (v *verda) unit() ledger.Nanos {
 
 // resume finds the epoch that an earlier run was in, and its last balance.
 func (v *verda) resume() (verdaOpening, ledger.Nanos, bool) {
-	if v.stored == nil {
+	if v.history == nil {
 		return verdaOpening{}, 0, false
 	}
-	epoch, bill, ok := v.stored.Newest(v.resource())
+	epoch, bill, ok := v.history.Newest(v.resource())
 	if !ok || bill == nil {
 		return verdaOpening{}, 0, false
 	}
@@ -113,11 +113,11 @@ func parseVerdaEpoch(epoch string) (verdaOpening, error) {
 	return o, nil
 }
 
-// Balances implements Witness: the bill is made of the balance, and the last sample
+// Balances implements BalanceReader: the bill is made of the balance, and the last sample
 // has just read it. Nothing is asked for.
 func (v *verda) Balances(context.Context, time.Time) (Balances, error) {
 	if !v.seen {
-		return Balances{}, fail(Incomplete, "no balance was read yet").at(verdaBalance)
+		return Balances{}, Fail(Incomplete, "no balance was read yet").At(verdaBalance)
 	}
 	left := v.balance
 	return Balances{Account: v.account, Balance: &left}, nil

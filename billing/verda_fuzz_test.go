@@ -33,7 +33,7 @@ func FuzzDecodeVerda(f *testing.F) {
 		}
 		token, failure := decodeVerdaToken(body)
 		classed(t, "token", failure, token == verdaToken{})
-		if failure == nil && (token.life <= 0 || len(token.access) < minKey) {
+		if failure == nil && (token.expiresIn <= 0 || !isToken(token.access)) {
 			t.Fatalf("token %+v", token)
 		}
 	})

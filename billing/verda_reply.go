@@ -10,20 +10,20 @@ import (
 // decodeVerdaBalance reads the reply that the bill is made of.
 func decodeVerdaBalance(body []byte) (ledger.Nanos, string, *Failure) {
 	var reply struct {
-		Amount   *amount `json:"amount"`
+		Amount   *Amount `json:"amount"`
 		Currency *string `json:"currency"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return 0, "", f
 	}
 	if reply.Amount == nil || reply.Currency == nil {
-		return 0, "", fail(Incomplete, "reply lacks amount or currency")
+		return 0, "", Fail(Incomplete, "reply lacks amount or currency")
 	}
 	currency, err := ledger.Currency(*reply.Currency) // it comes in lower case
 	if err != nil {
-		return 0, "", fail(Currency, "the balance is in no currency that has an ISO 4217 code")
+		return 0, "", Fail(Currency, "the balance is in no currency that has an ISO 4217 code")
 	}
-	return *reply.Amount.nanos(), currency, nil
+	return *reply.Amount.Nanos(), currency, nil
 }
 
 // verdaMachines is what the listing of instances says of the account.
@@ -45,39 +45,39 @@ func decodeVerdaInstances(body []byte) (verdaMachines, *Failure) {
 	var reply *[]struct {
 		ID       *string `json:"id"`
 		Status   *string `json:"status"`
-		Price    *amount `json:"price_per_hour"`
+		Price    *Amount `json:"price_per_hour"`
 		Contract *string `json:"contract"`
 	}
 	none := verdaMachines{}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return none, f
 	}
 	if reply == nil {
-		return none, fail(Incomplete, "reply is no list")
+		return none, Fail(Incomplete, "reply is no list")
 	}
 	var m verdaMachines
 	total, known := ledger.Nanos(0), true
 	for _, i := range *reply {
 		if i.ID == nil || *i.ID == "" || i.Status == nil {
-			return none, fail(Incomplete, "listing has an instance without id or status")
+			return none, Fail(Incomplete, "listing has an instance without id or status")
 		}
 		if slices.Contains(m.ids, *i.ID) {
-			return none, fail(Incomplete, "listing names an instance twice")
+			return none, Fail(Incomplete, "listing names an instance twice")
 		}
 		m.ids = append(m.ids, *i.ID)
 		if !slices.Contains(m.words, *i.Status) {
 			m.words = append(m.words, *i.Status)
 		}
-		price := i.Price.nanos()
+		price := i.Price.Nanos()
 		if price != nil && *price < 0 {
-			return none, fail(Malformed, "reply has an amount below zero")
+			return none, Fail(Malformed, "reply has an amount below zero")
 		}
 		if !verdaRuns(*i.Status) {
 			continue
 		}
 		if i.Contract != nil && strings.EqualFold(*i.Contract, "LONG_TERM") {
-			f := fail(Incomplete, "an instance is under a long-term contract: its cost does not show in the balance by the minute")
-			f.hint = "use an account whose machines are paid as they go, or --provider none"
+			f := Fail(Incomplete, "an instance is under a long-term contract: its cost does not show in the balance by the minute")
+			f.WithHint("use an account whose machines are paid as they go, or --provider none")
 			return none, f
 		}
 		m.running = true
@@ -87,7 +87,7 @@ func decodeVerdaInstances(body []byte) (verdaMachines, *Failure) {
 		}
 		var err error
 		if total, err = total.Add(*price); err != nil {
-			return none, fail(Malformed, "add up price_per_hour: out of range")
+			return none, Fail(Malformed, "add up price_per_hour: out of range")
 		}
 	}
 	if known {
@@ -113,31 +113,31 @@ func decodeVerdaVolumes(body []byte, currency string) (*ledger.Nanos, *Failure) 
 	var reply *[]struct {
 		ID       *string `json:"id"`
 		Status   *string `json:"status"`
-		Cost     *amount `json:"base_hourly_cost"`
+		Cost     *Amount `json:"base_hourly_cost"`
 		Currency *string `json:"currency"`
 	}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return nil, f
 	}
 	if reply == nil {
-		return nil, fail(Incomplete, "reply is no list")
+		return nil, Fail(Incomplete, "reply is no list")
 	}
 	total, known := ledger.Nanos(0), true
 	seen := make(map[string]bool)
 	for _, vol := range *reply {
 		if vol.ID == nil || *vol.ID == "" || vol.Status == nil {
-			return nil, fail(Incomplete, "listing has a volume without id or status")
+			return nil, Fail(Incomplete, "listing has a volume without id or status")
 		}
 		if seen[*vol.ID] {
-			return nil, fail(Incomplete, "listing names a volume twice")
+			return nil, Fail(Incomplete, "listing names a volume twice")
 		}
 		seen[*vol.ID] = true
 		if vol.Currency != nil && !strings.EqualFold(*vol.Currency, currency) {
-			return nil, fail(Currency, "a volume is not in %s, as the balance is", currency)
+			return nil, Fail(Currency, "a volume is not in %s, as the balance is", currency)
 		}
-		cost := vol.Cost.nanos()
+		cost := vol.Cost.Nanos()
 		if cost != nil && *cost < 0 {
-			return nil, fail(Malformed, "reply has an amount below zero")
+			return nil, Fail(Malformed, "reply has an amount below zero")
 		}
 		switch strings.ToLower(*vol.Status) {
 		case "ordered", "deleted", "deleting", "canceled", "canceling":
@@ -149,7 +149,7 @@ func decodeVerdaVolumes(body []byte, currency string) (*ledger.Nanos, *Failure) 
 		}
 		var err error
 		if total, err = total.Add(*cost); err != nil {
-			return nil, fail(Malformed, "add up base_hourly_cost: out of range")
+			return nil, Fail(Malformed, "add up base_hourly_cost: out of range")
 		}
 	}
 	if !known {

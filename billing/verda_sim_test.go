@@ -15,7 +15,7 @@ import (
 	"spotinference/ledger"
 )
 
-func simulatedVerda(t *testing.T, cfg sim.Config, anchors billing.Anchors) (*sim.Sim, billing.Provider) {
+func simulatedVerda(t *testing.T, cfg sim.Config, anchors billing.History) (*sim.Sim, billing.Provider) {
 	t.Helper()
 	cfg.Key = testKey
 	cloud, err := sim.New(cfg)
@@ -25,10 +25,10 @@ func simulatedVerda(t *testing.T, cfg sim.Config, anchors billing.Anchors) (*sim
 	return cloud, verdaAt(t, cloud, anchors)
 }
 
-func verdaAt(t *testing.T, cloud *sim.Sim, anchors billing.Anchors) billing.Provider {
+func verdaAt(t *testing.T, cloud *sim.Sim, anchors billing.History) billing.Provider {
 	t.Helper()
 	p, err := billing.New("verda", billing.Options{
-		URL: "https://sim.test/v1", Instance: cloud.VerdaInstance(), Transport: direct{cloud.Handler()}, Anchors: anchors,
+		URL: "https://sim.test/v1", Instance: cloud.VerdaInstance(), Transport: direct{cloud.Handler()}, History: anchors,
 		Getenv: getenv(map[string]string{"VERDA_CLIENT_ID": verdaTestID, "VERDA_CLIENT_SECRET": testKey}),
 	})
 	if err != nil {
@@ -55,7 +55,7 @@ func TestVerdaEqualsTheBooks(t *testing.T) {
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(-1, 0, 0)},
 			},
-		}, stored{led})
+		}, &billing.LedgerHistory{Ledger: led.Reader})
 		var ats []time.Time
 		failed := 0
 		sample := func() {
@@ -79,7 +79,7 @@ func TestVerdaEqualsTheBooks(t *testing.T) {
 				time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
 			}
 		}
-		restart := func() { p = verdaAt(t, cloud, stored{led}) }
+		restart := func() { p = verdaAt(t, cloud, &billing.LedgerHistory{Ledger: led.Reader}) }
 		fault := func(f sim.Fault) {
 			t.Helper()
 			if err := cloud.SetFault(f); err != nil {

@@ -132,7 +132,7 @@ func TestVerdaSample(t *testing.T) {
 		c := newVerdaCloud(t)
 		c.now = func() time.Time { return noon }
 		c.balance, c.instances = balance, instances
-		p := c.provider(func(o *billing.Options) { o.Anchors = stored })
+		p := c.provider(func(o *billing.Options) { o.History = stored })
 		s, err := p.Sample(t.Context(), noon)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

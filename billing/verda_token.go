@@ -1,18 +1,17 @@
 package billing
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"net/http"
 	"strings"
 	"time"
+
+	"spotinference/internal/provider"
 )
 
-// How Verda's API lets in: OAuth 2.0 client credentials (RFC 6749, section 4.4),
-// as verdacloud-sdk-go, pkg/verda/auth.go, asks for them. A token is refreshed
-// half a minute before it ends; where that is refused, the credentials are sent
-// again.
+// Verda's API takes a token: OAuth 2.0 client credentials (RFC 6749, section 4.4), as
+// verdacloud-sdk-go, pkg/verda/auth.go, asks for them. A token is refreshed half a
+// minute before it ends; where that is refused, the credentials are sent again.
 
 const (
 	verdaTokenCall  = "POST /oauth2/token"
@@ -23,120 +22,103 @@ const (
 
 // verdaToken is the answer to a grant.
 type verdaToken struct {
-	access  string
-	refresh string // "" where none came
-	life    time.Duration
+	access    string
+	refresh   string // "" where none came
+	expiresIn time.Duration
 }
 
-// verdaAuth holds the credentials and what they were last exchanged for.
+// verdaAuth holds the credentials, and what they were last exchanged for.
 type verdaAuth struct {
-	api        *client
+	api        *Client
+	client     *provider.Client // under api: it authorizes by token
 	id, secret string
-	hint       string
+	keyHint    string
 
 	token verdaToken
 	ends  time.Time // of token, by the monotonic clock
 }
 
-// ensure leaves a token that is good for a while, and says whether it had to be
+// ensure leaves a token that is good for a while, and reports whether it had to be
 // asked for.
-func (a *verdaAuth) ensure(ctx context.Context, clk clock) (asked bool, f *Failure) {
+func (a *verdaAuth) ensure(ctx context.Context, clk provider.Clock) (asked bool, f *Failure) {
 	if a.token.access != "" && time.Until(a.ends) > verdaEarly {
 		return false, nil
 	}
-	if old := a.token.refresh; old != "" {
-		a.drop()
-		if f := a.grant(ctx, clk, map[string]string{"grant_type": "refresh_token", "refresh_token": old}); f == nil {
+	refresh := a.token.refresh
+	a.drop()
+	if refresh != "" {
+		if f := a.grant(ctx, clk, map[string]string{"grant_type": "refresh_token", "refresh_token": refresh}); f == nil {
 			return true, nil
 		} else if ctx.Err() != nil {
 			return true, f
 		}
 	}
-	a.drop()
 	form := map[string]string{"grant_type": "client_credentials", "client_id": a.id, "client_secret": a.secret}
-	for try := 1; ; try++ {
-		f := a.grant(ctx, clk, form)
-		if f == nil || try == maxTries || !retriable(f.Class) || !pause(ctx, try, f.RetryAfter) {
-			return true, f
-		}
-	}
+	return true, Retry(ctx, func() *Failure { return a.grant(ctx, clk, form) })
 }
 
 // drop forgets the token: it ended, or was withdrawn before its end.
-func (a *verdaAuth) drop() { a.token, a.ends = verdaToken{}, time.Time{} }
-
-// grant exchanges form for a token. A grant that is asked for twice does no harm.
-func (a *verdaAuth) grant(ctx context.Context, clk clock, form map[string]string) *Failure {
-	asked := time.Now()
-	body, f := a.post(ctx, clk, form)
-	if f == nil {
-		a.token, f = decodeVerdaToken(body)
-	}
-	if f != nil {
-		f.Err = scrub(f.Err, a.api.secrets)
-		return f.at(verdaTokenCall)
-	}
-	a.ends = asked.Add(a.token.life)
-	a.api.secrets = []string{a.secret, a.token.access}
-	if a.token.refresh != "" {
-		a.api.secrets = append(a.api.secrets, a.token.refresh)
-	}
-	return nil
+func (a *verdaAuth) drop() {
+	a.token, a.ends = verdaToken{}, time.Time{}
+	a.client.Authorize = nil
 }
 
-func (a *verdaAuth) post(ctx context.Context, clk clock, form map[string]string) ([]byte, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
+// grant exchanges form for a token. A grant that is asked for twice does no harm.
+func (a *verdaAuth) grant(ctx context.Context, clk provider.Clock, form map[string]string) *Failure {
+	asked := time.Now()
 	b, err := json.Marshal(form)
 	if err != nil {
-		return nil, fail(Internal, "build request: %w", err)
+		return Fail(Internal, "build request: %w", err).At(verdaTokenCall)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.api.base.JoinPath("oauth2/token").String(), bytes.NewReader(b))
-	if err != nil {
-		return nil, fail(Internal, "build request: %w", bare(err))
+	body, f := a.api.Post(ctx, clk, verdaTokenCall, "oauth2/token", b)
+	if f != nil {
+		if f.Class == HTTP4xx {
+			f.WithHint(a.keyHint)
+		}
+		return f
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "spotinference")
-	body, f := send(a.api.http, req, clk)
-	if f != nil && (f.Class == HTTP401 || f.Class == HTTP403 || f.Class == HTTP4xx) {
-		f.hint = a.hint
+	token, f := decodeVerdaToken(body)
+	if f != nil {
+		return a.api.Redact(f).At(verdaTokenCall)
 	}
-	return body, f
+	a.token, a.ends = token, asked.Add(token.expiresIn)
+	a.client.Authorize = provider.Bearer(token.access)
+	a.client.Secrets = provider.Secrets{a.secret, token.access}
+	if token.refresh != "" {
+		a.client.Secrets = append(a.client.Secrets, token.refresh)
+	}
+	return nil
 }
 
 // decodeVerdaToken reads the answer to a grant. What it says is sent back in a
 // header, so it must be fit for one.
 func decodeVerdaToken(body []byte) (verdaToken, *Failure) {
 	var reply struct {
-		Access  *string `json:"access_token"`
-		Refresh *string `json:"refresh_token"`
-		Type    *string `json:"token_type"`
-		Life    *int64  `json:"expires_in"`
+		Access    *string `json:"access_token"`
+		Refresh   *string `json:"refresh_token"`
+		Type      *string `json:"token_type"`
+		ExpiresIn *int64  `json:"expires_in"`
 	}
 	none := verdaToken{}
-	if f := decode(body, &reply); f != nil {
+	if f := Decode(body, &reply); f != nil {
 		return none, f
 	}
-	if reply.Access == nil || reply.Type == nil || reply.Life == nil {
-		return none, fail(Incomplete, "reply lacks one of access_token, token_type, expires_in")
+	if reply.Access == nil || reply.Type == nil || reply.ExpiresIn == nil {
+		return none, Fail(Incomplete, "reply lacks one of access_token, token_type, expires_in")
 	}
-	t := verdaToken{access: *reply.Access, life: time.Duration(*reply.Life) * time.Second}
+	t := verdaToken{access: *reply.Access, expiresIn: time.Duration(*reply.ExpiresIn) * time.Second}
 	if reply.Refresh != nil {
 		t.refresh = *reply.Refresh
 	}
 	switch {
 	case !strings.EqualFold(*reply.Type, "Bearer"):
-		return none, fail(Malformed, "the token is not of the type Bearer")
-	case *reply.Life <= 0 || *reply.Life > maxTokenSeconds:
-		return none, fail(Malformed, "the token's life is out of range")
-	case !tokenText(t.access) || (t.refresh != "" && !tokenText(t.refresh)):
-		return none, fail(Malformed, "the token cannot be sent in a header")
+		return none, Fail(Malformed, "the token is not of the type Bearer")
+	case *reply.ExpiresIn <= 0 || *reply.ExpiresIn > maxTokenSeconds:
+		return none, Fail(Malformed, "the token's life is out of range")
+	case !isToken(t.access) || (t.refresh != "" && !isToken(t.refresh)):
+		return none, Fail(Malformed, "the token cannot be sent in a header")
 	}
 	return t, nil
 }
 
-func tokenText(s string) bool {
-	return len(s) >= minKey && len(s) <= maxTokenBytes &&
-		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
-}
+func isToken(text string) bool { return provider.IsSecret(text) && len(text) <= maxTokenBytes }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 )
 
 // A token is used until half a minute before its end, then refreshed; where that is
@@ -80,8 +81,8 @@ func TestVerdaToken(t *testing.T) {
 			t.Errorf("%d grants in calls %q", len(c.grants), c.calls)
 		}
 		var f *billing.Failure
-		if errors.As(err, &f) && !strings.Contains(f.Hint(), "VERDA_CLIENT_SECRET") {
-			t.Errorf("hint %q", f.Hint())
+		if errors.As(err, &f) && !strings.Contains(hint.Of(f), "VERDA_CLIENT_SECRET") {
+			t.Errorf("hint %q", hint.Of(f))
 		}
 
 		// A token without a refresh token, at an API in trouble: three tries.

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"spotinference/billing"
-	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/server"
 )
@@ -39,7 +38,7 @@ func (o providerOptions) billing() (b billing.Options, err error) {
 
 // open opens the provider that the flags name or, under --demo, a simulated one. stop
 // ends that; it is called last.
-func (o providerOptions) open(g *global, what string, anchors billing.Anchors) (p billing.Provider, stop func(), err error) {
+func (o providerOptions) open(g *global, what string, history billing.History) (p billing.Provider, stop func(), err error) {
 	c := server.Config{Provider: o.provider, Log: slog.New(slog.DiscardHandler)}
 	if c.Billing, err = o.billing(); err != nil {
 		return nil, nil, err
@@ -60,7 +59,7 @@ func (o providerOptions) open(g *global, what string, anchors billing.Anchors) (
 			return nil, nil, usagef(hintFor(err), "%s: no --provider, and %w", what, err)
 		}
 	}
-	c.Billing.Anchors = anchors
+	c.Billing.History = history
 	if p, err = billing.New(c.Provider, c.Billing); err != nil {
 		stop()
 		return nil, nil, usagef(hintFor(err), "%s: %w", what, err)
@@ -68,26 +67,13 @@ func (o providerOptions) open(g *global, what string, anchors billing.Anchors) (
 	return p, stop, nil
 }
 
-// noSample is a poll's failure with what it was called, its class and a hint.
+// noSample is a poll's failure with what it was called and its class.
 func noSample(what string, err error) error {
 	f := new(billing.Failure)
 	if !errors.As(err, &f) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	help := f.Hint()
-	if help == "" {
-		switch f.Class {
-		case billing.Network, billing.Timeout, billing.HTTP5xx:
-			help = "try again; the provider, or the way to it, is in trouble"
-		case billing.TLS, billing.Redirect, billing.HTTP4xx:
-			help = "check --provider-url"
-		case billing.HTTP429:
-			help = "wait a minute: something else uses up the account's calls"
-		case billing.Malformed, billing.Incomplete, billing.TooLarge:
-			help = "is that the provider's API? check --provider-url and --instance"
-		}
-	}
-	return hint.Errorf(help, "%s: no sample: %s: %w", what, f.Class, f)
+	return fmt.Errorf("%s: no sample: %s: %w", what, f.Class, f)
 }
 
 // warnOfDisk says where serve's ledger would be lost with the machine. A demo's is made

@@ -17,7 +17,6 @@ import (
 	"spotinference/billing"
 	"spotinference/internal/hint"
 	"spotinference/ledger"
-	"spotinference/server"
 )
 
 type billingProbeOptions struct {
@@ -62,15 +61,15 @@ func runBillingProbe(ctx context.Context, g *global, o billingProbeOptions) (err
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	// A ledger that is there is taken at once: half an hour is not to be measured in
-	// vain, and the series go on from its anchors. One that is not there is made
+	// vain, and the series go on from where they are. One that is not there is made
 	// only when there is something to write.
 	var led *ledger.Ledger
-	var anchors billing.Anchors
+	var history billing.History
 	if _, err := os.Stat(path); err == nil {
 		if led, err = g.openToProbe(path); err != nil {
 			return err
 		}
-		anchors = server.Anchors(led)
+		history = &billing.LedgerHistory{Ledger: led.Reader}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -79,7 +78,7 @@ func runBillingProbe(ctx context.Context, g *global, o billingProbeOptions) (err
 			err = errors.Join(err, led.Close())
 		}
 	}()
-	p, end, err := o.open(g, what, anchors)
+	p, end, err := o.open(g, what, history)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spotinference/billing"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 	"spotinference/server"
 	"spotinference/server/api"
@@ -329,18 +330,14 @@ func readKey(path string) (string, error) {
 	case path == "":
 		return strings.TrimSpace(key), nil
 	}
-	st, err := os.Stat(path)
+	text, err := provider.ReadSecretFile(path)
+	if open := new(provider.NotPrivateError); errors.As(err, &open) {
+		return "", usagef(hintFor(err), "serve: the API key file %s can be read by others (mode %04o)", path, open.Mode)
+	}
 	if err != nil {
-		return "", usagef("name a file that can be read", "serve: read the API key: %w", err)
+		return "", usagef(cmp.Or(hintFor(err), "name a file that can be read"), "serve: read the API key: %w", err)
 	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return "", usagef("chmod 600 "+path, "serve: the API key file %s can be read by others (mode %04o)", path, st.Mode().Perm())
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "", usagef("name a file that can be read", "serve: read the API key: %w", err)
-	}
-	if key = strings.TrimSpace(string(text)); key == "" {
+	if key = strings.TrimSpace(text); key == "" {
 		return "", usagef("put the key into it, on one line", "serve: the API key file %s is empty", path)
 	}
 	return key, nil

@@ -10,14 +10,14 @@ import (
 	"spotinference/server/api"
 )
 
-// openProvider opens the adapter whose bill is read, nil where none is. anchors know the
+// openProvider opens the adapter whose bill is read, nil where none is. history knows the
 // series that the ledger holds.
-func (g *gateway) openProvider(anchors billing.Anchors) (billing.Provider, error) {
+func (g *gateway) openProvider(history billing.History) (billing.Provider, error) {
 	if g.blind() {
 		return nil, nil
 	}
 	o := g.cfg.Billing
-	o.Anchors = anchors
+	o.History = history
 	p, err := billing.New(g.cfg.Provider, o)
 	if err != nil {
 		return nil, &ConfigError{err}
@@ -34,13 +34,13 @@ func (g *gateway) newSampler(p billing.Provider) (*billing.Sampler, error) {
 	if err != nil {
 		return nil, err
 	}
-	watch, err := g.newBalanceWatch(p)
+	balance, err := g.newBalanceMonitor(p)
 	if err != nil {
 		return nil, err
 	}
 	s, err := billing.NewSampler(billing.SamplerConfig{
-		Provider: calibrate(p, g.led.Reader, g.cfg.SampleEvery), Store: countFailures{g.led, g.metrics},
-		Every: g.cfg.SampleEvery, Newest: newest.At, Watch: watch, OnSample: g.sampled,
+		Provider: billing.Calibrate(p, g.led.Reader, g.cfg.SampleEvery), Store: countFailures{g.led, g.metrics},
+		Every: g.cfg.SampleEvery, Newest: newest.At, Balance: balance, OnSample: g.sampled,
 		DayStart: func(t time.Time) time.Time { return budget.DayStart(t, g.cfg.Budget.Location) },
 		Now:      g.cfg.Now, Log: g.cfg.Log,
 	})
@@ -89,15 +89,15 @@ func (g *gateway) warnOfBudget(st budget.State) {
 	}
 }
 
-// newBalanceWatch looks at what the provider's account has left. It is nil where the
+// newBalanceMonitor reads what the provider's account has left. It is nil where the
 // provider does not tell.
-func (g *gateway) newBalanceWatch(p billing.Provider) (*billing.Watch, error) {
-	w, ok := p.(billing.Witness)
+func (g *gateway) newBalanceMonitor(p billing.Provider) (*billing.BalanceMonitor, error) {
+	reader, ok := p.(billing.BalanceReader)
 	if !ok {
 		return nil, nil
 	}
-	return billing.NewWatch(billing.WatchConfig{
-		Witness: w, Low: g.cfg.LowBalance, OnResidual: g.residual, OnFunds: g.funds, Now: g.cfg.Now, Log: g.cfg.Log,
+	return billing.NewBalanceMonitor(billing.BalanceConfig{
+		Reader: reader, Low: g.cfg.LowBalance, OnResidual: g.residual, OnFunds: g.funds, Now: g.cfg.Now, Log: g.cfg.Log,
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"spotinference/billing"
 	"spotinference/budget"
 	"spotinference/internal/hint"
+	"spotinference/internal/loopback"
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/engine"
@@ -117,8 +118,7 @@ func checkListen(addr string, keyed bool) error {
 	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
 		return hint.Errorf("use an address such as 127.0.0.1:8080", "listen on %q: not an address", addr)
 	}
-	ip := net.ParseIP(host)
-	if loopback := host == "localhost" || ip != nil && ip.IsLoopback(); !loopback && !keyed {
+	if !keyed && !loopback.Host(host) {
 		return hint.Errorf("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
 			"listen on %q: anybody who reaches it could spend your money without a key", addr)
 	}

@@ -3,10 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,25 +18,8 @@ const (
 	demoInstance    = 701234
 )
 
-// demoAccount is how a provider's adapter finds the simulated machine.
-type demoAccount struct {
-	url, instance string
-	env           map[string]string
-}
-
-// demoAccounts are the providers that the simulator speaks as, at root.
-func demoAccounts(root string) map[string]demoAccount {
-	id := strconv.Itoa(demoInstance)
-	return map[string]demoAccount{
-		"hyperstack": {root + "/v1", id, map[string]string{"HYPERSTACK_API_KEY": demoKey}},
-		"runpod":     {root, "pod" + id, map[string]string{"RUNPOD_API_KEY": demoKey}},
-		"vast":       {root, id, map[string]string{"VAST_API_KEY": demoKey}},
-		"verda":      {root + "/v1", "", map[string]string{"VERDA_CLIENT_ID": "demo-client-id", "VERDA_CLIENT_SECRET": demoKey}},
-	}
-}
-
-// DemoProviders are the providers that the demo can simulate, in alphabetical order.
-func DemoProviders() []string { return slices.Sorted(maps.Keys(demoAccounts(""))) }
+// DemoProviders are the providers that the demo can simulate.
+func DemoProviders() []string { return sim.Providers() }
 
 // StartDemo starts the simulated provider that c.Provider names and points c at it, and
 // at the simulated engine. What runs from there on is what always runs. stop ends the
@@ -68,9 +48,8 @@ func StartDemo(c *Config) (stop func(), err error) {
 		}
 	}()
 	root := strings.TrimSuffix(cloud.URL(), "/v1")
-	account := demoAccounts(root)[c.Provider]
-	c.Billing.URL, c.Billing.Instance = account.url, account.instance
-	c.Billing.Getenv = func(name string) string { return account.env[name] }
-	c.Log.Info("demo: simulated engine, simulated provider: no figure is real", "provider", account.url, "books", root+"/sim/books")
+	account := cloud.Account(c.Provider, "")
+	c.Billing.URL, c.Billing.Instance, c.Billing.Getenv = account.URL, account.Instance, account.Getenv
+	c.Log.Info("demo: simulated engine, simulated provider: no figure is real", "provider", account.URL, "books", root+"/sim/books")
 	return func() { cancel(); <-done }, nil
 }

@@ -92,7 +92,7 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 	if err := g.cfg.CheckOpen(len(keys) > 0); err != nil {
 		return err
 	}
-	provider, err := g.openProvider(&ledgerAnchors{g.led})
+	provider, err := g.openProvider(&billing.LedgerHistory{Ledger: g.led.Reader})
 	if err != nil {
 		return err
 	}

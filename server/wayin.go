@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"spotinference/internal/hint"
+	"spotinference/internal/loopback"
 	"spotinference/internal/socket"
 	"spotinference/server/listener"
 )
@@ -81,11 +82,10 @@ func (o ListenOptions) open(log *slog.Logger) (w *wayIn, err error) {
 	}
 	w.Listener, w.url = ln, scheme+"://"+ln.Addr().String()
 	w.curl = "curl " + w.url
-	addr, ok := ln.Addr().(*net.TCPAddr)
-	if ok && !addr.IP.IsLoopback() && w.tls == nil {
+	if w.tls == nil && !loopback.Addr(ln.Addr()) {
 		log.Warn("keys, prompts and answers can be read on their way: beyond loopback without TLS", "hint", "give --tls-cert and --tls-key, or --tls-domain, unless something in front speaks TLS")
 	}
-	if len(o.Domains) > 0 && ok && addr.Port != 443 {
+	if addr, ok := ln.Addr().(*net.TCPAddr); ok && len(o.Domains) > 0 && addr.Port != 443 {
 		log.Warn("the authority asks at port 443 whether a domain is ours", "listening at", addr.Port, "hint", "listen on port 443, or have it forwarded here")
 	}
 	return w, nil

@@ -162,20 +162,12 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(w, r)
 		return
 	}
-	// The other APIs' routes check their own credentials.
-	ours := strings.HasPrefix(r.URL.Path, "/v1/core/") || strings.HasPrefix(r.URL.Path, "/v1/billing/")
-	if ours && r.Header.Get("api_key") != s.cfg.Key {
-		code, body := refusal(401, "Unauthorized", "unauthorized")
-		reply(w, code, body)
-		return
-	}
 	f, changed := s.take(r.URL.Path)
 	defer s.done(f)
-	if s.vastFault(w, r, f) {
-		return
-	}
-	if s.runpodFault(w, r, f) {
-		return
+	for _, a := range apis {
+		if a.fault != nil && a.fault(s, w, r, f) {
+			return
+		}
 	}
 	switch f.Mode {
 	case Dark:

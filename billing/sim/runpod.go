@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Runpod's face of the same cloud: REST v2 (runpod/docs, api-reference-v2/openapi.json)
+// Runpod's API: REST v2 (runpod/docs, api-reference-v2/openapi.json)
 // over the same machine, volumes and books. The machine is the pod "pod701234", its
 // volumes are network volumes, "vol45678". The base of this API is the server's root,
 // and its key goes into an Authorization header.
@@ -17,6 +17,13 @@ import (
 // A bill is told in buckets. A refund restates the hour that it falls into, and the
 // hours before that where one is not enough, so that no hour's bill is below zero as
 // long as there is any to take from.
+
+func init() {
+	apis["runpod"] = api{routes: (*Sim).runpodRoutes, fault: (*Sim).runpodFault, account: func(cfg Config) Account {
+		return Account{Instance: runpodName("vm", cfg.VM.ID), Env: map[string]string{"RUNPOD_API_KEY": cfg.Key}}
+	}}
+}
+
 func (s *Sim) runpodRoutes(mux *http.ServeMux) {
 	limit := &runpodLimit{}
 	api := func(path string, h func(*http.Request) (int, object)) {
@@ -34,13 +41,13 @@ func (s *Sim) runpodRoutes(mux *http.ServeMux) {
 		})
 	}
 	api("/pods", func(*http.Request) (int, object) {
-		if s.gone(s.vm) {
+		if s.isDeleted(s.vm) {
 			return 200, object{"pods": []object{}}
 		}
 		return 200, object{"pods": []object{s.runpodDescribe()}}
 	})
 	api("/pods/{id}", func(r *http.Request) (int, object) {
-		if r.PathValue("id") != runpodName("vm", s.cfg.VM.ID) || s.gone(s.vm) {
+		if r.PathValue("id") != runpodName("vm", s.cfg.VM.ID) || s.isDeleted(s.vm) {
 			return 404, runpodProblem(404, "pod not found")
 		}
 		return 200, s.runpodDescribe()
@@ -48,7 +55,7 @@ func (s *Sim) runpodRoutes(mux *http.ServeMux) {
 	api("/network-volumes", func(*http.Request) (int, object) {
 		all := []object{}
 		for i, v := range s.cfg.Volumes {
-			if s.gone(s.volumes[i]) {
+			if s.isDeleted(s.volumes[i]) {
 				continue
 			}
 			all = append(all, object{"id": runpodName("volume", v.ID), "name": v.Name, "size": v.SizeGB,

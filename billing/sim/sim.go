@@ -1,21 +1,20 @@
-// Package sim is a cloud that does not exist: an HTTP server that speaks
-// Hyperstack's billing API (hyperstack-sdk-go, api/openapi.yaml) and whose bill
-// grows every second. The demo and the tests sample it; it says that it is a
-// simulator in every reply's Server header.
+// Package sim is a cloud that does not exist: an HTTP server that speaks several
+// providers' APIs over one account, whose bill grows every second. The demo and the
+// tests sample it; it says that it is a simulator in every reply's Server header.
 //
 // It knows one virtual machine, its volumes, and what they have cost to the
 // nano-unit: rates are whole nano-USD a second, and a second counts when it is
-// over. It keeps books of its own, so that somebody else's ledger can be held
-// against them. It refuses to know anything of that ledger: it imports nothing of
-// ours.
+// over. It keeps books of its own, so that somebody else's ledger can be compared
+// with them. It refuses to know anything of that ledger: it imports nothing of ours.
 //
 //	cloud, err := sim.New(sim.Config{Key: "demo-key-0000"})
 //	err = cloud.Listen("127.0.0.1:0")
 //	go cloud.Run(ctx)
-//	provider, err := billing.New("hyperstack", billing.Options{URL: cloud.URL(), ...})
+//	account := cloud.Account("hyperstack", "")
+//	p, err := billing.New("hyperstack", api.Options{URL: account.URL, Getenv: account.Getenv, ...})
 //
-// Beside the API, under /v1, there is the simulator's own side, with no key asked
-// for:
+// A provider's API is one file. Beside them there is the simulator's own side, with no
+// key asked for:
 //
 //	GET  /sim/books?from=RFC3339&to=RFC3339     what everything cost between the two
 //	GET  /sim/answers                           every bill that was given out
@@ -23,6 +22,7 @@
 //	GET  /sim/fault                             the fault in force
 //	POST /sim/status?status=HIBERNATED          another state of the machine
 //	POST /sim/other?nanos=N                     something else on the account costs so much an hour
+//	POST /sim/topup?nanos=N                     money comes in
 package sim
 
 import (
@@ -259,6 +259,13 @@ func (s *Sim) SetOther(perHour int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.other.change(s.cfg.Now().Unix()+1, "ACTIVE", perHour/3600)
+}
+
+// TopUp puts money on the account. It costs nothing, so the books do not change.
+func (s *Sim) TopUp(nanos int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg.Credit += nanos
 }
 
 // left is what remains of the credit. Called with mu held.

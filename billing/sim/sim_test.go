@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,5 +189,38 @@ func TestRunAgain(t *testing.T) {
 	}
 	if err := (&sim.Sim{}).Run(t.Context()); err == nil {
 		t.Error("Run before Listen")
+	}
+}
+
+// Each API says how its adapter finds the machine, on the server that was listened on
+// and on another.
+func TestAccounts(t *testing.T) {
+	cloud, err := sim.New(sim.Config{Key: "key-of-the-test", VM: sim.VM{ID: 7}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cloud.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]sim.Account{
+		"hyperstack": {URL: "/v1", Instance: "7", Env: map[string]string{"HYPERSTACK_API_KEY": "key-of-the-test"}},
+		"runpod":     {URL: "", Instance: "pod7", Env: map[string]string{"RUNPOD_API_KEY": "key-of-the-test"}},
+		"vast":       {URL: "", Instance: "7", Env: map[string]string{"VAST_API_KEY": "key-of-the-test"}},
+		"verda":      {URL: "/v1", Env: map[string]string{"VERDA_CLIENT_ID": "demo-client-id", "VERDA_CLIENT_SECRET": "key-of-the-test"}},
+	}
+	if got := sim.Providers(); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
+		t.Errorf("Providers() = %v", got)
+	}
+	for provider, want := range want {
+		path := want.URL
+		for root, at := range map[string]string{"": strings.TrimSuffix(cloud.URL(), "/v1"), "https://sim.test": "https://sim.test"} {
+			want.URL = at + path
+			if got := cloud.Account(provider, root); !reflect.DeepEqual(got, want) {
+				t.Errorf("Account(%q, %q) = %+v, want %+v", provider, root, got, want)
+			}
+		}
+	}
+	if got := cloud.Account("lambda", ""); !reflect.DeepEqual(got, sim.Account{}) {
+		t.Errorf("Account of nobody: %+v", got)
 	}
 }

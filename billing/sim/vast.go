@@ -21,6 +21,12 @@ const (
 	vastToken       = `{"values":{"id":%d}}`
 )
 
+func init() {
+	apis["vast"] = api{routes: (*Sim).vastRoutes, fault: (*Sim).vastFault, account: func(cfg Config) Account {
+		return Account{Instance: strconv.FormatInt(cfg.VM.ID, 10), Env: map[string]string{"VAST_API_KEY": cfg.Key}}
+	}}
+}
+
 func (s *Sim) vastRoutes(mux *http.ServeMux) {
 	api := func(path string, h func(*http.Request) (int, object)) {
 		mux.HandleFunc("GET /api/"+path, func(w http.ResponseWriter, r *http.Request) {
@@ -34,14 +40,14 @@ func (s *Sim) vastRoutes(mux *http.ServeMux) {
 	api("v0/charges/{$}", s.vastCharges)
 	api("v0/users/current/{$}", s.vastUser)
 	api("v0/instances/{id}/{$}", func(r *http.Request) (int, object) {
-		if pathID(r) != s.cfg.VM.ID || s.gone(s.vm) {
+		if pathID(r) != s.cfg.VM.ID || s.isDeleted(s.vm) {
 			return vastRefusal(404, "no_such_instance", "Instance not found")
 		}
 		return 200, object{"instances": s.vastInstance()}
 	})
 	api("v1/instances/{$}", func(r *http.Request) (int, object) {
 		all := []object{}
-		if !s.gone(s.vm) {
+		if !s.isDeleted(s.vm) {
 			all = append(all, s.vastInstance())
 		}
 		code, body := vastPage(r, "instances", all)
@@ -250,7 +256,7 @@ func (s *Sim) vastInstance() object {
 func (s *Sim) vastVolumes(*http.Request) (int, object) {
 	volumes := []object{}
 	for i, v := range s.cfg.Volumes {
-		if s.gone(s.volumes[i]) {
+		if s.isDeleted(s.volumes[i]) {
 			continue
 		}
 		volumes = append(volumes, object{"id": v.ID, "label": v.Name, "disk_space": v.SizeGB, "start_date": v.Born.Unix(),

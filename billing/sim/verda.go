@@ -13,16 +13,18 @@ import (
 )
 
 // What Verda's API says of the same account (verdacloud-sdk-go, pkg/verda): one
-// balance that falls, and rates. The client secret is Config.Key, with any client id.
-//
-// The simulator's own side has one call more, since no fault stands for it:
-//
-//	POST /sim/topup?nanos=N     money comes in
+// balance that falls, and rates. Its base is /v1; the client secret is Config.Key, with
+// any client id.
+
+func init() {
+	apis["verda"] = api{routes: (*Sim).verdaRoutes, account: func(cfg Config) Account {
+		return Account{URL: "/v1", Env: map[string]string{"VERDA_CLIENT_ID": "demo-client-id", "VERDA_CLIENT_SECRET": cfg.Key}}
+	}}
+}
 
 // TokenLife is how long an access token is good for.
 const TokenLife = time.Hour
 
-// verdaRoutes adds Verda's API to what the simulator speaks.
 func (s *Sim) verdaRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/oauth2/token", s.verdaToken)
 	api := func(path string, h func() any) {
@@ -39,22 +41,6 @@ func (s *Sim) verdaRoutes(mux *http.ServeMux) {
 	api("/instances", s.verdaInstances)
 	api("/volumes", s.verdaVolumes)
 	api("/volumes/trash", func() any { return []object{} })
-	mux.HandleFunc("POST /sim/topup", func(w http.ResponseWriter, r *http.Request) {
-		nanos, err := strconv.ParseInt(r.FormValue("nanos"), 10, 64)
-		if err != nil {
-			reply(w, 400, object{"error": "nanos is not a whole number"})
-			return
-		}
-		s.TopUp(nanos)
-		reply(w, 200, object{"status": true})
-	})
-}
-
-// TopUp puts money on the account. It costs nothing, so the books do not change.
-func (s *Sim) TopUp(nanos int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cfg.Credit += nanos
 }
 
 func verdaRefuse(w http.ResponseWriter, code int, word, message string) {

@@ -84,9 +84,3 @@ func maxConns() int {
 	}
 	return max((int(lim.Cur)-rest)/2, 16)
 }
-
-// isLoopback reports whether only this machine can reach addr.
-func isLoopback(addr net.Addr) bool {
-	tcp, ok := addr.(*net.TCPAddr)
-	return !ok || tcp.IP.IsLoopback()
-}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"spotinference/internal/loopback"
 	"spotinference/ledger"
 	"spotinference/server/queue"
 )
@@ -189,7 +190,7 @@ func New(cfg Config) (*Server, error) {
 // patience at once. Run closes ln, and returns when no request runs any more;
 // each has its row then, or it returns an error.
 func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
-	s.loopback = isLoopback(ln.Addr())
+	s.loopback = loopback.Addr(ln.Addr())
 	in := &listener{
 		Listener: ln, log: s.cfg.Log, limit: s.cfg.MaxConns,
 		most:    2*int64(s.cfg.MaxBody) + maxHead, // chunks may be as large as what they hold

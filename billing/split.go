@@ -1,6 +1,10 @@
 package billing
 
-import "strings"
+import (
+	"strings"
+
+	"spotinference/internal/hint"
+)
 
 // SplitCommand cuts a command line into words, as for Options.Command; what names it
 // in errors: "billing command". White space parts words; '...' keeps all as it is, "..."
@@ -19,7 +23,7 @@ func SplitCommand(what, line string) ([]string, error) {
 		case c == '\'':
 			text, after, closed := strings.Cut(rest, "'")
 			if !closed {
-				return nil, refuse("close it", "%s: a quote is not closed", what)
+				return nil, hint.Errorf("close it", "%s: a quote is not closed", what)
 			}
 			word.WriteString(text)
 			rest, begun = after, true
@@ -31,7 +35,7 @@ func SplitCommand(what, line string) ([]string, error) {
 			rest, begun = after, true
 		case c == '\\':
 			if rest == "" {
-				return nil, refuse("take it away", "%s: it ends with a backslash", what)
+				return nil, hint.Errorf("take it away", "%s: it ends with a backslash", what)
 			}
 			word.WriteByte(rest[0])
 			rest, begun = rest[1:], true
@@ -52,7 +56,7 @@ func SplitCommand(what, line string) ([]string, error) {
 		words = append(words, word.String())
 	}
 	if len(words) == 0 || words[0] == "" {
-		return nil, refuse("name a program", "%s: it has no first word", what)
+		return nil, hint.Errorf("name a program", "%s: it has no first word", what)
 	}
 	return words, nil
 }
@@ -71,9 +75,9 @@ func doubleQuoted(what string, word *strings.Builder, s string) (string, error) 
 		}
 		word.WriteByte(s[i])
 	}
-	return "", refuse("close it", "%s: a quote is not closed", what)
+	return "", hint.Errorf("close it", "%s: a quote is not closed", what)
 }
 
 func forShell(what string, c byte) error {
-	return refuse(`quote it, or run a shell: sh -c '...'`, "%s: %q would mean something to a shell, and none reads it", what, string(c))
+	return hint.Errorf(`quote it, or run a shell: sh -c '...'`, "%s: %q would mean something to a shell, and none reads it", what, string(c))
 }

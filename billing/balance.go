@@ -15,18 +15,18 @@ type Balances struct {
 	Credit  *ledger.Nanos
 }
 
-// Witness is a Provider that also tells what the whole account has left. A Watch holds
-// that against the sampled bills, and warns before the money ends. It is no line of a
-// sample, for it would count the same money twice, and no condition of one: it covers
-// every machine of the account and rises with a top-up, so it can neither replace a
-// bill nor refute one.
-type Witness interface {
+// BalanceReader is a Provider that also tells what the whole account has left. A
+// BalanceMonitor compares that with the sampled bills, and warns before the money ends.
+// It is no line of a sample, for it would count the same money twice, and no condition
+// of one: it covers every machine of the account and rises with a top-up, so it can
+// neither replace a bill nor refute one.
+type BalanceReader interface {
 	Balances(ctx context.Context, now time.Time) (Balances, error)
 }
 
-// left is the larger of the two words: the one that holds no prepaid money stands at
-// zero, or below it, and must raise no alarm.
-func (b Balances) left() (ledger.Nanos, bool) {
+// Left is the larger of the two words: the one that holds no prepaid money stands at
+// zero, or below it, and must raise no alarm. It is not ok where neither is told.
+func (b Balances) Left() (left ledger.Nanos, ok bool) {
 	switch {
 	case b.Balance == nil && b.Credit == nil:
 		return 0, false
@@ -38,10 +38,10 @@ func (b Balances) left() (ledger.Nanos, bool) {
 	return max(*b.Balance, *b.Credit), true
 }
 
-// fall is by how much the account's money fell from b to c, below zero where it rose.
+// FellTo is by how much the account's money fell from b to c, below zero where it rose.
 // Where both words moved they must have moved alike, or it is not known which of them
 // is the money.
-func (b Balances) fall(c Balances) (ledger.Nanos, bool) {
+func (b Balances) FellTo(c Balances) (fell ledger.Nanos, ok bool) {
 	if b.Account != c.Account || (b.Balance == nil) != (c.Balance == nil) || (b.Credit == nil) != (c.Credit == nil) {
 		return 0, false
 	}

@@ -3,26 +3,54 @@ package billing
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 )
 
+// Decode reads a whole reply into v. What the JSON package says about a reply may
+// quote it, so only the kind of trouble is passed on.
+//
 // Package json takes the last of a field that comes twice, and takes a field whose
 // name differs in case for the one that was meant, both without a word. Such a reply
 // says two things, and a bill is not read from it.
-
-// twice names a field of v that body, which was read into v, has more than once or
-// in another spelling; "" where there is none. What is not read may say what it
-// likes.
-func twice(body []byte, v any) string {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	return twiceIn(dec, reflect.TypeOf(v))
+func Decode(body []byte, v any) *Failure {
+	if !utf8.Valid(body) {
+		return Fail(Malformed, "reply is not UTF-8")
+	}
+	err := json.Unmarshal(body, v)
+	var (
+		syntax *json.SyntaxError
+		kind   *json.UnmarshalTypeError
+	)
+	switch {
+	case err == nil:
+		if name := repeated(body, v); name != "" {
+			return Fail(Malformed, "reply has %q more than once, or in another spelling", name)
+		}
+		return nil
+	case errors.As(err, &syntax):
+		return Fail(Malformed, "reply is not JSON at byte %d of %d", syntax.Offset, len(body))
+	case errors.As(err, &kind):
+		return Fail(Malformed, "reply has a wrong type in %q", kind.Field)
+	default:
+		return Fail(Malformed, "reply cannot be read: %w", err)
+	}
 }
 
-// twiceIn goes through the next value of dec, which is read into a t; nil is into
+// repeated names a field of v that body, which was read into v, has more than once or
+// in another spelling; "" where there is none. What is not read may say what it
+// likes.
+func repeated(body []byte, v any) string {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	return repeatedIn(dec, reflect.TypeOf(v))
+}
+
+// repeatedIn goes through the next value of dec, which is read into a t; nil is into
 // nothing. Of valid JSON, Token returns no error.
-func twiceIn(dec *json.Decoder, t reflect.Type) string {
+func repeatedIn(dec *json.Decoder, t reflect.Type) string {
 	open, _ := dec.Token()
 	t = behind(t)
 	read := make(map[string]bool)
@@ -32,7 +60,7 @@ func twiceIn(dec *json.Decoder, t reflect.Type) string {
 			t = t.Elem()
 		}
 		for dec.More() {
-			if name := twiceIn(dec, t); name != "" {
+			if name := repeatedIn(dec, t); name != "" {
 				return name
 			}
 		}
@@ -45,7 +73,7 @@ func twiceIn(dec *json.Decoder, t reflect.Type) string {
 				return name
 			}
 			read[name] = true
-			if name := twiceIn(dec, inner); name != "" {
+			if name := repeatedIn(dec, inner); name != "" {
 				return name
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -22,29 +23,29 @@ func runpodOf(resource string) (runpodKind, string, bool) {
 }
 
 // last reads the last bill of a resource.
-func (r *runpod) last(ctx context.Context, clk clock, at time.Time) func(string) (ending, *Failure) {
-	return func(resource string) (ending, *Failure) {
+func (r *runpod) last(ctx context.Context, clk provider.Clock, at time.Time) func(string) (LastBill, *Failure) {
+	return func(resource string) (LastBill, *Failure) {
 		kind, id, ok := runpodOf(resource)
-		anchor, begun := r.anchors.begun(resource)
+		anchor, begun := r.anchors.Known(resource)
 		if !ok || !begun {
-			return ending{}, fail(Internal, "%s is of no series of ours", resource)
+			return LastBill{}, Fail(Internal, "%s is of no series of ours", resource)
 		}
 		line, f := r.line(ctx, clk, kind, id, time.Time{}, anchor, at)
 		if f != nil {
-			return ending{}, f
+			return LastBill{}, f
 		}
 		lives := r.podLives
 		if kind.kind == ledger.Volume {
 			lives = r.volumeLives
 		}
 		still, f := lives(ctx, clk, id)
-		return ending{line: line, lives: still}, f
+		return LastBill{Line: line, Exists: still}, f
 	}
 }
 
 // unlisted tells that the account's pods are listed, and this one is not among them.
-func (r *runpod) unlisted(ctx context.Context, clk clock) bool {
-	body, f := r.api.get(ctx, clk, "GET /v2/pods", "v2/pods", nil)
+func (r *runpod) unlisted(ctx context.Context, clk provider.Clock) bool {
+	body, f := r.api.Get(ctx, clk, "GET /v2/pods", "v2/pods", nil)
 	if f != nil {
 		return false
 	}
@@ -53,7 +54,7 @@ func (r *runpod) unlisted(ctx context.Context, clk clock) bool {
 			ID *string `json:"id"`
 		} `json:"pods"`
 	}
-	if decode(body, &reply) != nil || reply.Pods == nil {
+	if Decode(body, &reply) != nil || reply.Pods == nil {
 		return false
 	}
 	for _, p := range *reply.Pods {
@@ -64,10 +65,10 @@ func (r *runpod) unlisted(ctx context.Context, clk clock) bool {
 	return true
 }
 
-func (r *runpod) podLives(ctx context.Context, clk clock, id string) (bool, *Failure) {
+func (r *runpod) podLives(ctx context.Context, clk provider.Clock, id string) (bool, *Failure) {
 	const call = "GET /v2/pods/{id}"
-	body, f := r.api.get(ctx, clk, call, "v2/pods/"+id, nil)
-	if f.notFound() {
+	body, f := r.api.Get(ctx, clk, call, "v2/pods/"+id, nil)
+	if f.NotFound() {
 		return false, nil
 	}
 	if f != nil {
@@ -76,18 +77,18 @@ func (r *runpod) podLives(ctx context.Context, clk clock, id string) (bool, *Fai
 	var reply struct {
 		Status *string `json:"status"`
 	}
-	if f := decode(body, &reply); f != nil {
-		return false, f.at(call)
+	if f := Decode(body, &reply); f != nil {
+		return false, f.At(call)
 	}
 	if reply.Status == nil {
-		return false, fail(Incomplete, "reply has no status").at(call)
+		return false, Fail(Incomplete, "reply has no status").At(call)
 	}
 	return !strings.EqualFold(*reply.Status, "TERMINATED"), nil
 }
 
-func (r *runpod) volumeLives(ctx context.Context, clk clock, id string) (bool, *Failure) {
+func (r *runpod) volumeLives(ctx context.Context, clk provider.Clock, id string) (bool, *Failure) {
 	const call = "GET /v2/network-volumes"
-	body, f := r.api.get(ctx, clk, call, "v2/network-volumes", nil)
+	body, f := r.api.Get(ctx, clk, call, "v2/network-volumes", nil)
 	if f != nil {
 		return false, f
 	}
@@ -96,11 +97,11 @@ func (r *runpod) volumeLives(ctx context.Context, clk clock, id string) (bool, *
 			ID *string `json:"id"`
 		} `json:"networkVolumes"`
 	}
-	if f := decode(body, &reply); f != nil {
-		return false, f.at(call)
+	if f := Decode(body, &reply); f != nil {
+		return false, f.At(call)
 	}
 	if reply.Volumes == nil {
-		return false, fail(Incomplete, "reply has no networkVolumes").at(call)
+		return false, Fail(Incomplete, "reply has no networkVolumes").At(call)
 	}
 	for _, v := range *reply.Volumes {
 		if v.ID != nil && *v.ID == id {

@@ -1,22 +1,24 @@
-package server
+package billing
 
 import (
 	"context"
 	"time"
 
-	"spotinference/billing"
 	"spotinference/ledger"
 )
 
-// ledgerAnchors finds where a bill's series began in the ledger.
-type ledgerAnchors struct{ led *ledger.Ledger }
+// LedgerHistory is what a ledger remembers of the samples that it holds. A provider may
+// be opened with one before there is a ledger; Ledger must be set before its first
+// sample.
+type LedgerHistory struct{ Ledger *ledger.Reader }
 
-func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool) {
-	epoch, ok, err := a.led.Epoch(resource)
+// Newest implements History.
+func (h *LedgerHistory) Newest(resource string) (epoch string, bill *ledger.Nanos, ok bool) {
+	epoch, ok, err := h.Ledger.Epoch(resource)
 	if err != nil || !ok {
 		return "", nil, false
 	}
-	s, ok, err := a.led.Newest()
+	s, ok, err := h.Ledger.Newest()
 	if err != nil || !ok {
 		return epoch, nil, true
 	}
@@ -28,27 +30,29 @@ func (a *ledgerAnchors) Newest(resource string) (epoch string, bill *ledger.Nano
 	return epoch, bill, true
 }
 
-func (a *ledgerAnchors) Open(provider string) ([]string, error) { return a.led.Open(provider) }
+// Open implements History.
+func (h *LedgerHistory) Open(provider string) ([]string, error) { return h.Ledger.Open(provider) }
 
-// calibrated is a provider whose samples carry what a probe measured of the
-// account that they are of.
+// calibrated is a provider whose samples carry what a probe measured of the account
+// that they are of.
 type calibrated struct {
-	billing.Provider
+	Provider
 	ledger *ledger.Reader
 	every  time.Duration // between two samples
 }
 
-// calibratedPast is one that can also be asked for a past bill.
-type calibratedPast struct {
+// calibratedBoundary is one that can also be asked for a past bill.
+type calibratedBoundary struct {
 	calibrated
-	billing.Boundary
+	Boundary
 }
 
-// calibrate wraps p, whose bill is sampled once in every.
-func calibrate(p billing.Provider, r *ledger.Reader, every time.Duration) billing.Provider {
+// Calibrate is p with samples that carry what a probe measured, as the ledger has it.
+// They are taken once in every.
+func Calibrate(p Provider, r *ledger.Reader, every time.Duration) Provider {
 	c := calibrated{p, r, every}
-	if b, ok := p.(billing.Boundary); ok {
-		return calibratedPast{c, b}
+	if b, ok := p.(Boundary); ok {
+		return calibratedBoundary{c, b}
 	}
 	return c
 }
@@ -58,7 +62,7 @@ func (c calibrated) Sample(ctx context.Context, now time.Time) (ledger.Sample, e
 	return c.apply(s, err)
 }
 
-func (c calibratedPast) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
+func (c calibratedBoundary) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error) {
 	s, err := c.Boundary.SampleAt(ctx, at, now)
 	return c.apply(s, err)
 }
@@ -80,6 +84,3 @@ func (c calibrated) apply(s ledger.Sample, err error) (ledger.Sample, error) {
 	}
 	return s, nil
 }
-
-// Anchors knows the series of bills that a ledger holds.
-func Anchors(led *ledger.Ledger) billing.Anchors { return &ledgerAnchors{led} }

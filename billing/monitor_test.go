@@ -17,7 +17,7 @@ import (
 	"spotinference/ledger"
 )
 
-// purse is a witness that says what the test says.
+// purse is a balance reader that says what the test says.
 type purse struct {
 	looks []time.Time
 	tell  func(n int, now time.Time) (billing.Balances, error)
@@ -28,7 +28,7 @@ func (p *purse) Balances(_ context.Context, now time.Time) (billing.Balances, er
 	return p.tell(len(p.looks), now)
 }
 
-// watched is what a Watch told.
+// watched is what a BalanceMonitor told.
 type watched struct {
 	residuals []ledger.Residual
 	funds     []billing.Funds
@@ -36,17 +36,17 @@ type watched struct {
 }
 
 // watching samples p for d of fake time with w looking on; during may be nil.
-func watching(t *testing.T, p billing.Provider, w billing.Witness, low *ledger.Nanos, d time.Duration, during func()) (*watched, *memory) {
+func watching(t *testing.T, p billing.Provider, w billing.BalanceReader, low *ledger.Nanos, d time.Duration, during func()) (*watched, *memory) {
 	t.Helper()
 	told, st := &watched{}, &memory{}
 	log := slog.New(slog.NewTextHandler(&told.log, nil))
-	watch, err := billing.NewWatch(billing.WatchConfig{Witness: w, Low: low, Log: log,
+	monitor, err := billing.NewBalanceMonitor(billing.BalanceConfig{Reader: w, Low: low, Log: log,
 		OnResidual: func(r ledger.Residual) { told.residuals = append(told.residuals, r) },
 		OnFunds:    func(f billing.Funds) { told.funds = append(told.funds, f) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: st, Log: log, Watch: watch})
+	s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: st, Log: log, Balance: monitor})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p billing
 // the machine is billed. Where the bill is the account's, it is in the bill.
 func TestPitfall11Residual(t *testing.T) {
 	clouds(t, func(t *testing.T, cloud *sim.Sim, p billing.Provider) {
-		w := p.(billing.Witness)
+		w := p.(billing.BalanceReader)
 		var began time.Time
 		told, st := watching(t, p, w, nil, 5*time.Hour, func() {
 			time.Sleep(2 * time.Hour)
@@ -159,7 +159,7 @@ func TestNoResidualWithoutCause(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		told, _ := watching(t, p, p.(billing.Witness), nil, 9*time.Hour, func() {
+		told, _ := watching(t, p, p.(billing.BalanceReader), nil, 9*time.Hour, func() {
 			time.Sleep(67 * time.Minute)
 			cloud.TopUp(40_000_000_000)
 			time.Sleep(time.Hour)
@@ -335,7 +335,7 @@ func TestPitfall25LowBalance(t *testing.T) {
 	clouds(t, func(t *testing.T, cloud *sim.Sim, p billing.Provider) {
 		// 2.52 an hour: a day costs 60.48, which is what is left after 1.8 hours.
 		start := time.Now()
-		told, st := watching(t, p, p.(billing.Witness), nil, 4*time.Hour, func() {
+		told, st := watching(t, p, p.(billing.BalanceReader), nil, 4*time.Hour, func() {
 			time.Sleep(3 * time.Hour)
 			cloud.TopUp(2_000_000_000) // 59.4: still low
 			time.Sleep(20 * time.Minute)
@@ -423,7 +423,7 @@ func TestBlindWitness(t *testing.T) {
 	}, "00:00:00 00:12:00")
 }
 
-// hanging is a witness that does not answer.
+// hanging is a balance reader that does not answer.
 type hanging struct{}
 
 func (hanging) Balances(ctx context.Context, _ time.Time) (billing.Balances, error) {
@@ -436,11 +436,11 @@ func TestWitnessDelaysNoSample(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &script{t: t}
 		var log bytes.Buffer
-		watch, err := billing.NewWatch(billing.WatchConfig{Witness: hanging{}, Every: 2 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		monitor, err := billing.NewBalanceMonitor(billing.BalanceConfig{Reader: hanging{}, Every: 2 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}
-		run(t, billing.SamplerConfig{Provider: p, Store: &memory{}, Every: 5 * time.Second, Watch: watch}, 20*time.Second+time.Second/4)
+		run(t, billing.SamplerConfig{Provider: p, Store: &memory{}, Every: 5 * time.Second, Balance: monitor}, 20*time.Second+time.Second/4)
 		if got, want := clocks(p.polls), "00:00:00 00:00:05 00:00:10 00:00:15 00:00:20"; got != want {
 			t.Errorf("polled at %s, want %s", got, want)
 		}
@@ -469,7 +469,7 @@ func TestBalances(t *testing.T) {
 	hyperstack := func(h http.HandlerFunc) (billing.Balances, error) {
 		c := newCloud(t)
 		c.reply[creditPath] = h
-		return c.provider(nil).(billing.Witness).Balances(t.Context(), c.now())
+		return c.provider(nil).(billing.BalanceReader).Balances(t.Context(), c.now())
 	}
 	c := newCloud(t)
 	b, err := hyperstack(func(w http.ResponseWriter, _ *http.Request) { c.cases["credit"].serve(w) })
@@ -493,7 +493,7 @@ func TestBalances(t *testing.T) {
 			}
 			h(w, r)
 		}
-		return p.provider(nil).(billing.Witness).Balances(t.Context(), p.now())
+		return p.provider(nil).(billing.BalanceReader).Balances(t.Context(), p.now())
 	}
 	b, err = runpod(p.body("graphql_balance"))
 	if err != nil || b.Credit != nil || *b.Balance != 32_233_476_096 {

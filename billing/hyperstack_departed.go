@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -18,61 +19,61 @@ import (
 // counted, and in which zone the other is told, is documented nowhere.
 
 // last reads the last bill of a resource up to the end of s.
-func (h *hyperstack) last(ctx context.Context, clk clock, s *ledger.Sample) func(string) (ending, *Failure) {
+func (h *hyperstack) last(ctx context.Context, clk provider.Clock, s *ledger.Sample) func(string) (LastBill, *Failure) {
 	var deleted *hyperstackDeleted // asked for once
-	return func(resource string) (ending, *Failure) {
+	return func(resource string) (LastBill, *Failure) {
 		r, id, ok := hyperstackID(resource)
-		anchor, begun := h.anchors.begun(resource)
+		anchor, begun := h.anchors.Known(resource)
 		if !ok || !begun {
-			return ending{}, fail(Internal, "%s is of no series of ours", resource)
+			return LastBill{}, Fail(Internal, "%s is of no series of ours", resource)
 		}
 		line, f := h.line(ctx, clk, s, r, id, time.Time{}, anchor)
 		if f != nil {
-			return ending{}, f
+			return LastBill{}, f
 		}
 		if deleted == nil {
 			d := h.deleted(ctx, clk)
 			deleted = &d
 		}
 		if (*deleted)[hyperstackDead{r.name, id}] {
-			return ending{line: line}, nil
+			return LastBill{Line: line}, nil
 		}
 		// Not in that listing, or not yet.
 		lives, f := h.lives(ctx, clk, r, id)
-		return ending{line: line, lives: lives}, f
+		return LastBill{Line: line, Exists: lives}, f
 	}
 }
 
 // unlisted tells that the account's machines are listed, and this one is not among them.
-func (h *hyperstack) unlisted(ctx context.Context, clk clock) bool {
+func (h *hyperstack) unlisted(ctx context.Context, clk provider.Clock) bool {
 	all, f := h.machines(ctx, clk)
 	return f == nil && !slices.ContainsFunc(all, func(m hyperstackListed) bool { return m.ID == h.vm })
 }
 
 // lives tells whether the provider still has the thing.
-func (h *hyperstack) lives(ctx context.Context, clk clock, r hyperstackResource, id int64) (bool, *Failure) {
+func (h *hyperstack) lives(ctx context.Context, clk provider.Clock, r hyperstackResource, id int64) (bool, *Failure) {
 	call := "GET /" + strings.Replace(r.core, "%d", "{id}", 1)
-	body, f := h.api.get(ctx, clk, call, fmt.Sprintf(r.core, id), nil)
-	if f.notFound() {
+	body, f := h.api.Get(ctx, clk, call, fmt.Sprintf(r.core, id), nil)
+	if f.NotFound() {
 		return false, nil
 	}
 	if f != nil {
 		return false, f
 	}
 	var reply map[string]json.RawMessage
-	if f := decode(body, &reply); f != nil {
-		return false, f.at(call)
+	if f := Decode(body, &reply); f != nil {
+		return false, f.At(call)
 	}
 	var thing *struct {
 		Status *string `json:"status"`
 	}
 	if raw, ok := reply[r.object]; ok {
-		if f := decode(raw, &thing); f != nil {
-			return false, f.at(call)
+		if f := Decode(raw, &thing); f != nil {
+			return false, f.At(call)
 		}
 	}
 	if thing == nil || thing.Status == nil {
-		return false, fail(Incomplete, "reply lacks %s or its status", r.object).at(call)
+		return false, Fail(Incomplete, "reply lacks %s or its status", r.object).At(call)
 	}
 	switch strings.ToUpper(*thing.Status) {
 	case "DELETING", "DELETED":
@@ -88,10 +89,10 @@ type hyperstackDead struct {
 
 type hyperstackDeleted map[hyperstackDead]bool
 
-// deleted lists what was deleted. It is a witness beside others: where it cannot be
+// deleted lists what was deleted. It is one sign beside others: where it cannot be
 // read, nothing is known by it.
-func (h *hyperstack) deleted(ctx context.Context, clk clock) hyperstackDeleted {
-	body, f := h.api.get(ctx, clk, "GET /billing/billing/usage", "billing/billing/usage", url.Values{"deleted": {"true"}})
+func (h *hyperstack) deleted(ctx context.Context, clk provider.Clock) hyperstackDeleted {
+	body, f := h.api.Get(ctx, clk, "GET /billing/billing/usage", "billing/billing/usage", url.Values{"deleted": {"true"}})
 	if f != nil {
 		return nil
 	}
@@ -106,7 +107,7 @@ func decodeHyperstackDeleted(body []byte) hyperstackDeleted {
 			Active *bool  `json:"active"`
 		} `json:"data"`
 	}
-	if decode(body, &reply) != nil {
+	if Decode(body, &reply) != nil {
 		return nil
 	}
 	all := make(hyperstackDeleted)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -29,34 +30,34 @@ func vastOf(source string) (ledger.Kind, int64, bool) {
 }
 
 // last reads the last bill of a contract.
-func (v *vast) last(ctx context.Context, clk clock, listings vastListings, end time.Time) func(string) (ending, *Failure) {
-	return func(source string) (ending, *Failure) {
+func (v *vast) last(ctx context.Context, clk provider.Clock, listings vastListings, end time.Time) func(string) (LastBill, *Failure) {
+	return func(source string) (LastBill, *Failure) {
 		kind, id, ok := vastOf(source)
-		anchor, begun := v.anchors.begun(source)
+		anchor, begun := v.anchors.Known(source)
 		if !ok || !begun {
-			return ending{}, fail(Internal, "%s is of no series of ours", source)
+			return LastBill{}, Fail(Internal, "%s is of no series of ours", source)
 		}
 		line, f := v.listed(ctx, clk, listings, source, kind, time.Time{}, anchor, end)
 		if f != nil {
-			return ending{}, f
+			return LastBill{}, f
 		}
 		if kind == ledger.Volume {
 			_, lives, f := v.volume(ctx, clk, id)
-			return ending{line: line, lives: lives}, f
+			return LastBill{Line: line, Exists: lives}, f
 		}
 		lives, f := v.lives(ctx, clk, id)
-		return ending{line: line, lives: lives}, f
+		return LastBill{Line: line, Exists: lives}, f
 	}
 }
 
 // unlisted tells that the account's instances are listed, and this one is not among
 // them. A listing that does not add up tells nothing.
-func (v *vast) unlisted(ctx context.Context, clk clock) bool {
+func (v *vast) unlisted(ctx context.Context, clk provider.Clock) bool {
 	const maxPages = 100
 	query := url.Values{"limit": {"25"}}
 	seen := 0
 	for range maxPages {
-		body, f := v.api.get(ctx, clk, "GET /api/v1/instances/", "api/v1/instances/", query)
+		body, f := v.api.Get(ctx, clk, "GET /api/v1/instances/", "api/v1/instances/", query)
 		if f != nil {
 			return false
 		}
@@ -84,9 +85,9 @@ func (v *vast) unlisted(ctx context.Context, clk clock) bool {
 	return false
 }
 
-func (v *vast) lives(ctx context.Context, clk clock, id int64) (bool, *Failure) {
-	body, f := v.api.get(ctx, clk, vastInstanceCall, fmt.Sprintf("api/v0/instances/%d/", id), nil)
-	if f.notFound() {
+func (v *vast) lives(ctx context.Context, clk provider.Clock, id int64) (bool, *Failure) {
+	body, f := v.api.Get(ctx, clk, vastInstanceCall, fmt.Sprintf("api/v0/instances/%d/", id), nil)
+	if f.NotFound() {
 		return false, nil
 	}
 	if f != nil {
@@ -96,7 +97,7 @@ func (v *vast) lives(ctx context.Context, clk clock, id int64) (bool, *Failure) 
 		VM *struct{} `json:"instances"`
 	}
 	if f := vastDecode(body, &reply); f != nil {
-		return false, f.at(vastInstanceCall)
+		return false, f.At(vastInstanceCall)
 	}
 	return reply.VM != nil, nil
 }

@@ -34,7 +34,7 @@ func watchDeaths(t *testing.T, dir, provider string, cfg sim.Config) *deaths {
 		t.Fatal(err)
 	}
 	d := &deaths{t: t, dir: dir, provider: provider, cloud: cloud, handler: cloud.Handler(), led: newLedger(t, dir)}
-	d.p = over(t, provider, d, stored{d.led})
+	d.p = over(t, provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
 	return d
 }
 
@@ -44,7 +44,7 @@ func (d *deaths) restart() {
 	d.t.Helper()
 	d.led.Close()
 	d.led = newLedger(d.t, d.dir)
-	d.p = over(d.t, d.provider, d, stored{d.led})
+	d.p = over(d.t, d.provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
 }
 
 // poll takes and stores a sample, and returns the status of a resource in it, "" for
@@ -245,7 +245,7 @@ func TestGoneWithoutItsLastBill(t *testing.T) {
 	f("the listing of what was deleted is of no use", "billing/usage", 1000, "gone closed ")
 
 	// A ledger that cannot be asked is no reason to forget.
-	p := newCloud(t).provider(func(o *billing.Options) { o.Anchors = silent{} })
+	p := newCloud(t).provider(func(o *billing.Options) { o.History = silent{} })
 	_, err := p.Sample(t.Context(), november()())
 	var failure *billing.Failure
 	if !errors.As(err, &failure) || failure.Class != billing.Internal {
@@ -278,7 +278,7 @@ func TestPitfall09RecreatedResource(t *testing.T) {
 		led := newLedger(t, dir)
 		defer led.Close()
 		p, err := billing.New("hyperstack", billing.Options{
-			URL: "https://sim.test/v1", Instance: "701235", Anchors: stored{led}, Getenv: getenv(cumulative["hyperstack"].env),
+			URL: "https://sim.test/v1", Instance: "701235", History: &billing.LedgerHistory{Ledger: led.Reader}, Getenv: getenv(cumulative["hyperstack"].env),
 			Transport: direct{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasSuffix(r.URL.Path, "/701234") || strings.Contains(r.URL.RawQuery, "deleted") {
 					old.cloud.Handler().ServeHTTP(w, r)
