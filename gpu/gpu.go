@@ -12,8 +12,8 @@
 // It also takes processes off a card and puts them back, through the driver and by
 // another run of the helper: see Checkpointer. Whose processes they are it is told.
 //
-//	cards := gpu.New(gpu.Config{OnMinute: keep})
-//	go cards.Run(ctx)
+//	cards := gpu.New(gpu.Config{})
+//	go cards.Run(ctx, gpu.Hooks{OnMinute: keep})
 //	if s := cards.Latest(); s.Fresh(time.Now()) { ... s.Cards ... }
 package gpu
 

@@ -35,13 +35,17 @@ const (
 	notesMax = 256 // what waits for a slow teller; more is dropped, and counted
 )
 
-// Config says who is told. The functions are called one at a time, from a
-// goroutine that no reading waits for.
+// Config is what a Monitor needs.
 type Config struct {
+	Log *slog.Logger // slog.Default() where nil
+}
+
+// Hooks say who is told. The functions are called one at a time, from a goroutine that
+// no reading waits for; each may be nil.
+type Hooks struct {
 	OnMinute func(Minute)
 	OnXID    func(XID, time.Time)
 	OnState  func(State)
-	Log      *slog.Logger // slog.Default() where nil
 }
 
 // Monitor follows the cards of this machine. It is made by New and run once.
@@ -53,6 +57,7 @@ type Monitor struct {
 	dropped atomic.Int64
 
 	// Owned by Run.
+	hooks   Hooks
 	minutes minutes
 	told    map[XID]time.Time
 }
@@ -77,7 +82,8 @@ func (m *Monitor) Latest() Snapshot { return *m.newest.Load() }
 
 // Run reads until ctx ends, and returns nil then: what a driver does wrong is a
 // state, no error.
-func (m *Monitor) Run(ctx context.Context) error {
+func (m *Monitor) Run(ctx context.Context, hooks Hooks) error {
+	m.hooks = hooks
 	done := make(chan struct{})
 	go func() { defer close(done); m.tell() }()
 	m.read(ctx)
@@ -268,13 +274,13 @@ func (m *Monitor) setState(state State) {
 }
 
 func (m *Monitor) tellState(state State) {
-	if f := m.cfg.OnState; f != nil {
+	if f := m.hooks.OnState; f != nil {
 		m.note(func() { f(state) })
 	}
 }
 
 func (m *Monitor) minute(d Minute) {
-	if f := m.cfg.OnMinute; f != nil {
+	if f := m.hooks.OnMinute; f != nil {
 		m.note(func() { f(d) })
 	}
 }
@@ -292,7 +298,7 @@ func (m *Monitor) xid(x XID) {
 		return
 	}
 	m.told[x] = now
-	if f := m.cfg.OnXID; f != nil {
+	if f := m.hooks.OnXID; f != nil {
 		m.note(func() { f(x, now) })
 	}
 }

@@ -72,17 +72,17 @@ func watch(t *testing.T, fakes ...*fake) *watched {
 	for _, f := range fakes {
 		all = append(all, f.source())
 	}
-	w.Monitor = newMonitor(Config{
+	w.Monitor = newMonitor(Config{Log: slog.New(slog.DiscardHandler)}, all)
+	hooks := Hooks{
 		OnState:  func(s State) { w.states = append(w.states, s) },
 		OnXID:    func(x XID, _ time.Time) { w.xids = append(w.xids, x) },
 		OnMinute: func(m Minute) { w.sums = append(w.sums, m) },
-		Log:      slog.New(slog.DiscardHandler),
-	}, all)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := w.Run(ctx); err != nil {
+		if err := w.Run(ctx, hooks); err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	}()
@@ -309,7 +309,7 @@ func TestAskAgain(t *testing.T) {
 		m := newMonitor(Config{Log: slog.New(slog.DiscardHandler)}, []source{s})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- m.Run(ctx) }()
+		go func() { done <- m.Run(ctx, Hooks{}) }()
 		began := time.Now()
 		for range 2 {
 			p := newFakeProcess()
@@ -356,10 +356,10 @@ func TestASlowTeller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		helper := &fake{name: Helper, starts: make(chan *fakeProcess)}
 		release := make(chan struct{})
-		m := newMonitor(Config{OnXID: func(XID, time.Time) { <-release }, Log: slog.New(slog.DiscardHandler)}, []source{helper.source()})
+		m := newMonitor(Config{Log: slog.New(slog.DiscardHandler)}, []source{helper.source()})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- m.Run(ctx) }()
+		go func() { done <- m.Run(ctx, Hooks{OnXID: func(XID, time.Time) { <-release }}) }()
 		p := newFakeProcess()
 		helper.starts <- p
 		for i := range 2 * notesMax {

@@ -221,7 +221,7 @@ exec sleep 60
 	m := newMonitor(Config{Log: slog.New(slog.DiscardHandler)}, []source{newSMI()})
 	done := make(chan error)
 	ctx := t.Context()
-	go func() { done <- m.Run(ctx) }()
+	go func() { done <- m.Run(ctx, Hooks{}) }()
 	t.Cleanup(func() {
 		if err := <-done; err != nil {
 			t.Error(err)

@@ -12,13 +12,18 @@ import (
 	"spotinference/server/engine"
 )
 
-// newGPUs follows the GPUs of this machine into metrics, ledger and log. It is nil in
-// the demo, whose figures are all simulated.
+// newGPUs reads the GPUs of this machine. It is nil in the demo, whose figures are all
+// simulated.
 func (g *gateway) newGPUs() *gpu.Monitor {
 	if g.cfg.Demo {
 		return nil
 	}
-	return gpu.New(gpu.Config{Log: g.cfg.Log, OnMinute: g.gpuMinute, OnXID: g.gpuError, OnState: g.gpuState})
+	return gpu.New(gpu.Config{Log: g.cfg.Log})
+}
+
+// runGPUs follows the GPUs until ctx ends.
+func (g *gateway) runGPUs(ctx context.Context) error {
+	return g.gpus.Run(ctx, gpu.Hooks{OnMinute: g.gpuMinute, OnXID: g.gpuError, OnState: g.gpuState})
 }
 
 func (g *gateway) gpuMinute(m gpu.Minute) {

@@ -148,7 +148,7 @@ func (g *gateway) run(ctx, hard context.Context) error {
 func (g *gateway) background() []func(context.Context) error {
 	parts := []func(context.Context) error{g.in.run, g.gate.Run, g.keyBudgets.Run, g.serveControl}
 	if g.gpus != nil {
-		parts = append(parts, g.gpus.Run)
+		parts = append(parts, g.runGPUs)
 	}
 	if g.checkpointer != nil {
 		parts = append(parts, g.keepCheckpointer)
