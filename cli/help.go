@@ -44,22 +44,28 @@ func exitsOf(c *cobra.Command) []string {
 // help prints a command's help to stdout.
 func help(cmd *cobra.Command, _ []string) {
 	w := cmd.OutOrStdout()
+	writeHelp(w, cmd, widthOf(w))
+}
+
+// writeHelp prints a command's help, no wider than width columns where that is not 0;
+// what is to be copied stays on its line.
+func writeHelp(w io.Writer, cmd *cobra.Command, width int) {
 	text := cmd.Long
 	if text == "" {
 		text = cmd.Short
 	}
-	fmt.Fprintf(w, "%s\n\n", strings.TrimSpace(text))
-	writeUsage(w, cmd)
+	fmt.Fprintf(w, "%s\n\n", fold(strings.TrimSpace(text), 0, width))
+	writeUsage(w, cmd, width)
 }
 
 // usage is what cobra prints where help is not asked for.
 func usage(cmd *cobra.Command) error {
-	writeUsage(cmd.OutOrStderr(), cmd)
+	writeUsage(cmd.OutOrStderr(), cmd, widthOf(cmd.OutOrStderr()))
 	return nil
 }
 
-func writeUsage(w io.Writer, cmd *cobra.Command) {
-	width := widthOf(w)
+// writeUsage prints all of a command's help but for its first text.
+func writeUsage(w io.Writer, cmd *cobra.Command, width int) {
 	fmt.Fprintln(w, "Usage:")
 	if cmd.Runnable() && !cmd.HasAvailableSubCommands() {
 		fmt.Fprintf(w, "  %s\n", cmd.UseLine())
@@ -74,7 +80,7 @@ func writeUsage(w io.Writer, cmd *cobra.Command) {
 		fmt.Fprintln(w, "\nCommands:")
 		for _, c := range cmd.Commands() {
 			if c.IsAvailableCommand() || c.Name() == "help" {
-				fmt.Fprintf(w, "  %-*s %s\n", cmd.NamePadding(), c.Name(), c.Short)
+				fmt.Fprintf(w, "  %-*s %s\n", cmd.NamePadding(), c.Name(), fold(c.Short, cmd.NamePadding()+3, width))
 			}
 		}
 	}
@@ -94,8 +100,41 @@ func writeUsage(w io.Writer, cmd *cobra.Command) {
 	}
 	fmt.Fprintln(w, "\nExit status:")
 	for _, line := range exitsOf(cmd) {
-		fmt.Fprintf(w, "  %s\n", line)
+		fmt.Fprintf(w, "  %s\n", fold(line, 5, width))
 	}
+}
+
+// fold breaks text into lines of at most width columns, the first of which begins in
+// column indent already; those that follow are indented so. A paragraph with an indented
+// line is left as it stands, and so is everything where width is 0.
+func fold(text string, indent, width int) string {
+	if width == 0 {
+		return text
+	}
+	paragraphs := strings.Split(text, "\n\n")
+	for i, p := range paragraphs {
+		if strings.Contains("\n"+p, "\n ") {
+			continue
+		}
+		var b strings.Builder
+		column := indent
+		for n, word := range strings.Fields(p) {
+			length := len([]rune(word))
+			switch {
+			case n == 0:
+			case column+1+length > width:
+				b.WriteString("\n" + strings.Repeat(" ", indent))
+				column = indent
+			default:
+				b.WriteByte(' ')
+				column++
+			}
+			b.WriteString(word)
+			column += length
+		}
+		paragraphs[i] = b.String()
+	}
+	return strings.Join(paragraphs, "\n\n")
 }
 
 // flagGroup are the flags under one heading.
