@@ -18,7 +18,7 @@ import (
 )
 
 // newCards reads the cards into metrics, ledger and log.
-func newCards(led *ledger.Ledger, metrics *server.Metrics, log *slog.Logger, event func(kind, subject, detail string)) *gpu.Monitor {
+func newCards(led *ledger.Ledger, metrics *server.Metrics, log *slog.Logger, event func(ledger.EventDetail)) *gpu.Monitor {
 	cards := gpu.New(gpu.Config{
 		Log: log,
 		OnMinute: func(m gpu.Minute) {
@@ -28,11 +28,7 @@ func newCards(led *ledger.Ledger, metrics *server.Metrics, log *slog.Logger, eve
 		},
 		OnXID: func(x gpu.XID, at time.Time) {
 			log.Warn("the driver reports an error of a card", "gpu", x.UUID, "xid", x.Code)
-			event("gpu", fmt.Sprintf("xid %d", x.Code), jsonText(struct {
-				UUID string    `json:"uuid"`
-				XID  uint64    `json:"xid"`
-				At   time.Time `json:"at"`
-			}{x.UUID, x.Code, at.UTC()}))
+			event(ledger.GPUXID{UUID: x.UUID, XID: x.Code, At: at})
 		},
 		OnState: func(s gpu.State) {
 			switch {
@@ -43,9 +39,7 @@ func newCards(led *ledger.Ledger, metrics *server.Metrics, log *slog.Logger, eve
 			default:
 				log.Info("reading the GPU", "source", s.Source, "why", s.Reason)
 			}
-			event("gpu", "source "+string(s.Source), jsonText(struct {
-				Reason string `json:"reason"`
-			}{s.Reason}))
+			event(ledger.GPUSource{Source: string(s.Source), Reason: s.Reason})
 		},
 	})
 	metrics.Add(func(w io.Writer) { gpu.WriteMetrics(w, cards.Latest(), time.Now()) })

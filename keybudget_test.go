@@ -27,9 +27,9 @@ func TestKeyBudgets(t *testing.T) {
 	var told server.KeySpend
 	b := newKeyBudgets(led, berlin, false, func(s server.KeySpend) { told = s }, slog.New(slog.DiscardHandler))
 	b.now = func() time.Time { return now }
-	event := func(kind, subject string) {
+	event := func(d ledger.EventDetail) {
 		t.Helper()
-		if err := led.AddEvent(ledger.Event{At: now, Kind: kind, Subject: subject}); err != nil {
+		if err := led.AddEvent(now, d); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -61,8 +61,8 @@ func TestKeyBudgets(t *testing.T) {
 		}
 	}
 	want(true, 0) // no sample: nothing was spent, and the gate is closed
-	event("gateway", "started")
-	event("engine", "starting→ready")
+	event(ledger.GatewayStarted{})
+	event(ledger.EngineChange{From: ledger.Starting, To: ledger.Ready})
 	sample(1_000_000_000)
 	want(true, 0)
 	if !told.Next.Equal(time.Date(2026, 1, 5, 23, 0, 0, 0, time.UTC)) {
@@ -91,7 +91,7 @@ func TestKeyBudgets(t *testing.T) {
 	want(true, 100_000_000)
 
 	now = now.Add(time.Minute)
-	event("engine", "ready→what")
+	event(ledger.EngineChange{From: ledger.Ready, To: "what"})
 	now = now.Add(time.Minute)
 	served("key_ann", 1, 0)
 	sample(1_700_000_000)

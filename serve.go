@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -149,9 +148,9 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 
 	// What is wrong with the command, the address or the provider's key is said
 	// before the ledger is touched.
-	var note func(ledger.Event) // set before anything runs
-	var srv *server.Server      // and so is this
-	var cards *gpu.Monitor      // and this; the demo has none, whose figures are all simulated
+	var note func(time.Time, ledger.EventDetail) // set before anything runs
+	var srv *server.Server                       // and so is this
+	var cards *gpu.Monitor                       // and this; the demo has none, whose figures are all simulated
 	var eng *engine.Engine
 	engineConfig := engine.Config{
 		Command: o.command, Kind: o.kind, TCP: o.tcp, User: o.engineUser, StartTimeout: o.startWait, Log: log, Stderr: stderr,
@@ -210,14 +209,12 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if err := o.checkWayIn(len(keys) > 0); err != nil {
 		return err
 	}
-	note = func(e ledger.Event) {
-		if err := led.AddEvent(e); err != nil && !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
-			log.Error("write an event", "event", e.Subject, "err", err)
+	note = func(at time.Time, d ledger.EventDetail) {
+		if err := led.AddEvent(at, d); err != nil && !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
+			log.Error("write an event", "event", ledger.NewEvent(at, d).Subject, "err", err)
 		}
 	}
-	event := func(kind, subject, detail string) {
-		note(ledger.Event{At: clock(), Kind: kind, Subject: subject, Detail: detail})
-	}
+	event := func(d ledger.EventDetail) { note(clock(), d) }
 	if err := learn(eng, led); err != nil {
 		log.Warn("how long the engine took to wake before is not known", "err", err)
 	}
@@ -287,7 +284,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 		cards = newCards(led, metrics, log, event)
 	}
 
-	event("gateway", "started", "")
+	event(ledger.GatewayStarted{})
 	log.Info("listening", "url", in.url, "ledger", o.ledger, "provider", o.provider, "engine", eng.Kind())
 	if provider == nil {
 		log.Warn("serving without a bill: no spend is known, and no budget holds")
@@ -336,7 +333,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 			log.Warn("the bill could not be read once more", "err", err)
 		}
 	}
-	event("gateway", "stopped", "")
+	event(ledger.GatewayStopped{})
 	if err == nil {
 		log.Info("stopped")
 	}
@@ -377,7 +374,7 @@ func (a *ledgerAnchors) Open(provider string) ([]string, error) { return a.led.O
 
 // newWatch looks at what the provider's account has left, or is nil where the provider
 // does not tell.
-func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.Watch, error) {
+func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(ledger.EventDetail), log *slog.Logger) (*billing.Watch, error) {
 	w, ok := p.(billing.Witness)
 	if !ok {
 		return nil, nil
@@ -386,18 +383,18 @@ func newWatch(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *serv
 		Witness: w, Low: low, Now: clock, Log: log,
 		OnResidual: func(r ledger.Residual) {
 			m.Residual()
-			if err := led.AddResidual(clock(), r); err != nil && !errors.Is(err, ledger.ErrClosed) {
+			if err := led.AddEvent(clock(), r); err != nil && !errors.Is(err, ledger.ErrClosed) {
 				log.Error("write an event", "event", "residual", "err", err)
 			}
 		},
 		OnFunds: func(f billing.Funds) {
 			m.LowBalance(f.Low)
-			if f.Turned {
-				event("billing", map[bool]string{true: "balance_low", false: "balance_ok"}[f.Low], jsonText(struct {
-					Left      string `json:"left"`
-					Threshold string `json:"threshold"`
-					Currency  string `json:"currency"`
-				}{f.Left.String(), f.Threshold.String(), f.Currency}))
+			left := ledger.Balance{Left: f.Left, Threshold: f.Threshold, Currency: f.Currency}
+			switch {
+			case f.Turned && f.Low:
+				event(ledger.BalanceLow(left))
+			case f.Turned:
+				event(ledger.BalanceOK(left))
 			}
 		},
 	})
@@ -419,14 +416,19 @@ func (c countFailures) AddSampleFailure(ctx context.Context, f ledger.SampleFail
 type gateLog struct {
 	led    *ledger.Ledger
 	log    *slog.Logger
-	unsaid []ledger.Event // owned by who evaluates the gate, one at a time
+	unsaid []gateEvent // owned by who evaluates the gate, one at a time
+}
+
+type gateEvent struct {
+	at     time.Time
+	change ledger.EventDetail
 }
 
 // unsaidMost bounds what is kept: a ledger that fails for long fails in one way.
 const unsaidMost = 100
 
 func (g *gateLog) changed(r *budget.Refusal) {
-	e := ledger.Event{At: clock(), Kind: "gate", Subject: "open"}
+	e := gateEvent{clock(), ledger.GateOpened{}}
 	if r == nil {
 		g.log.Info("gate open")
 	} else {
@@ -435,20 +437,16 @@ func (g *gateLog) changed(r *budget.Refusal) {
 			level = slog.LevelInfo // how every start begins
 		}
 		g.log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
-		e.Subject = "closed"
-		e.Detail = jsonText(struct {
-			Reason string `json:"reason"`
-			Why    string `json:"why"`
-		}{r.Reason, r.Detail})
+		e.change = ledger.GateClosed{Reason: r.Reason, Why: r.Detail}
 	}
 	if len(g.unsaid) < unsaidMost {
 		g.unsaid = append(g.unsaid, e)
 	}
 	for len(g.unsaid) > 0 {
-		err := g.led.AddEvent(g.unsaid[0])
+		err := g.led.AddEvent(g.unsaid[0].at, g.unsaid[0].change)
 		if err != nil {
 			if !errors.Is(err, ledger.ErrClosed) { // closed: stopped at once
-				g.log.Error("write an event", "event", e.Subject, "err", err)
+				g.log.Error("write an event", "event", ledger.NewEvent(e.at, e.change).Subject, "err", err)
 			}
 			return
 		}
@@ -458,10 +456,10 @@ func (g *gateLog) changed(r *budget.Refusal) {
 
 // logEngine says in log and ledger that the engine's state changed. identity names
 // the engine.
-func logEngine(log *slog.Logger, note func(ledger.Event), identity string, t engine.Transition) {
+func logEngine(log *slog.Logger, note func(time.Time, ledger.EventDetail), identity string, t engine.Transition) {
 	args := []any{"was", t.From, "cause", t.Cause}
 	c := ledger.EngineChange{
-		At: t.At, From: string(t.From), To: string(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
+		At: t.At, From: ledger.EngineState(t.From), To: ledger.EngineState(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
 		Waiters: int64(t.Waiters), Left: int64(t.Gone.Left), Late: int64(t.Gone.Late), Phases: map[string]ledger.Seconds{},
 	}
 	for _, p := range t.Phases {
@@ -479,7 +477,7 @@ func logEngine(log *slog.Logger, note func(ledger.Event), identity string, t eng
 		level = slog.LevelWarn
 	}
 	log.Log(context.Background(), level, "engine "+string(t.To), args...)
-	note(c.Event())
+	note(c.At, c)
 }
 
 // learn tells the engine how its own wakes went before this serve. A first start was
@@ -497,12 +495,4 @@ func learn(eng *engine.Engine, led *ledger.Ledger) error {
 		eng.Learn(engine.Method(cmp.Or(w.Method, string(engine.Stop))), took)
 	}
 	return nil
-}
-
-func jsonText(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("BUG: an event that is not JSON: " + err.Error())
-	}
-	return string(b)
 }
