@@ -156,8 +156,12 @@ func newReportGPU() *cobra.Command {
 				return err
 			}
 			defer q.ledger.Close()
+			age, err := sampleAge(cmd, "report gpu")
+			if err != nil {
+				return err
+			}
 			g, err := report.GPU(q.ledger, report.GPUQuery{
-				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: defaultMaxSampleAge, Demo: q.demo,
+				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: age, Demo: q.demo,
 			})
 			if err != nil {
 				return err
@@ -172,5 +176,6 @@ func newReportGPU() *cobra.Command {
 		},
 	}
 	addWindow(c)
+	addSampleAge(c)
 	return c
 }

@@ -267,6 +267,20 @@ func addWindow(c *cobra.Command) {
 	f.String("output", "text", "text, json or csv")
 }
 
+// addSampleAge adds the flag of the reports that look at the bill.
+func addSampleAge(c *cobra.Command) {
+	c.Flags().Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen")
+}
+
+// sampleAge reads that flag. what is the report.
+func sampleAge(cmd *cobra.Command, what string) (time.Duration, error) {
+	age, err := cmd.Flags().GetDuration("max-sample-age")
+	if err == nil && age <= 0 {
+		err = usagef("give a duration such as 3m", "%s: --max-sample-age %s: must be positive", what, age)
+	}
+	return age, err
+}
+
 func noWords(cmd *cobra.Command, words []string) error {
 	if len(words) > 0 {
 		return usagef("see "+cmd.CommandPath()+" --help", "%s: unexpected %q", cmd.CommandPath(), words[0])
@@ -389,12 +403,9 @@ func newReportCost() *cobra.Command {
 			}
 			defer q.ledger.Close()
 			f := cmd.Flags()
-			age, err := f.GetDuration("max-sample-age")
+			age, err := sampleAge(cmd, "report cost")
 			if err != nil {
 				return err
-			}
-			if age <= 0 {
-				return usagef("give a duration such as 3m", "report cost: --max-sample-age %s: must be positive", age)
 			}
 			bucket, err := report.ParseBucket(f.Lookup("bucket").Value.String())
 			if err != nil {
@@ -431,9 +442,9 @@ func newReportCost() *cobra.Command {
 		},
 	}
 	addWindow(c)
+	addSampleAge(c)
 	f := c.Flags()
 	f.Lookup("output").Usage = "text, json, csv or svg"
-	f.Duration("max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen")
 	f.String("bucket", "auto", "cut the window into buckets such as 1h or 7d; none; auto: an hour where the window is longer than two")
 	f.String("by", "", "divide by model or key, too")
 	f.Bool("explain", false, "show the samples, the provider's replies and the subtraction, to check by hand")

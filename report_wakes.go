@@ -16,8 +16,12 @@ func newReportWakes() *cobra.Command {
 				return err
 			}
 			defer q.ledger.Close()
+			age, err := sampleAge(cmd, "report wakes")
+			if err != nil {
+				return err
+			}
 			w, err := report.Wakes(q.ledger, report.WakesQuery{
-				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: defaultMaxSampleAge, Demo: q.demo,
+				Window: q.window, Explicit: q.explicit, Now: q.now, MaxSampleAge: age, Demo: q.demo,
 			})
 			if err != nil {
 				return err
@@ -32,5 +36,6 @@ func newReportWakes() *cobra.Command {
 		},
 	}
 	addWindow(c)
+	addSampleAge(c)
 	return c
 }

@@ -190,3 +190,25 @@ func TestWakesInTheDark(t *testing.T) {
 		t.Errorf("text = %s", text)
 	}
 }
+
+// How old a bill may be is asked of every report that shows what it came to.
+func TestSampleAgeIsAsked(t *testing.T) {
+	b := open(t)
+	b.bills(0, 10)
+	b.served(5, 1000)
+	for _, c := range []struct {
+		age  time.Duration
+		want string
+	}{{3 * time.Minute, report.ReasonDark}, {15 * time.Minute, ""}} {
+		q := explicitly(0, 20, 30)
+		q.MaxSampleAge = c.age
+		cost := b.cost(q).Reason
+		g, err := report.GPU(b.Reader, report.GPUQuery{Window: q.Window, Explicit: true, Now: q.Now, MaxSampleAge: c.age})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := b.wakes(q); cost != c.want || g.CostReason != c.want || w.Reason != c.want {
+			t.Errorf("%s: cost %q, gpu %q, wakes %q, want %q", c.age, cost, g.CostReason, w.Reason, c.want)
+		}
+	}
+}
