@@ -82,7 +82,7 @@ func TestNearest(t *testing.T) {
 	f("colour", "")
 	f("ilde", "idle")
 	f("ldie", "") // half of its letters are wrong
-	f("x", "") // a letter is near to nothing
+	f("x", "")    // a letter is near to nothing
 	f("", "")
 }
 

@@ -23,7 +23,7 @@ func everything(t *testing.T, led *ledger.Ledger) {
 		at := minute(i)
 		addSample(t, led, sample(at, withRaw(bill("vm", 100+ledger.Nanos(i)), vmReply(i)), bill("vol", 5)))
 		add(t, led, request(fmt.Sprint("a", i), at, 7), request(fmt.Sprint("b", i), at.Add(-time.Hour), 8)) // the order of commits is not that of the keys
-		err := led.AddEvent(ledger.Event{At: at, Kind: "gate", Subject: "open", Detail: fmt.Sprintf(`{"n":%d}`, i)})
+		err := led.AddRawEvent(ledger.Event{At: at, Kind: "gate", Subject: "open", Detail: fmt.Sprintf(`{"n":%d}`, i)})
 		if err == nil {
 			err = led.AddSampleFailure(t.Context(), ledger.SampleFailure{At: at, Call: "GET /", Class: "timeout"})
 		}

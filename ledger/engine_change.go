@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// EngineChange is a change of the engine's state, which an event of kind "engine"
-// keeps: From and To as its subject, the rest as its detail.
+// EngineChange is a change of the engine's state, which an event keeps: From and To as
+// its subject, the rest as its detail.
 type EngineChange struct {
-	At       time.Time `json:"-"`
-	From, To string    `json:"-"` // the engine's own words: "starting", "ready", ...
+	At       time.Time   `json:"-"`
+	From, To EngineState `json:"-"`
 
 	Engine  string `json:"engine,omitempty"` // which one: the same for the same command
 	Cause   string `json:"cause"`
 	PID     int    `json:"pid,omitempty"`
 	Method  string `json:"method,omitempty"` // by which it is suspended or comes back
-	Waiters int64  `json:"waiters,omitempty"`
-	Left    int64  `json:"left,omitempty"` // waiters that left before
-	Late    int64  `json:"late,omitempty"` // and those for whom it took too long
+	Waiters int64  `json:"waiters,omitempty" unit:"requests"`
+	Left    int64  `json:"left,omitempty" unit:"requests"` // waiters that left before
+	Late    int64  `json:"late,omitempty" unit:"requests"` // and those for whom it took too long
 	// Phases are what the time since the last change was spent on, by name; of a wake
 	// that begins, how long the first waiter had waited: "queue".
 	Phases map[string]Seconds `json:"phases_seconds,omitempty"`
@@ -32,8 +32,8 @@ type EngineChange struct {
 
 // CanaryTokens are tokens that are no request's.
 type CanaryTokens struct {
-	Prompt     int64 `json:"prompt_tokens"`
-	Completion int64 `json:"completion_tokens"`
+	Prompt     int64 `json:"prompt_tokens" unit:"tokens"`
+	Completion int64 `json:"completion_tokens" unit:"tokens"`
 }
 
 // Seconds is a length of time that is written as a decimal number of seconds.
@@ -65,22 +65,19 @@ func (s *Seconds) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Event is c as the ledger keeps it.
-func (c EngineChange) Event() Event {
-	detail, err := json.Marshal(c)
-	if err != nil {
-		panic("BUG: an event that is not JSON: " + err.Error())
-	}
-	return Event{At: c.At, Kind: "engine", Subject: c.From + "→" + c.To, Detail: string(detail)}
-}
+// stateArrow stands between the two states of a change.
+const stateArrow = "→"
 
-// engineChange reads what Event wrote.
+func (c EngineChange) eventDetail() any     { return c }
+func (c EngineChange) eventSubject() string { return string(c.From + stateArrow + c.To) }
+
+// engineChange reads an event of a change.
 func engineChange(e Event) (c EngineChange, err error) {
 	if e.Detail != "" {
 		err = json.Unmarshal([]byte(e.Detail), &c)
 	}
-	var ok bool
-	if c.From, c.To, ok = strings.Cut(e.Subject, "→"); !ok && err == nil {
+	from, to, ok := strings.Cut(e.Subject, stateArrow)
+	if c.From, c.To = EngineState(from), EngineState(to); !ok && err == nil {
 		err = errors.New("no change of state")
 	}
 	if c.At = e.At; err != nil {
@@ -91,7 +88,7 @@ func engineChange(e Event) (c EngineChange, err error) {
 
 // EngineChanges returns the changes of the engine's state in (from, to], in order.
 func (r *Reader) EngineChanges(from, to time.Time) (changes []EngineChange, err error) {
-	events, err := r.Events("engine", from, to)
+	events, err := r.Events(EventEngine, from, to)
 	if err != nil {
 		return nil, err
 	}
@@ -113,13 +110,13 @@ const wakesLooked = 200
 func (r *Reader) EngineWakes(engine string) (wakes []EngineChange, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		rows, err := tx.Query(`SELECT at, subject, detail FROM (SELECT * FROM event
-			WHERE kind = 'engine' AND subject LIKE '%→ready' ORDER BY id DESC LIMIT ?) ORDER BY id`, wakesLooked)
+			WHERE kind = ? AND subject LIKE ? ORDER BY id DESC LIMIT ?) ORDER BY id`, EventEngine, "%"+stateArrow+Ready, wakesLooked)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			e := Event{Kind: "engine"}
+			e := Event{Kind: EventEngine}
 			var at int64
 			if err := rows.Scan(&at, &e.Subject, &e.Detail); err != nil {
 				return err

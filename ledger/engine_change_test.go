@@ -52,7 +52,7 @@ func TestEngineWakes(t *testing.T) {
 	other.At, other.Engine = t0.Add(2*time.Second), "b"
 	asleep := ledger.EngineChange{At: t0.Add(3 * time.Second), From: "suspending", To: "suspended", Engine: "a", Cause: "done"}
 	for _, c := range []ledger.EngineChange{want[0], other, asleep, want[1]} {
-		if err := led.AddEvent(c.Event()); err != nil {
+		if err := led.AddEvent(c.At, c); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -65,7 +65,7 @@ func TestEngineWakes(t *testing.T) {
 	if got, err := led.EngineChanges(t0.Add(time.Second), t0.Add(4*time.Second)); err != nil || len(got) != 3 {
 		t.Errorf("EngineChanges = %+v, %v, want three", got, err)
 	}
-	if err := led.AddEvent(ledger.Event{At: t0.Add(5 * time.Second), Kind: "engine", Subject: "starting→ready", Detail: "{"}); err != nil {
+	if err := led.AddRawEvent(ledger.Event{At: t0.Add(5 * time.Second), Kind: "engine", Subject: "starting→ready", Detail: "{"}); err != nil {
 		t.Fatal(err)
 	}
 	const text = `read ledger: engine event "starting→ready" at 2026-10-17T08:00:05Z: unexpected end of JSON input`

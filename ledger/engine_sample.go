@@ -137,7 +137,7 @@ func (r *Reader) CheckEngine(from *EngineSample, to EngineSample) (EngineCheck, 
 func (r *Reader) canaries(from, to time.Time) (u Usage, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		return tx.QueryRow(`SELECT coalesce(sum(detail ->> '$.canary.prompt_tokens'), 0), coalesce(sum(detail ->> '$.canary.completion_tokens'), 0)
-			FROM event WHERE kind = 'engine' AND at > ? AND at <= ? AND json_valid(detail)`, micros(from), micros(to)).Scan(&u.PromptTokens, &u.CompletionTokens)
+			FROM event WHERE kind = ? AND at > ? AND at <= ? AND json_valid(detail)`, EventEngine, micros(from), micros(to)).Scan(&u.PromptTokens, &u.CompletionTokens)
 	})
 	return u, err
 }
@@ -168,26 +168,4 @@ func rounding(n int64) int64 {
 		return 0
 	}
 	return n/100_000 + 1
-}
-
-// Events returns the events of a kind in (from, to], in order.
-func (r *Reader) Events(kind string, from, to time.Time) (events []Event, err error) {
-	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		rows, err := tx.Query("SELECT at, subject, detail FROM event WHERE kind = ? AND at > ? AND at <= ? ORDER BY at, id", kind, micros(from), micros(to))
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			e := Event{Kind: kind}
-			var at int64
-			if err := rows.Scan(&at, &e.Subject, &e.Detail); err != nil {
-				return err
-			}
-			e.At = fromMicros(at)
-			events = append(events, e)
-		}
-		return rows.Err()
-	})
-	return events, err
 }

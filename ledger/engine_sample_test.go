@@ -66,7 +66,7 @@ func TestCheckEngine(t *testing.T) {
 
 	event := func(at time.Time, subject, detail string) {
 		t.Helper()
-		if err := led.AddEvent(ledger.Event{At: at, Kind: "engine", Subject: subject, Detail: detail}); err != nil {
+		if err := led.AddRawEvent(ledger.Event{At: at, Kind: "engine", Subject: subject, Detail: detail}); err != nil {
 			t.Fatal(err)
 		}
 	}

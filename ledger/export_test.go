@@ -48,6 +48,11 @@ func (l *Ledger) Exec(query string) error {
 	return err
 }
 
+// AddRawEvent writes an event that may be another version's, or broken.
+func (l *Ledger) AddRawEvent(e Event) error {
+	return l.submit(context.Background(), func(w *batch) error { return w.addEvent(e) })
+}
+
 // AddSamples writes many samples in one transaction.
 func (l *Ledger) AddSamples(ss []Sample) error {
 	return l.submit(context.Background(), func(w *batch) error {
@@ -117,3 +122,10 @@ func (r *Reader) Texts(query string) (all []string, err error) {
 	}
 	return all, rows.Err()
 }
+
+type unlisted struct{}
+
+func (unlisted) eventDetail() any { return nil }
+
+// UnlistedEvent is no event of the table.
+var UnlistedEvent EventDetail = unlisted{}

@@ -108,7 +108,7 @@ func (l *Ledger) AddKey(k Key) error {
 		if err != nil {
 			return fmt.Errorf("key %q: %w", k.Name, err)
 		}
-		return w.keyEvent("created", k.Created, k)
+		return w.addEvent(NewEvent(k.Created, keyCreated(k)))
 	})
 }
 
@@ -128,35 +128,38 @@ func (l *Ledger) RevokeKey(word string, at time.Time) (k Key, err error) {
 		if _, _, err := w.insert(tableKeyRevoked, k.ID, micros(at)); err != nil {
 			return fmt.Errorf("key %q: %w", word, err)
 		}
-		return w.keyEvent("revoked", at, k)
+		return w.addEvent(NewEvent(at, keyRevoked(k)))
 	})
 	return k, err
 }
 
-// keyEvent writes what became of a key, without its digest.
-func (w *batch) keyEvent(subject string, at time.Time, k Key) error {
-	detail := struct {
-		ID      string     `json:"id"`
-		Name    string     `json:"name"`
-		Expires *time.Time `json:"expires,omitempty"`
-		PerDay  string     `json:"budget_per_day,omitempty"`
-		RPM     int64      `json:"rpm,omitempty"`
-		TPM     int64      `json:"tpm,omitempty"`
-		Models  []string   `json:"models,omitempty"`
-	}{ID: k.ID, Name: k.Name, RPM: k.RPM, TPM: k.TPM, Models: k.Models}
+// keyDetail is a key as an event's detail, without its digest.
+type keyDetail struct {
+	ID      string     `json:"id"`
+	Name    string     `json:"name"`
+	Expires *time.Time `json:"expires,omitempty"`
+	PerDay  *amount    `json:"budget_per_day,omitempty"`
+	RPM     int64      `json:"rpm,omitempty" unit:"requests a minute"`
+	TPM     int64      `json:"tpm,omitempty" unit:"tokens a minute"`
+	Models  []string   `json:"models,omitempty"`
+}
+
+func (k Key) detail() any {
+	d := keyDetail{ID: k.ID, Name: k.Name, PerDay: (*amount)(k.PerDay), RPM: k.RPM, TPM: k.TPM, Models: k.Models}
 	if !k.Expires.IsZero() {
 		expires := k.Expires.UTC()
-		detail.Expires = &expires
+		d.Expires = &expires
 	}
-	if k.PerDay != nil {
-		detail.PerDay = k.PerDay.String()
-	}
-	text, err := json.Marshal(detail)
-	if err != nil {
-		return fmt.Errorf("key %q: %w", k.Name, err)
-	}
-	return w.addEvent(Event{At: at, Kind: "key", Subject: subject, Detail: string(text)})
+	return d
 }
+
+type keyCreated Key
+
+func (k keyCreated) eventDetail() any { return Key(k).detail() }
+
+type keyRevoked Key
+
+func (k keyRevoked) eventDetail() any { return Key(k).detail() }
 
 const selectKey = `SELECT api_key.id, name, digest, created, expires, budget, rpm, tpm, models, at
 	FROM api_key LEFT JOIN api_key_revoked ON api_key_revoked.id = api_key.id`

@@ -16,13 +16,13 @@ import (
 // four cents. The engine starts at 11:52 and is ready at 12:00; it serves an hour
 // without a pause, then half of one, then nothing; it is suspended from 15:00 to 15:30
 // and crashes at 15:50.
-func afternoon(t *testing.T) (led *ledger.Ledger, ran func(from, to float64, tokens int64, key string), engine func(at float64, from, to string), billed func(at float64, n ledger.Nanos)) {
+func afternoon(t *testing.T) (led *ledger.Ledger, ran func(from, to float64, tokens int64, key string), engine func(at float64, from, to ledger.EngineState), billed func(at float64, n ledger.Nanos)) {
 	t.Helper()
 	led = open(t, filepath.Join(t.TempDir(), "l.db"))
 	billed = func(at float64, n ledger.Nanos) { addSample(t, led, sample(minutes(at), bill("vm", n))) }
-	engine = func(at float64, from, to string) {
+	engine = func(at float64, from, to ledger.EngineState) {
 		t.Helper()
-		if err := led.AddEvent(ledger.EngineChange{At: minutes(at), From: from, To: to}.Event()); err != nil {
+		if err := led.AddEvent(minutes(at), ledger.EngineChange{From: from, To: to}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -34,23 +34,23 @@ func afternoon(t *testing.T) (led *ledger.Ledger, ran func(from, to float64, tok
 		q.Started, q.Key = minutes(from), key
 		add(t, led, q)
 	}
-	if err := led.AddEvent(ledger.Event{At: minutes(-11), Kind: "gateway", Subject: "started"}); err != nil {
+	if err := led.AddEvent(minutes(-11), ledger.GatewayStarted{}); err != nil {
 		t.Fatal(err)
 	}
-	engine(-8, "stopped", "starting")
-	engine(0, "starting", "ready")
+	engine(-8, ledger.Stopped, ledger.Starting)
+	engine(0, ledger.Starting, ledger.Ready)
 	for m := -10; m <= 250; m++ {
 		billed(float64(m), 100_000_000_000+ledger.Nanos(m)*40_000_000)
 	}
 	ran(0, 40, 1_000_000, "ann")
 	ran(20, 60, 2_000_000, "bob")
 	ran(90, 120, 500_000, "ann")
-	engine(180, "ready", "suspending")
-	engine(180.5, "suspending", "suspended")
-	engine(209, "suspended", "waking")
-	engine(210, "waking", "ready")
+	engine(180, ledger.Ready, ledger.Suspending)
+	engine(180.5, ledger.Suspending, ledger.Suspended)
+	engine(209, ledger.Suspended, ledger.Waking)
+	engine(210, ledger.Waking, ledger.Ready)
 	ran(209, 215, 1000, "")
-	engine(230, "ready", "crashed")
+	engine(230, ledger.Ready, ledger.Crashed)
 	return led, ran, engine, billed
 }
 
@@ -94,7 +94,7 @@ func TestKeySpend(t *testing.T) {
 	f(60, 80) // nobody was served
 
 	// A refund while the engine serves: the invoice falls, the keys' budgets do not.
-	engine(251, "crashed", "ready")
+	engine(251, ledger.Crashed, ledger.Ready)
 	billed(252, 90_000_000_000)
 	ran(250.5, 252, 1, "ann")
 	after := f(-10, 252)

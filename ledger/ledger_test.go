@@ -282,7 +282,7 @@ func TestHistoryIsAppendOnly(t *testing.T) {
 	if err := led.AddSampleFailure(context.Background(), ledger.SampleFailure{At: t0, Call: "GET /x", Class: "timeout"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := led.AddEvent(ledger.Event{At: t0, Kind: "engine", Subject: "starting→ready"}); err != nil {
+	if err := led.AddRawEvent(ledger.Event{At: t0, Kind: "engine", Subject: "starting→ready"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, table := range []string{"request", "sample", "source", "series", "state", "reading", "raw", "sample_failure", "event"} {

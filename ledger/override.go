@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -52,19 +51,25 @@ func (o Override) End() time.Time {
 	return o.Until
 }
 
-// How an override stands among the events.
-const (
-	overrideKind = "budget"
-	overrideSet  = "override"
-	overrideOver = "override_end"
-)
-
+// overrideDetail is an override as an event's detail.
 type overrideDetail struct {
 	ID     int64     `json:"id"`
 	Until  time.Time `json:"until"`
-	Amount *string   `json:"amount"` // decimal; null: as much as comes
+	Amount *amount   `json:"amount"` // null: as much as comes
 	Reason string    `json:"reason"`
 }
+
+func (o Override) detail() any {
+	return overrideDetail{ID: o.ID, Until: o.Until, Amount: (*amount)(o.Amount), Reason: o.Reason}
+}
+
+type overrideSet Override
+
+func (o overrideSet) eventDetail() any { return Override(o).detail() }
+
+type overrideEnded Override
+
+func (o overrideEnded) eventDetail() any { return Override(o).detail() }
 
 // AddOverride lifts the budget from now on, and tells of it as an event in the same
 // transaction. One is in force at a time: a second one is refused.
@@ -92,7 +97,7 @@ func (l *Ledger) AddOverride(length time.Duration, amount *Nanos, reason string)
 			return fmt.Errorf("override: %w", err)
 		}
 		o.ID = id
-		return w.overrideEvent(overrideSet, o)
+		return w.addEvent(NewEvent(w.now, overrideSet(o)))
 	})
 	return o, err
 }
@@ -109,22 +114,9 @@ func (l *Ledger) EndOverride() (o Override, err error) {
 		if _, _, err := w.insert(tableOverrideEnd, o.ID, micros(o.Ended)); err != nil {
 			return fmt.Errorf("end the override: %w", err)
 		}
-		return w.overrideEvent(overrideOver, o)
+		return w.addEvent(NewEvent(w.now, overrideEnded(o)))
 	})
 	return o, err
-}
-
-func (w *batch) overrideEvent(subject string, o Override) error {
-	d := overrideDetail{ID: o.ID, Until: o.Until, Reason: o.Reason}
-	if o.Amount != nil {
-		text := o.Amount.String()
-		d.Amount = &text
-	}
-	detail, err := json.Marshal(d)
-	if err != nil {
-		return fmt.Errorf("override: %w", err)
-	}
-	return w.addEvent(Event{At: w.now, Kind: overrideKind, Subject: subject, Detail: string(detail)})
 }
 
 const (

@@ -128,13 +128,13 @@ func TestAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	event := ledger.Event{At: t0, Kind: "x", Detail: strings.Repeat("x", 1<<16)}
-	if err := led.AddEvent(event); !errors.Is(err, ledger.ErrFull) || !errors.Is(led.Err(), ledger.ErrFull) {
-		t.Errorf("AddEvent = %v, Err = %v", err, led.Err())
+	if err := led.AddRawEvent(event); !errors.Is(err, ledger.ErrFull) || !errors.Is(led.Err(), ledger.ErrFull) {
+		t.Errorf("AddRawEvent = %v, Err = %v", err, led.Err())
 	}
 	if err := led.Exec("PRAGMA max_page_count = 100000"); err != nil {
 		t.Fatal(err)
 	}
-	if err := led.AddEvent(event); err != nil || led.Err() != nil {
+	if err := led.AddRawEvent(event); err != nil || led.Err() != nil {
 		t.Errorf("with room again: %v, %v", err, led.Err())
 	}
 }

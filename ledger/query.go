@@ -4,13 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 )
 
-// The questions of a report beyond sums: in which state the engine was, and what
-// stands in single samples.
+// The questions of a report beyond sums: what stands in single samples.
 
 // Sample returns a sample with its lines (without raw replies), or false where
 // there is none of that id.
@@ -112,104 +109,4 @@ func fallsIn(tx *sql.Tx, series, from, to, first int64) (falls []Fall, err error
 		prev = now
 	}
 	return falls, rows.Err()
-}
-
-// GatewayDown is the state of an engine without a gateway: it does not run.
-const GatewayDown = "down"
-
-// EngineState is what the engine was in from At on: "" where nothing tells,
-// GatewayDown, or the engine's own word ("starting", "ready", ...).
-type EngineState struct {
-	At    time.Time
-	State string
-}
-
-// EngineStates returns the engine's states in [from, to]; the first is the one
-// at from. Where a gateway started and the one before never said that it
-// stopped, it was down from the last trace of it on.
-func (r *Reader) EngineStates(from, to time.Time) (states []EngineState, err error) {
-	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		events, err := stateEvents(tx, micros(from), micros(to))
-		if err != nil {
-			return err
-		}
-		states = append(states, EngineState{At: from})
-		if len(events) > 0 && events[0].At.After(from) && events[0].Kind == "gateway" {
-			states[0].State = GatewayDown // before it first started, nothing of ours ran
-		}
-		enter := func(at time.Time, state string) {
-			last := &states[len(states)-1]
-			switch {
-			case last.State == state:
-			case !at.After(last.At): // before the window, or in the same microsecond
-				last.State = state
-			default:
-				states = append(states, EngineState{at, state})
-			}
-		}
-		for i, e := range events {
-			if e.Kind == "gateway" && e.Subject == "started" && i > 0 && events[i-1].Subject != "stopped" {
-				trace, err := lastTrace(tx, micros(events[i-1].At), micros(e.At))
-				if err != nil {
-					return err
-				}
-				enter(fromMicros(trace), GatewayDown)
-			}
-			enter(e.At, e.state())
-		}
-		return nil
-	})
-	return states, err
-}
-
-// state is what an event of the engine's life left it in.
-func (e Event) state() string {
-	if e.Kind == "gateway" {
-		return GatewayDown // started: its engine is still to come
-	}
-	_, to, _ := strings.Cut(e.Subject, "→")
-	return to
-}
-
-// stateEvents returns the events of engine and gateway up to to, in order, from
-// the last one at or before from on. It reads them from the newest back.
-func stateEvents(tx *sql.Tx, from, to int64) (events []Event, err error) {
-	rows, err := tx.Query("SELECT at, kind, subject FROM event WHERE kind IN ('engine', 'gateway') ORDER BY id DESC")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var at int64
-		var e Event
-		if err := rows.Scan(&at, &e.Kind, &e.Subject); err != nil {
-			return nil, err
-		}
-		e.At = fromMicros(at)
-		if at <= to {
-			events = append(events, e)
-		}
-		if at <= from {
-			break
-		}
-	}
-	slices.Reverse(events)
-	slices.SortStableFunc(events, func(x, y Event) int { return x.At.Compare(y.At) })
-	return events, rows.Err()
-}
-
-// lastTrace is the last instant in [after, before) at which something was
-// written by a gateway that died: a sample, a finished request, an event.
-func lastTrace(tx *sql.Tx, after, before int64) (int64, error) {
-	trace := after
-	for _, query := range []string{"SELECT max(at) FROM sample WHERE at < ?", "SELECT max(finished) FROM request WHERE finished < ?"} {
-		var us sql.NullInt64
-		if err := tx.QueryRow(query, before).Scan(&us); err != nil {
-			return 0, err
-		}
-		if us.Valid {
-			trace = max(trace, us.Int64)
-		}
-	}
-	return trace, nil
 }

@@ -18,28 +18,17 @@ type Residual struct {
 	Currency string
 }
 
-// How a residual stands among the events.
-const (
-	residualKind    = "billing"
-	residualSubject = "residual"
-)
-
-// residualDetail is an event's detail; amounts are decimal text.
+// residualDetail is a residual as an event's detail.
 type residualDetail struct {
 	From     time.Time `json:"from"`
 	To       time.Time `json:"to"`
-	Paid     string    `json:"paid"`
-	Billed   string    `json:"billed"`
+	Paid     amount    `json:"paid"`
+	Billed   amount    `json:"billed"`
 	Currency string    `json:"currency"`
 }
 
-// AddResidual writes r as an event of the time at.
-func (l *Ledger) AddResidual(at time.Time, r Residual) error {
-	detail, err := json.Marshal(residualDetail{r.From.UTC(), r.To.UTC(), r.Paid.String(), r.Billed.String(), r.Currency})
-	if err != nil {
-		return fmt.Errorf("residual: %w", err)
-	}
-	return l.AddEvent(Event{At: at, Kind: residualKind, Subject: residualSubject, Detail: string(detail)})
+func (r Residual) eventDetail() any {
+	return residualDetail{r.From.UTC(), r.To.UTC(), amount(r.Paid), amount(r.Billed), r.Currency}
 }
 
 // Residuals are those whose span has a part in (from, to], the newest first.
@@ -48,7 +37,7 @@ func (r *Reader) Residuals(from, to time.Time) (found []Residual, err error) {
 		// One is written after the end of its span: no event from before from is it.
 		rows, err := tx.Query(`SELECT detail FROM event
 			WHERE id > coalesce((SELECT id FROM event WHERE at <= ? ORDER BY id DESC LIMIT 1), 0) AND kind = ? AND subject = ?
-			ORDER BY id DESC`, micros(from), residualKind, residualSubject)
+			ORDER BY id DESC`, micros(from), EventBilling, subjectResidual)
 		if err != nil {
 			return err
 		}
@@ -76,10 +65,5 @@ func parseResidual(detail string) (Residual, error) {
 	if err := json.Unmarshal([]byte(detail), &d); err != nil {
 		return Residual{}, err
 	}
-	paid, err := ParseNanos(d.Paid)
-	if err != nil {
-		return Residual{}, err
-	}
-	billed, err := ParseNanos(d.Billed)
-	return Residual{d.From, d.To, paid, billed, d.Currency}, err
+	return Residual{d.From, d.To, Nanos(d.Paid), Nanos(d.Billed), d.Currency}, nil
 }

@@ -24,17 +24,17 @@ func TestResiduals(t *testing.T) {
 		for _, e := range []ledger.Event{
 			{At: at(m), Kind: "gate", Subject: "residual", Detail: "{}"}, {At: at(m), Kind: "billing", Subject: "balance_low", Detail: "{}"},
 		} {
-			if err := led.AddEvent(e); err != nil {
+			if err := led.AddRawEvent(e); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	other(5)
-	if err := led.AddResidual(at(16), one); err != nil {
+	if err := led.AddEvent(at(16), one); err != nil {
 		t.Fatal(err)
 	}
 	other(20)
-	if err := led.AddResidual(at(36), two); err != nil {
+	if err := led.AddEvent(at(36), two); err != nil {
 		t.Fatal(err)
 	}
 	f := func(from, to int, want ...ledger.Residual) {

@@ -35,21 +35,6 @@ func (p SpendPart) String() string { return spendParts[p].name }
 // Help says what the engine did in this part.
 func (p SpendPart) Help() string { return spendParts[p].help }
 
-// partOf is the part of an engine's state without requests, -1 where unknown.
-func partOf(state string) SpendPart {
-	switch state {
-	case "ready":
-		return PartIdle
-	case "starting", "waking":
-		return PartWaking
-	case "suspending", "suspended":
-		return PartSuspended
-	case "stopped", "crashed", GatewayDown:
-		return PartDown
-	}
-	return -1
-}
-
 // maxSlices bounds how finely the spend is split: by the sample interval in a day
 // of samples a minute, coarser in a longer window.
 const maxSlices = 1500
@@ -122,7 +107,7 @@ func (r *Reader) Timeline(of Spend, edges []time.Time, wakes []Window) (t Timeli
 	if err != nil {
 		return t, err
 	}
-	states, err := r.EngineStates(w.From, w.To)
+	states, err := r.EngineHistory(w.From, w.To)
 	if err != nil {
 		return t, err
 	}
@@ -150,10 +135,10 @@ func (r *Reader) Timeline(of Spend, edges []time.Time, wakes []Window) (t Timeli
 		}
 		s := &t.slices[sort.Search(len(t.slices), func(n int) bool { return !t.slices[n].to.Before(to) })]
 		state := states[sort.Search(len(states), func(n int) bool { return states[n].At.After(from) })-1]
-		switch part := partOf(state.State); part {
-		case -1:
+		switch part, ok := state.State.part(); {
+		case !ok:
 			s.unknown = true
-		case PartIdle:
+		case part == PartIdle:
 			s.micros[PartServing] += d.Microseconds()
 			s.micros[PartIdle] += (to.Sub(from) - d).Microseconds()
 		default:

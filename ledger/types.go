@@ -124,16 +124,3 @@ type SampleFailure struct {
 	Call  string // which call, without host, query or credentials: "GET /billing/billing/history/virtual-machine/{id}"
 	Class string // "network", "timeout", "http_401", "http_5xx", "malformed", "incomplete", "currency", ...
 }
-
-// EventKinds are all the kinds of events that are written.
-func EventKinds() []string {
-	return []string{"billing", overrideKind, "engine", "gate", "gateway", "gpu", "key", "meter"}
-}
-
-// Event is something that happened and that a person may ask about later.
-type Event struct {
-	At      time.Time
-	Kind    string // one of EventKinds
-	Subject string // what changed into what: "starting→ready"
-	Detail  string // cause and phases, JSON object; "" where there is none
-}

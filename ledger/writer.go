@@ -326,16 +326,6 @@ func (w *batch) committed() {
 	}
 }
 
-// AddEvent writes an event.
-func (l *Ledger) AddEvent(e Event) error {
-	return l.submit(context.Background(), func(w *batch) error { return w.addEvent(e) })
-}
-
-func (w *batch) addEvent(e Event) error {
-	_, _, err := w.insert(tableEvent, nil, micros(e.At), e.Kind, e.Subject, e.Detail)
-	return err
-}
-
 // NoProvider is noted as the provider where the operator chose to serve without a bill.
 const NoProvider = "none"
 

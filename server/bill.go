@@ -103,23 +103,18 @@ func (g *gateway) newBalanceMonitor(p billing.Provider) (*billing.BalanceMonitor
 
 func (g *gateway) residual(r ledger.Residual) {
 	g.metrics.Residual()
-	g.record.failed("residual", g.led.AddResidual(g.cfg.Now(), r))
+	g.record.event(r)
 }
 
 func (g *gateway) funds(f billing.Funds) {
 	g.metrics.LowBalance(f.Low)
-	if !f.Turned {
-		return
+	left := ledger.Balance{Left: f.Left, Threshold: f.Threshold, Currency: f.Currency}
+	switch {
+	case f.Turned && f.Low:
+		g.record.event(ledger.BalanceLow(left))
+	case f.Turned:
+		g.record.event(ledger.BalanceOK(left))
 	}
-	subject := "balance_ok"
-	if f.Low {
-		subject = "balance_low"
-	}
-	g.record.event("billing", subject, jsonText(struct {
-		Left      string `json:"left"`
-		Threshold string `json:"threshold"`
-		Currency  string `json:"currency"`
-	}{f.Left.String(), f.Threshold.String(), f.Currency}))
 }
 
 // lastSample reads the bill once more on the way out.

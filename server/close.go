@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/ledger"
 	"spotinference/server/engine"
 )
 
@@ -24,7 +25,7 @@ type closer struct {
 	sampler *billing.Sampler // nil without a bill
 	command []string         // --on-close; nil for none
 	keep    []string         // the secrets that the command may see
-	event   func(kind, subject, detail string)
+	event   func(ledger.EventDetail)
 	log     *slog.Logger
 	hard    context.Context // ends the command
 }
@@ -82,9 +83,7 @@ func (c *closer) run(reason string) string {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	c.log.Warn("the gate is closed: running --on-close", "command", c.command[0], "reason", reason)
-	c.event("gate", "on_close_started", jsonText(struct {
-		Reason string `json:"reason"`
-	}{reason}))
+	c.event(ledger.OnCloseStarted{Reason: reason})
 	begun := time.Now()
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) { // a child that it left behind holds its output open
@@ -101,10 +100,7 @@ func (c *closer) run(reason string) string {
 	} else {
 		c.log.Info("--on-close is done", "took", took.Round(time.Millisecond))
 	}
-	c.event("gate", "on_close_ended", jsonText(struct {
-		Outcome string  `json:"outcome"`
-		Took    float64 `json:"seconds"`
-	}{outcome, took.Seconds()}))
+	c.event(ledger.OnCloseEnded{Outcome: outcome, Took: ledger.Seconds(took)})
 	return said.String()
 }
 

@@ -28,7 +28,10 @@ func TestOnCloseIsEndedWithItsChildren(t *testing.T) {
 	hard, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var events []string
-	c := &closer{hard: hard, log: slog.New(slog.DiscardHandler), event: func(kind, subject, detail string) { events = append(events, kind+" "+subject+" "+detail) },
+	c := &closer{hard: hard, log: slog.New(slog.DiscardHandler), event: func(d ledger.EventDetail) {
+		e := ledger.NewEvent(time.Now(), d)
+		events = append(events, string(e.Kind)+" "+e.Subject+" "+e.Detail)
+	},
 		command: []string{"sh", "-c", `sleep 1000 & echo $! >"$0"; wait`, fifo}}
 	done := make(chan struct{})
 	go func() { defer close(done); c.run("stale") }()
@@ -70,7 +73,7 @@ func TestOnCloseMayLeaveAChild(t *testing.T) {
 		`sleep 1000 & head -c 3000000 /dev/zero | tr '\0' x; echo; echo $!`: `"outcome":"done"`,
 	} {
 		var ended string
-		c := &closer{hard: t.Context(), log: slog.New(slog.DiscardHandler), event: func(_, _, detail string) { ended = detail },
+		c := &closer{hard: t.Context(), log: slog.New(slog.DiscardHandler), event: func(d ledger.EventDetail) { ended = ledger.NewEvent(time.Now(), d).Detail },
 			command: []string{"sh", "-c", command}}
 		said := c.run("stale")
 		lines := strings.Fields(said)

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -34,11 +33,7 @@ func (g *gateway) gpuMinute(m gpu.Minute) {
 
 func (g *gateway) gpuError(x gpu.XID, at time.Time) {
 	g.cfg.Log.Warn("the driver reports an error of a card", "gpu", x.UUID, "xid", x.Code)
-	g.record.event("gpu", fmt.Sprintf("xid %d", x.Code), jsonText(struct {
-		UUID string    `json:"uuid"`
-		XID  uint64    `json:"xid"`
-		At   time.Time `json:"at"`
-	}{x.UUID, x.Code, at.UTC()}))
+	g.record.event(ledger.GPUXID{UUID: x.UUID, XID: x.Code, At: at})
 }
 
 func (g *gateway) gpuState(s gpu.State) {
@@ -50,9 +45,7 @@ func (g *gateway) gpuState(s gpu.State) {
 	default:
 		g.cfg.Log.Info("reading the GPU", "source", s.Source, "why", s.Reason)
 	}
-	g.record.event("gpu", "source "+string(s.Source), jsonText(struct {
-		Reason string `json:"reason"`
-	}{s.Reason}))
+	g.record.event(ledger.GPUSource{Source: string(s.Source), Reason: s.Reason})
 }
 
 // newCheckpointer is the driver's way to suspend, nil where nobody wants it. One that

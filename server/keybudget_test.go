@@ -26,9 +26,9 @@ func TestKeyBudgets(t *testing.T) {
 	defer led.Close()
 	var told api.KeySpend
 	b := newKeyBudgets(led, berlin, false, func(s api.KeySpend) { told = s }, func() time.Time { return now }, slog.New(slog.DiscardHandler))
-	event := func(kind, subject string) {
+	event := func(d ledger.EventDetail) {
 		t.Helper()
-		if err := led.AddEvent(ledger.Event{At: now, Kind: kind, Subject: subject}); err != nil {
+		if err := led.AddEvent(now, d); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -60,8 +60,8 @@ func TestKeyBudgets(t *testing.T) {
 		}
 	}
 	want(true, 0) // no sample: nothing was spent, and the gate is closed
-	event("gateway", "started")
-	event("engine", "starting→ready")
+	event(ledger.GatewayStarted{})
+	event(ledger.EngineChange{From: ledger.Starting, To: ledger.Ready})
 	sample(1_000_000_000)
 	want(true, 0)
 	if !told.Next.Equal(time.Date(2026, 1, 5, 23, 0, 0, 0, time.UTC)) {
@@ -90,7 +90,7 @@ func TestKeyBudgets(t *testing.T) {
 	want(true, 100_000_000)
 
 	now = now.Add(time.Minute)
-	event("engine", "ready→what")
+	event(ledger.EngineChange{From: ledger.Ready, To: "what"})
 	now = now.Add(time.Minute)
 	served("key_ann", 1, 0)
 	sample(1_700_000_000)

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"time"
@@ -20,18 +19,16 @@ type record struct {
 	now func() time.Time
 }
 
-// event writes an event that happens now. detail is JSON, or "".
-func (r record) event(kind, subject, detail string) {
-	r.write(ledger.Event{At: r.now(), Kind: kind, Subject: subject, Detail: detail})
-}
+// event writes what happens now.
+func (r record) event(d ledger.EventDetail) { r.write(r.now(), d) }
 
-func (r record) write(e ledger.Event) { r.failed(e.Subject, r.led.AddEvent(e)) }
+func (r record) write(at time.Time, d ledger.EventDetail) { r.failed(at, d, r.led.AddEvent(at, d)) }
 
-// failed logs that something could not be written; a ledger that is closed has ended
-// with everything else.
-func (r record) failed(subject string, err error) {
+// failed logs that an event could not be written; a ledger that is closed has ended with
+// everything else.
+func (r record) failed(at time.Time, d ledger.EventDetail, err error) {
 	if err != nil && !errors.Is(err, ledger.ErrClosed) {
-		r.log.Error("write an event", "event", subject, "err", err)
+		r.log.Error("write an event", "event", ledger.NewEvent(at, d).Subject, "err", err)
 	}
 }
 
@@ -39,7 +36,7 @@ func (r record) failed(subject string, err error) {
 func (r record) engine(identity string, t engine.Transition) {
 	args := []any{"was", t.From, "cause", t.Cause}
 	c := ledger.EngineChange{
-		At: t.At, From: string(t.From), To: string(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
+		At: t.At, From: ledger.EngineState(t.From), To: ledger.EngineState(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
 		Waiters: int64(t.Waiters), Left: int64(t.Abandoned.Left), Late: int64(t.Abandoned.Late), Phases: map[string]ledger.Seconds{},
 	}
 	for _, p := range t.Phases {
@@ -57,21 +54,26 @@ func (r record) engine(identity string, t engine.Transition) {
 		level = slog.LevelWarn
 	}
 	r.log.Log(context.Background(), level, "engine "+string(t.To), args...)
-	r.write(c.Event())
+	r.write(c.At, c)
 }
 
 // gateRecord says that the gate opened or closed, and why. What the ledger could not
 // take, since it was what failed, is written when it can.
 type gateRecord struct {
 	record
-	unwritten []ledger.Event // owned by who evaluates the gate, one at a time
+	unwritten []gateEvent // owned by who evaluates the gate, one at a time
+}
+
+type gateEvent struct {
+	at     time.Time
+	detail ledger.EventDetail
 }
 
 // unwrittenMost bounds what is kept: a ledger that fails for long fails in one way.
 const unwrittenMost = 100
 
 func (g *gateRecord) changed(r *budget.Refusal) {
-	e := ledger.Event{At: g.now(), Kind: "gate", Subject: "open"}
+	e := gateEvent{g.now(), ledger.GateOpened{}}
 	if r == nil {
 		g.log.Info("gate open")
 	} else {
@@ -80,28 +82,17 @@ func (g *gateRecord) changed(r *budget.Refusal) {
 			level = slog.LevelInfo // how every start begins
 		}
 		g.log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
-		e.Subject = "closed"
-		e.Detail = jsonText(struct {
-			Reason string `json:"reason"`
-			Why    string `json:"why"`
-		}{r.Reason, r.Detail})
+		e.detail = ledger.GateClosed{Reason: r.Reason, Why: r.Detail}
 	}
 	if len(g.unwritten) < unwrittenMost {
 		g.unwritten = append(g.unwritten, e)
 	}
 	for len(g.unwritten) > 0 {
-		if err := g.led.AddEvent(g.unwritten[0]); err != nil {
-			g.failed(e.Subject, err)
+		first := g.unwritten[0]
+		if err := g.led.AddEvent(first.at, first.detail); err != nil {
+			g.failed(first.at, first.detail, err)
 			return
 		}
 		g.unwritten = g.unwritten[1:]
 	}
-}
-
-func jsonText(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("BUG: an event that is not JSON: " + err.Error())
-	}
-	return string(b)
 }

@@ -130,7 +130,7 @@ func (g *gateway) run(ctx, hard context.Context) error {
 	select {
 	case err := <-ended:
 		g.lastSample(hard)
-		g.record.event("gateway", "stopped", "")
+		g.record.event(ledger.GatewayStopped{})
 		if err == nil {
 			g.cfg.Log.Info("stopped")
 		}
@@ -224,7 +224,7 @@ func (g *gateway) newKeyBudgets(keys []ledger.Key) *keyBudgets {
 
 // announce says that clients can come in.
 func (g *gateway) announce() {
-	g.record.event("gateway", "started", "")
+	g.record.event(ledger.GatewayStarted{})
 	g.cfg.Log.Info("listening", "url", g.in.url, "ledger", g.cfg.Ledger, "provider", g.cfg.Provider, "engine", g.engine.Kind())
 	if g.blind() {
 		g.cfg.Log.Warn("serving without a bill: no spend is known, and no budget holds")

@@ -120,7 +120,7 @@ func TestCostResidual(t *testing.T) {
 	residual := func(from, to float64, paid, billed ledger.Nanos) {
 		t.Helper()
 		r := ledger.Residual{From: at(from), To: at(to), Paid: paid, Billed: billed, Currency: "USD"}
-		if err := b.AddResidual(at(to+6), r); err != nil {
+		if err := b.AddEvent(at(to+6), r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -150,7 +150,7 @@ func TestCostDrift(t *testing.T) {
 	b := open(t)
 	b.bills(0, 60)
 	b.served(30, 1_000_000)
-	if err := b.AddEvent(ledger.Event{At: at(20), Kind: "meter", Subject: "drift", Detail: `{}`}); err != nil {
+	if err := b.AddEvent(at(20), ledger.MeterDrift{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, w := range []struct {

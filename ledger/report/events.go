@@ -12,10 +12,6 @@ import (
 	"spotinference/ledger"
 )
 
-// KindSample is the kind under which samples of the bill that failed stand among the
-// events. They have a table of their own and are in no event.
-const KindSample = "sample"
-
 // EventsReport is what happened in a window, in the order of its times.
 type EventsReport struct {
 	Window Span    `json:"window"`
@@ -33,9 +29,10 @@ type Event struct {
 }
 
 // EventKinds are the kinds that a report of events knows, in order.
-func EventKinds() []string {
-	kinds := append(ledger.EventKinds(), KindSample)
-	slices.Sort(kinds)
+func EventKinds() (kinds []string) {
+	for _, k := range ledger.EventKinds() {
+		kinds = append(kinds, string(k))
+	}
 	return kinds
 }
 
@@ -52,17 +49,20 @@ func Events(ctx context.Context, r *ledger.Reader, w ledger.Window, kinds []stri
 			return wrap(badQuestion("use "+strings.Join(known, ", "), "kind %q: not a kind of event", k))
 		}
 	}
-	wanted := func(kind string) bool { return len(kinds) == 0 || slices.Contains(kinds, kind) }
 	rep := EventsReport{Window: Span(w), Events: []Event{}, Demo: demo}
+	wanted := func(kind ledger.EventKind) bool { return len(kinds) == 0 || slices.Contains(kinds, string(kind)) }
+	add := func(e ledger.Event) {
+		rep.Events = append(rep.Events, Event{e.At, string(e.Kind), e.Subject, e.Detail})
+	}
 	err = r.EachEvent(ctx, w, func(e ledger.Event) error {
 		if wanted(e.Kind) {
-			rep.Events = append(rep.Events, Event{e.At, e.Kind, e.Subject, e.Detail})
+			add(e)
 		}
 		return nil
 	})
-	if err == nil && wanted(KindSample) {
+	if err == nil && wanted(ledger.EventSample) {
 		err = r.EachSampleFailure(ctx, w, func(f ledger.SampleFailure) error {
-			rep.Events = append(rep.Events, Event{f.At, KindSample, "failed", fmt.Sprintf(`{"class":%s,"call":%s}`, jsonString(f.Class), jsonString(f.Call))})
+			add(ledger.NewEvent(f.At, f))
 			return nil
 		})
 	}

@@ -21,14 +21,8 @@ import (
 func eventful(t *testing.T) *book {
 	t.Helper()
 	b := open(t)
-	for _, e := range []ledger.Event{
-		{At: at(1), Kind: "gate", Subject: "open"},
-		{At: at(3), Kind: "engine", Subject: "starting→ready", Detail: `{"cause":"<first>"}`},
-	} {
-		if err := b.AddEvent(e); err != nil {
-			t.Fatal(err)
-		}
-	}
+	b.event(1, ledger.GateOpened{})
+	b.event(3, ledger.EngineChange{From: ledger.Starting, To: ledger.Ready, Cause: "<first>"})
 	err := b.AddSampleFailure(t.Context(), ledger.SampleFailure{At: at(2), Call: "GET /billing", Class: "timeout"})
 	if err != nil {
 		t.Fatal(err)

@@ -107,7 +107,7 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 // drifts are those that serve saw in w, never nil.
 func drifts(r *ledger.Reader, w ledger.Window) ([]MeterDrift, error) {
 	out := []MeterDrift{}
-	events, err := r.Events("meter", w.From, w.To)
+	events, err := r.Events(ledger.EventMeter, w.From, w.To)
 	for _, e := range events {
 		out = append(out, MeterDrift{e.At, e.Detail})
 	}

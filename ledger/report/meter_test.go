@@ -64,7 +64,7 @@ func TestMeter(t *testing.T) {
 	}
 
 	// A drift that was seen is told, also once the whole agrees again.
-	if err := b.AddEvent(ledger.Event{At: at(8), Kind: "meter", Subject: "drift", Detail: `{"x":1}`}); err != nil {
+	if err := b.AddEvent(at(8), ledger.MeterDrift{}); err != nil {
 		t.Fatal(err)
 	}
 	m = b.meter(0, 10)

@@ -214,7 +214,7 @@ func exportFailures(ctx context.Context, r *ledger.Reader, w ledger.Window, row 
 
 func exportEvents(ctx context.Context, r *ledger.Reader, w ledger.Window, row func(...field) error) error {
 	return r.EachEvent(ctx, w, func(e ledger.Event) error {
-		return row(field{"at", e.At}, field{"kind", e.Kind}, field{"subject", e.Subject}, field{"detail", e.Detail})
+		return row(field{"at", e.At}, field{"kind", string(e.Kind)}, field{"subject", e.Subject}, field{"detail", e.Detail})
 	})
 }
 

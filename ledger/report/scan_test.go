@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 type day struct {
 	samples  []ledger.Sample // one resource, its bill always known
 	requests []ledger.Request
-	events   []ledger.Event // of the engine; it is starting before the first one
+	events   []ledger.EngineChange // it is starting before the first one
 }
 
 // busy is how long a request ran in (from, to].
@@ -46,21 +45,21 @@ func (d day) split(from, to time.Time) (sum [5]ledger.Nanos) {
 			continue
 		}
 		var part [5]int64
-		state, since := "starting", a.At
+		state, since := ledger.Starting, a.At
 		add := func(until time.Time) {
 			if !until.After(since) {
 				return
 			}
 			us := until.Sub(since).Microseconds()
 			switch state {
-			case "ready":
+			case ledger.Ready:
 				busy := d.busy(since, until).Microseconds()
 				part[0], part[1] = part[0]+busy, part[1]+us-busy
-			case "starting", "waking":
+			case ledger.Starting, ledger.Waking:
 				part[2] += us
-			case "suspended":
+			case ledger.Suspended:
 				part[3] += us
-			case "stopped":
+			case ledger.Stopped:
 				part[4] += us
 			}
 			since = until
@@ -70,7 +69,7 @@ func (d day) split(from, to time.Time) (sum [5]ledger.Nanos) {
 				break
 			}
 			add(e.At)
-			_, state, _ = strings.Cut(e.Subject, "→")
+			state = e.To
 		}
 		add(b.At)
 		for p, n := range (*b.Lines[0].Bill - *a.Lines[0].Bill).Allot(part[:]) {
@@ -84,8 +83,8 @@ func (d day) split(from, to time.Time) (sum [5]ledger.Nanos) {
 func TestCostEqualsAFullScan(t *testing.T) {
 	for seed := range uint64(3) {
 		b, d, r := open(t), day{}, rand.New(rand.NewPCG(seed, 11))
-		b.event(-1, "gateway", "started")
-		b.event(-0.5, "engine", "stopped→starting")
+		b.event(-1, ledger.GatewayStarted{})
+		b.engine(-0.5, "stopped→starting")
 		bill := ledger.Nanos(5e9)
 		for m := 0; m < 400; m++ {
 			if r.IntN(40) == 0 {
@@ -115,11 +114,11 @@ func TestCostEqualsAFullScan(t *testing.T) {
 		slices.SortFunc(d.requests, func(x, y ledger.Request) int {
 			return cmp.Or(x.Started.Compare(y.Started), x.Finished.Compare(y.Finished))
 		})
-		minute, state := 0.5, "starting"
+		minute, state := 0.5, ledger.Starting
 		for minute < 400 {
-			next := []string{"ready", "ready", "suspended", "waking", "stopped"}[r.IntN(5)]
-			e := ledger.Event{At: at(minute).Truncate(time.Microsecond), Kind: "engine", Subject: state + "→" + next}
-			if err := b.AddEvent(e); err != nil {
+			next := []ledger.EngineState{ledger.Ready, ledger.Ready, ledger.Suspended, ledger.Waking, ledger.Stopped}[r.IntN(5)]
+			e := ledger.EngineChange{At: at(minute).Truncate(time.Microsecond), From: state, To: next}
+			if err := b.AddEvent(e.At, e); err != nil {
 				t.Fatal(err)
 			}
 			d.events = append(d.events, e)

@@ -22,12 +22,19 @@ import (
 	"spotinference/ledger/report"
 )
 
-// event notes a change of the engine's or the gateway's state.
-func (b *book) event(minutes float64, kind, subject string) {
+// event notes what happened at a minute.
+func (b *book) event(minutes float64, d ledger.EventDetail) {
 	b.t.Helper()
-	if err := b.AddEvent(ledger.Event{At: at(minutes), Kind: kind, Subject: subject}); err != nil {
+	if err := b.AddEvent(at(minutes), d); err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// engine notes a change of the engine's state: "starting→ready".
+func (b *book) engine(minutes float64, change string) {
+	b.t.Helper()
+	from, to, _ := strings.Cut(change, "→")
+	b.event(minutes, ledger.EngineChange{From: ledger.EngineState(from), To: ledger.EngineState(to)})
 }
 
 // ran writes a request that was in the engine from minute to minute.
@@ -45,19 +52,19 @@ func key(name string) func(*ledger.Request)   { return func(r *ledger.Request) {
 // 11:30 and crashes at 11:50.
 func afternoon(t *testing.T) *book {
 	b := open(t)
-	b.event(-11, "gateway", "started")
-	b.event(-8, "engine", "stopped→starting")
-	b.event(0, "engine", "starting→ready")
+	b.event(-11, ledger.GatewayStarted{})
+	b.engine(-8, "stopped→starting")
+	b.engine(0, "starting→ready")
 	b.bills(-10, 250)
 	b.ran(0, 40, 1_000_000, model("qwen"), key("ann"))
 	b.ran(20, 60, 2_000_000, model("qwen"), key("bob"))
 	b.ran(90, 120, 500_000, model("llama"), key("ann"))
-	b.event(180, "engine", "ready→suspending")
-	b.event(180.5, "engine", "suspending→suspended")
-	b.event(209, "engine", "suspended→waking")
-	b.event(210, "engine", "waking→ready")
+	b.engine(180, "ready→suspending")
+	b.engine(180.5, "suspending→suspended")
+	b.engine(209, "suspended→waking")
+	b.engine(210, "waking→ready")
 	b.ran(209, 215, 1000, model(""), key(""))
-	b.event(230, "engine", "ready→crashed")
+	b.engine(230, "ready→crashed")
 	return b
 }
 
@@ -199,7 +206,7 @@ func TestSplitAddsUp(t *testing.T) {
 	for seed := range uint64(10) {
 		b := open(t)
 		rnd := rand.New(rand.NewPCG(seed, 7))
-		b.event(-0.5, "gateway", "started")
+		b.event(-0.5, ledger.GatewayStarted{})
 		states := []string{"starting", "ready", "ready", "ready", "suspending", "suspended", "waking", "crashed", "stopped"}
 		bill, minute := ledger.Nanos(rnd.IntN(1e9)), 0.0
 		for minute < 30 {
@@ -213,10 +220,10 @@ func TestSplitAddsUp(t *testing.T) {
 			b.bill(s)
 			bill += ledger.Nanos(rnd.IntN(1e8)) - 1e7
 			if rnd.IntN(2) == 0 {
-				b.event(minute+rnd.Float64()/2, "engine", "x→"+states[rnd.IntN(len(states))])
+				b.engine(minute+rnd.Float64()/2, "x→"+states[rnd.IntN(len(states))])
 			}
 			if rnd.IntN(10) == 0 {
-				b.event(minute+0.9, "gateway", "started")
+				b.event(minute+0.9, ledger.GatewayStarted{})
 			}
 			b.ran(minute-rnd.Float64()*3, minute+rnd.Float64(), int64(rnd.IntN(9)))
 			minute += 0.3 + rnd.Float64()*2
@@ -243,12 +250,12 @@ func TestSplitAddsUp(t *testing.T) {
 // A gateway that dies says nothing: the engine was down from the last trace of it.
 func TestDeadGatewayIsDown(t *testing.T) {
 	b := open(t)
-	b.event(0, "gateway", "started")
-	b.event(0, "engine", "starting→ready")
+	b.event(0, ledger.GatewayStarted{})
+	b.engine(0, "starting→ready")
 	b.bills(0, 10)
 	b.ran(10, 10.5, 1, lost) // dated when it was last seen
-	b.event(19, "gateway", "started")
-	b.event(20, "engine", "starting→ready")
+	b.event(19, ledger.GatewayStarted{})
+	b.engine(20, "starting→ready")
 	b.bill(sample(20, 100_800_000_000), sample(21, 100_840_000_000))
 	c := asked(b, until(0, 21), nil)
 	split := func(d *report.Decimal) string { return string(*d) }
@@ -260,8 +267,8 @@ func TestDeadGatewayIsDown(t *testing.T) {
 	// than a second: nothing ran yet.
 	b = open(t)
 	b.bills(0, 10)
-	b.event(0.5, "gateway", "started")
-	b.event(1, "engine", "starting→ready")
+	b.event(0.5, ledger.GatewayStarted{})
+	b.engine(1, "starting→ready")
 	if c = b.cost(until(0, 10)); c.Split.Down == nil || *c.Split.Down != "0.04" {
 		t.Errorf("split %v", c.Split)
 	}
@@ -269,14 +276,14 @@ func TestDeadGatewayIsDown(t *testing.T) {
 	// Before the first word of it, its state is not known, and neither is the split.
 	b = open(t)
 	b.bills(0, 10)
-	b.event(5, "engine", "starting→ready")
+	b.engine(5, "starting→ready")
 	if c = b.cost(until(0, 10)); c.Split != (report.Split{}) {
 		t.Errorf("split %v", c.Split)
 	}
 	if c = b.cost(until(5, 10)); c.Split.Idle == nil || *c.Split.Idle != "0.2" {
 		t.Errorf("split %v", c.Split)
 	}
-	b.event(8, "engine", "ready→dreaming") // a word of a later version
+	b.engine(8, "ready→dreaming") // a word of a later version
 	if c = b.cost(until(5, 10)); c.Split != (report.Split{}) {
 		t.Errorf("split %v", c.Split)
 	}

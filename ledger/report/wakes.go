@@ -181,7 +181,7 @@ func findWakes(r *ledger.Reader, w ledger.Window, now time.Time) (s wakeHistory,
 	if err != nil {
 		return s, err
 	}
-	starts, err := r.Events("gateway", w.From, until)
+	starts, err := r.GatewayStarts(w.From, until)
 	if err != nil {
 		return s, err
 	}
@@ -192,47 +192,45 @@ func findWakes(r *ledger.Reader, w ledger.Window, now time.Time) (s wakeHistory,
 		current = nil
 	}
 	for _, c := range changes {
-		for ; len(starts) > 0 && starts[0].At.Before(c.At); starts = starts[1:] {
-			if current != nil && starts[0].Subject == "started" {
-				current.over, current.Result, current = starts[0].At, WakeLost, nil
+		for ; len(starts) > 0 && starts[0].Before(c.At); starts = starts[1:] {
+			if current != nil {
+				current.over, current.Result, current = starts[0], WakeLost, nil
 			}
 		}
 		switch {
-		case c.From == "suspended" && (c.To == "waking" || c.To == "starting"):
+		case c.From == ledger.Suspended && (c.To == ledger.Waking || c.To == ledger.Starting):
 			if c.At.After(w.To) {
 				return s, nil
 			}
 			s.wakes = append(s.wakes, wakeRecord{over: until, Wake: Wake{Began: c.At, Cause: c.Cause, Result: WakeGoesOn, Queue: phase(c, "queue")}})
 			current = &s.wakes[len(s.wakes)-1]
-			if current.Method = c.Method; c.To == "starting" {
+			if current.Method = c.Method; c.To == ledger.Starting {
 				current.Method = "stop"
 			}
-		case current != nil && c.To == "starting": // the attempt failed, and the next one begins
+		case current != nil && c.To == ledger.Starting: // the attempt failed, and the next one begins
 			current.Error, current.Method = c.Cause, "stop"
-		case current != nil && c.To == "ready":
+		case current != nil && c.To == ledger.Ready:
 			current.ready(c)
 			endWake(c.At, WakeReady)
-		case current != nil && c.To == "crashed":
+		case current != nil && c.To == ledger.Crashed:
 			current.Waiters, current.Left, current.Late, current.Error = c.Waiters, c.Left, c.Late, c.Cause
 			endWake(c.At, WakeFailed)
-		case current != nil && c.To == "stopped":
+		case current != nil && c.To == ledger.Stopped:
 			current.Waiters, current.Left, current.Late = c.Waiters, c.Left, c.Late
 			result := WakeFailed
 			if current.Error = c.Cause; c.Cause == "shutdown" {
 				current.Error, result = "", WakeStopped
 			}
 			endWake(c.At, result)
-		case c.From == "ready" && len(s.wakes) > 0 && s.wakes[len(s.wakes)-1].readyFor.IsZero():
+		case c.From == ledger.Ready && len(s.wakes) > 0 && s.wakes[len(s.wakes)-1].readyFor.IsZero():
 			s.wakes[len(s.wakes)-1].readyFor = c.At
 		}
-		if c.From == "suspending" && c.To == "suspended" && c.Cause == "done" && !c.At.After(w.To) {
+		if c.From == ledger.Suspending && c.To == ledger.Suspended && c.Cause == "done" && !c.At.After(w.To) {
 			s.suspends[c.Method] = append(s.suspends[c.Method], total(c))
 		}
 	}
-	for _, e := range starts {
-		if current != nil && e.Subject == "started" {
-			current.over, current.Result, current = e.At, WakeLost, nil
-		}
+	if current != nil && len(starts) > 0 {
+		current.over, current.Result = starts[0], WakeLost
 	}
 	return s, nil
 }

@@ -10,10 +10,10 @@ import (
 )
 
 // change notes a change of the engine's state with all that is known of it.
-func (b *book) change(minutes float64, from, to string, c ledger.EngineChange) {
+func (b *book) change(minutes float64, from, to ledger.EngineState, c ledger.EngineChange) {
 	b.t.Helper()
 	c.At, c.From, c.To = at(minutes), from, to
-	if err := b.AddEvent(c.Event()); err != nil {
+	if err := b.AddEvent(c.At, c); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -39,10 +39,10 @@ const ms = time.Millisecond
 // cents a minute.
 func nights(t *testing.T) *book {
 	b := open(t)
-	b.event(-11, "gateway", "started")
+	b.event(-11, ledger.GatewayStarted{})
 	b.bills(-10, 101)
-	b.event(-8, "engine", "stopped→starting")
-	b.event(-2, "engine", "starting→ready")
+	b.engine(-8, "stopped→starting")
+	b.engine(-2, "starting→ready")
 
 	b.suspended(10, "stop") // and comes back in order
 	b.change(20, "suspended", "starting", ledger.EngineChange{Cause: "request", Phases: phases("queue", 12*ms)})
@@ -70,16 +70,16 @@ func nights(t *testing.T) *book {
 	b.suspended(70, "stop") // and serve is stopped
 	b.change(80, "suspended", "starting", ledger.EngineChange{Cause: "request", Phases: phases("queue", 1*ms)})
 	b.change(80.5, "starting", "stopped", ledger.EngineChange{Cause: "shutdown", Waiters: 1})
-	b.event(80.6, "gateway", "stopped")
-	b.event(90, "gateway", "started")
-	b.event(90.5, "engine", "stopped→starting")
-	b.event(91, "engine", "starting→ready")
+	b.event(80.6, ledger.GatewayStopped{})
+	b.event(90, ledger.GatewayStarted{})
+	b.engine(90.5, "stopped→starting")
+	b.engine(91, "starting→ready")
 
 	b.suspended(95, "stop") // and serve dies
 	b.change(100, "suspended", "starting", ledger.EngineChange{Cause: "request", Phases: phases("queue", 1*ms)})
-	b.event(110, "gateway", "started")
-	b.event(110, "engine", "stopped→starting")
-	b.event(111, "engine", "starting→ready")
+	b.event(110, ledger.GatewayStarted{})
+	b.engine(110, "stopped→starting")
+	b.engine(111, "starting→ready")
 	b.bills(110, 140)
 
 	b.suspended(120, "stop") // and is still on its way
@@ -188,5 +188,27 @@ func TestWakesInTheDark(t *testing.T) {
 	}
 	if text := written(t, quiet, report.Text); !strings.Contains(text, "No wake began in this window.") {
 		t.Errorf("text = %s", text)
+	}
+}
+
+// How old a bill may be is asked of every report that shows what it came to.
+func TestSampleAgeIsAsked(t *testing.T) {
+	b := open(t)
+	b.bills(0, 10)
+	b.served(5, 1000)
+	for _, c := range []struct {
+		age  time.Duration
+		want string
+	}{{3 * time.Minute, report.ReasonDark}, {15 * time.Minute, ""}} {
+		q := explicitly(0, 20, 30)
+		q.MaxSampleAge = c.age
+		cost := b.cost(q).Reason
+		g, err := report.GPU(b.Reader, report.GPUQuery{Window: q.Window, Explicit: true, Now: q.Now, MaxSampleAge: c.age})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := b.wakes(q); cost != c.want || g.CostReason != c.want || w.Reason != c.want {
+			t.Errorf("%s: cost %q, gpu %q, wakes %q, want %q", c.age, cost, g.CostReason, w.Reason, c.want)
+		}
 	}
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -16,7 +15,7 @@ import (
 type Audit interface {
 	AddEngineSample(ledger.EngineSample) error
 	CheckEngine(from *ledger.EngineSample, to ledger.EngineSample) (ledger.EngineCheck, error)
-	AddEvent(ledger.Event) error
+	AddEvent(time.Time, ledger.EventDetail) error
 }
 
 // audit is what the sampling of the counters remembers. Owned by who holds mu.
@@ -105,7 +104,7 @@ func (s *Server) audited(sample ledger.EngineSample) error {
 		a.drift = true
 		s.cfg.Log.Error("the ledger and the engine's own counters disagree", "since", check.From, "requests", check.Requests,
 			"prompt", check.Prompt.Ledger, "engine_prompt", check.Prompt.Engine, "completion", check.Completion.Ledger, "engine_completion", check.Completion.Engine)
-		if err := s.cfg.Audit.AddEvent(driftEvent(check)); err != nil {
+		if err := s.cfg.Audit.AddEvent(check.To, ledger.MeterDrift{From: check.From, Prompt: check.Prompt, Completion: check.Completion}); err != nil {
 			return err
 		}
 		s.cfg.Metrics.drifts.Inc()
@@ -114,22 +113,4 @@ func (s *Server) audited(sample ledger.EngineSample) error {
 		a.base, a.drift = &sample, false
 	}
 	return nil
-}
-
-func driftEvent(c ledger.EngineCheck) ledger.Event {
-	type counter struct {
-		Engine   int64 `json:"engine"`
-		Ledger   int64 `json:"ledger"`
-		Rounding int64 `json:"rounding"`
-	}
-	of := func(d ledger.EngineDiff) counter { return counter{d.Engine, d.Ledger, d.Rounding} }
-	detail, err := json.Marshal(struct {
-		From       time.Time `json:"from"`
-		Prompt     counter   `json:"prompt"`
-		Completion counter   `json:"completion"`
-	}{c.From.UTC(), of(c.Prompt), of(c.Completion)})
-	if err != nil {
-		panic("BUG: an event that is not JSON: " + err.Error())
-	}
-	return ledger.Event{At: c.To, Kind: "meter", Subject: "drift", Detail: string(detail)}
 }
