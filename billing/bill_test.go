@@ -1,11 +1,9 @@
 package billing_test
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"spotinference/billing"
@@ -20,45 +18,6 @@ func TestPitfall03StepBilling(t *testing.T) {
 		s := st.sample(t, st.open())
 		if s.Step <= 0 || s.Lag <= s.Step {
 			t.Errorf("%s: a step of %s shows at most %s late", st.rig.name, s.Step, s.Lag)
-		}
-	})
-}
-
-// The bill of now is the total of all hours as they are told now: the hour in progress
-// grows, and one that is over may be told anew.
-func TestPitfall04RestatedBuckets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPods(t)
-		hours := func(name string) (amounts []string) {
-			t.Helper()
-			var reply struct {
-				Records []struct{ TotalAmount json.Number }
-			}
-			if err := json.Unmarshal(p.cases[name].Body, &reply); err != nil {
-				t.Fatal(err)
-			}
-			for _, r := range reply.Records {
-				amounts = append(amounts, r.TotalAmount.String())
-			}
-			return amounts
-		}
-		was, is := hours("pods_billing_t0"), hours("pods_billing_t1")
-		if len(was) != 3 || len(is) != 3 || was[0] == is[0] || was[2] == is[2] {
-			t.Fatalf("the recordings do not restate an hour: %v, %v", was, is)
-		}
-		provider := p.provider(nil)
-		a, err := provider.Sample(t.Context(), p.now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute)
-		p.bill = "pods_billing_t1"
-		b, err := provider.Sample(t.Context(), p.now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if *a.Lines[0].Bill != 6_397_000_000 || *b.Lines[0].Bill != 6_639_500_000 {
-			t.Errorf("bills %s and %s", *a.Lines[0].Bill, *b.Lines[0].Bill)
 		}
 	})
 }

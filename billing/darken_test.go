@@ -4,8 +4,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,28 +15,6 @@ import (
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
-
-// bad is one way of a reply to go wrong: in what it says or, where how is set, in
-// how it says it.
-type bad struct {
-	name  string
-	class billing.Class
-	text  func(good string) string
-	how   func(r *http.Request, good *http.Response) (*http.Response, error)
-	after time.Duration // for which the provider asked for peace
-}
-
-func (b bad) spoil(t *testing.T, r *http.Request, good *http.Response) (*http.Response, error) {
-	if b.how != nil {
-		return b.how(r, good)
-	}
-	body, err := io.ReadAll(good.Body)
-	if err != nil || good.StatusCode != 200 {
-		t.Errorf("there is no good reply to spoil: %d %s, %v", good.StatusCode, body, err)
-	}
-	good.Body = io.NopCloser(strings.NewReader(b.text(string(body))))
-	return good, nil
-}
 
 // darken wants each of these replies, to each call of each adapter, to be a failure
 // of its class in that call: through the sampler a row in a real ledger and no line
@@ -56,7 +32,7 @@ func darken(t *testing.T, cases func(call) []bad) {
 					t.Fatal(err)
 				}
 				defer led.Close()
-				n := &night{stage: newStage(t, r, dir), t: t, led: led, dir: dir}
+				n := &night{stage: newStage(t, billing.New, r, dir), t: t, led: led, dir: dir}
 				n.lines = len(n.good(n.open(), "nothing").Lines)
 				n.first = n.newest
 				for _, c := range r.calls {

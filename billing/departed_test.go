@@ -34,7 +34,7 @@ func watchDeaths(t *testing.T, dir, provider string, cfg sim.Config) *deaths {
 		t.Fatal(err)
 	}
 	d := &deaths{t: t, dir: dir, provider: provider, cloud: cloud, handler: cloud.Handler(), led: newLedger(t, dir)}
-	d.p = over(t, provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
+	d.p = over(t, opens(provider), provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
 	return d
 }
 
@@ -44,7 +44,7 @@ func (d *deaths) restart() {
 	d.t.Helper()
 	d.led.Close()
 	d.led = newLedger(d.t, d.dir)
-	d.p = over(d.t, d.provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
+	d.p = over(d.t, opens(d.provider), d.provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
 }
 
 // poll takes and stores a sample, and returns the status of a resource in it, "" for
@@ -278,7 +278,7 @@ func TestPitfall09RecreatedResource(t *testing.T) {
 		led := newLedger(t, dir)
 		defer led.Close()
 		p, err := billing.New("hyperstack", billing.Options{
-			URL: "https://sim.test/v1", Instance: "701235", History: &billing.LedgerHistory{Ledger: led.Reader}, Getenv: getenv(cumulative["hyperstack"].env),
+			URL: "https://sim.test/v1", Instance: "701235", History: &billing.LedgerHistory{Ledger: led.Reader}, Getenv: accountOf("hyperstack").Getenv,
 			Transport: direct{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasSuffix(r.URL.Path, "/701234") || strings.Contains(r.URL.RawQuery, "deleted") {
 					old.cloud.Handler().ServeHTTP(w, r)
@@ -309,5 +309,34 @@ func TestPitfall09RecreatedResource(t *testing.T) {
 		if got.Net != want || len(got.Resources) != 2 || slices.Contains(got.Flags, ledger.FlagGone) {
 			t.Errorf("spent %s, the books of both say %s; flags %v, %+v", got.Net, want, got.Flags, got.Resources)
 		}
+	})
+}
+
+// A machine's whole life: it runs, sleeps at the price of its disk, has a snapshot made
+// and deleted, and runs again. The ledger says what the books say.
+func TestHyperstackWholeLife(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(10 * time.Hour)
+		d := watchDeaths(t, dir, "hyperstack", sim.Config{Snapshots: []sim.Snapshot{{ID: 31, RatePerHour: 7_200_000}}})
+		defer func() { d.led.Close() }()
+		if got := d.minutes(5, "vm-701234"); got != "ACTIVE" {
+			t.Errorf("awake: %q", got)
+		}
+		d.cloud.SetStatus("HIBERNATED")
+		if got := d.minutes(5, "vm-701234"); got != "HIBERNATED" {
+			t.Errorf("asleep: %q", got)
+		}
+		time.Sleep(8 * time.Hour)
+		if got := d.minutes(1, "snapshot-31"); got != "SUCCESS" {
+			t.Errorf("snapshot: %q", got)
+		}
+		d.cloud.SetStatus("ACTIVE")
+		time.Sleep(20 * time.Second)
+		d.cloud.Delete("snapshot-31")
+		if got := d.minutes(10, "snapshot-31"); got != "gone closed " {
+			t.Errorf("deleted snapshot: %q", got)
+		}
+		d.spent("a whole life")
 	})
 }

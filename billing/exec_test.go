@@ -17,16 +17,6 @@ import (
 	"spotinference/ledger"
 )
 
-// snapshot is the example of what a command prints.
-func snapshot(t testing.TB) string {
-	t.Helper()
-	b, err := os.ReadFile("testdata/exec.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 // command opens the provider on a shell script.
 func command(t testing.TB, script string) billing.Provider {
 	t.Helper()

@@ -3,47 +3,12 @@ package billing
 import (
 	"bytes"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
 
 	"spotinference/ledger"
 )
-
-// addCases seeds a fuzzer with the replies of a file of testdata.
-func addCases(f *testing.F, file string) {
-	f.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", file))
-	if err != nil {
-		f.Fatal(err)
-	}
-	var cases struct {
-		Cases []struct {
-			Body json.RawMessage
-			Text string `json:"body_text"`
-		}
-	}
-	if err := json.Unmarshal(b, &cases); err != nil {
-		f.Fatal(err)
-	}
-	if len(cases.Cases) == 0 {
-		f.Fatalf("%s has no cases", file)
-	}
-	for _, c := range cases.Cases {
-		f.Add([]byte(c.Body))
-		f.Add([]byte(c.Text))
-	}
-}
-
-// classed wants a failure with a class and a text, and nothing beside it.
-func classed(t *testing.T, what string, failure *Failure, empty bool) {
-	t.Helper()
-	if failure != nil && (failure.Class == "" || failure.Error() == "" || !empty) {
-		t.Fatalf("%s: failure %+v beside a value", what, failure)
-	}
-}
 
 // An amount is exactly what its text says, or nothing.
 func FuzzAmount(f *testing.F) {

@@ -2,13 +2,11 @@ package billing_test
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,17 +24,6 @@ func sockets(t *testing.T, url string) billing.Provider {
 		t.Fatal(err)
 	}
 	return p
-}
-
-func wantClass(t *testing.T, err error, class billing.Class) {
-	t.Helper()
-	var f *billing.Failure
-	if !errors.As(err, &f) || f.Class != class {
-		t.Errorf("err = %v, want class %q", err, class)
-	}
-	if err != nil && strings.Contains(err.Error(), testKey) {
-		t.Errorf("the key is in %q", err)
-	}
 }
 
 func TestRedirectDoesNotTakeTheKeyAlong(t *testing.T) {

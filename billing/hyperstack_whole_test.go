@@ -5,10 +5,8 @@ import (
 	"net/http"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"spotinference/billing"
-	"spotinference/billing/sim"
 	"spotinference/ledger"
 )
 
@@ -63,33 +61,4 @@ func TestPitfall11CostsOutside(t *testing.T) {
 	f("of no date", list(1, `{"id":31,"vm_id":701234,"status":"SUCCESS","created_at":"soon"}`), billing.Malformed)
 	f("no listing", `{"status":false}`, billing.Incomplete)
 	f("no object", `[]`, billing.Malformed)
-}
-
-// A machine's whole life: it runs, sleeps at the price of its disk, has a snapshot made
-// and deleted, and runs again. The ledger says what the books say.
-func TestHyperstackWholeLife(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(10 * time.Hour)
-		d := watchDeaths(t, dir, "hyperstack", sim.Config{Snapshots: []sim.Snapshot{{ID: 31, RatePerHour: 7_200_000}}})
-		defer func() { d.led.Close() }()
-		if got := d.minutes(5, "vm-701234"); got != "ACTIVE" {
-			t.Errorf("awake: %q", got)
-		}
-		d.cloud.SetStatus("HIBERNATED")
-		if got := d.minutes(5, "vm-701234"); got != "HIBERNATED" {
-			t.Errorf("asleep: %q", got)
-		}
-		time.Sleep(8 * time.Hour)
-		if got := d.minutes(1, "snapshot-31"); got != "SUCCESS" {
-			t.Errorf("snapshot: %q", got)
-		}
-		d.cloud.SetStatus("ACTIVE")
-		time.Sleep(20 * time.Second)
-		d.cloud.Delete("snapshot-31")
-		if got := d.minutes(10, "snapshot-31"); got != "gone closed " {
-			t.Errorf("deleted snapshot: %q", got)
-		}
-		d.spent("a whole life")
-	})
 }

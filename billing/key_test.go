@@ -24,13 +24,13 @@ func TestKeyIsKeptNowhere(t *testing.T) {
 	onStages(t, func(t *testing.T, st *stage) {
 		st.sample(t, st.open())
 		for _, c := range st.rig.calls {
-			st.echo(t, c)
+			echo(t, st, c)
 		}
 	}, "hyperstack", "runpod", "vast", "verda")
 }
 
 // echo lets a call say the key in each of its words, beside them, and in its header.
-func (st *stage) echo(t *testing.T, c call) {
+func echo(t *testing.T, st *stage, c call) {
 	t.Helper()
 	key := strconv.Quote(testKey)
 	words := make(map[string]bool)

@@ -51,9 +51,9 @@ func TestPitfall16Pagination(t *testing.T) {
 		many = append(many, machine{i + 1, fmt.Sprint("other-", i), ""})
 	}
 	many = append(many, machine{701234, "spot-h100-a", ""})
-	identify(t, "three pages", many, 251, 100, nil, "spot-h100-a", "ok")
-	identify(t, "listing cut short", many[200:], 251, 100, nil, "spot-h100-a", "incomplete")
-	identify(t, "listing with too many", many[249:], 1, 100, nil, "spot-h100-a", "incomplete")
+	newCloud(t).identify(t, "three pages", many, 251, 100, nil, "spot-h100-a", "ok")
+	newCloud(t).identify(t, "listing cut short", many[200:], 251, 100, nil, "spot-h100-a", "incomplete")
+	newCloud(t).identify(t, "listing with too many", many[249:], 1, 100, nil, "spot-h100-a", "incomplete")
 }
 
 // A listing that moved while its pages were read is no listing; the next minute reads
@@ -62,7 +62,7 @@ func TestPitfall17PagingDrift(t *testing.T) {
 	vastListing(t, "a total that moves", billing.Incomplete, vastPage(vastVM, 1, 3, `"a"`), vastPage(vastVolume, 1, 2, "null"))
 	vastListing(t, "a charge on both pages", billing.Incomplete, vastPage(vastVM, 1, 3, `"a"`), vastPage(vastVM+","+vastVolume, 2, 3, "null"))
 	us := machine{701234, "spot-h100-a", ""}
-	identify(t, "the same machine on both pages", []machine{us, us}, 2, 1, nil, "spot-h100-a", "incomplete")
+	newCloud(t).identify(t, "the same machine on both pages", []machine{us, us}, 2, 1, nil, "spot-h100-a", "incomplete")
 }
 
 // vastListing reads a bill from these pages, the last of which comes again and again.

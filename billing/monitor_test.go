@@ -82,12 +82,7 @@ func clouds(t *testing.T, f func(t *testing.T, cloud *sim.Sim, p billing.Provide
 
 func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p billing.Provider)) {
 	config := sim.Config{Key: testKey, Volumes: []sim.Volume{}, Credit: 65_000_000_000}
-	for name, opts := range map[string]billing.Options{
-		"hyperstack": {URL: "https://sim.test/v1", Instance: "701234", Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY": testKey})},
-		"vast":       {URL: "https://sim.test", Instance: "701234", Getenv: getenv(map[string]string{"VAST_API_KEY": testKey})},
-		"runpod":     {URL: "https://sim.test", Instance: "pod701234", Getenv: getenv(map[string]string{"RUNPOD_API_KEY": testKey})},
-		"verda":      {URL: "https://sim.test/v1", Getenv: getenv(map[string]string{"VERDA_CLIENT_ID": verdaTestID, "VERDA_CLIENT_SECRET": testKey})},
-	} {
+	for _, name := range sim.Providers() {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(10*time.Hour + 17*time.Second)
@@ -96,12 +91,7 @@ func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p billing
 					t.Fatal(err)
 				}
 				d := &door{cloud: cloud.Handler()}
-				opts.Transport = direct{d}
-				p, err := billing.New(name, opts)
-				if err != nil {
-					t.Fatal(err)
-				}
-				f(t, cloud, d, p)
+				f(t, cloud, d, over(t, opens(name), name, d, nil))
 			})
 		})
 	}

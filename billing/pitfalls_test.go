@@ -25,7 +25,7 @@ func sampling(t *testing.T, p billing.Provider, d time.Duration) (*memory, strin
 }
 
 // wantDark wants every poll to have failed with class.
-func (m *memory) wantDark(t *testing.T, what string, polls int, class billing.Class) {
+func wantDark(t *testing.T, m *memory, what string, polls int, class billing.Class) {
 	t.Helper()
 	if len(m.samples) != 0 || len(m.failures) != polls {
 		t.Errorf("%s: %d samples and %d failures, want %d", what, len(m.samples), len(m.failures), polls)
@@ -45,7 +45,7 @@ func TestPitfall18ClockSkew(t *testing.T) {
 				t.Fatal(err)
 			}
 			st, log := sampling(t, p, 2*time.Minute)
-			st.wantDark(t, off.String(), 3, billing.ClockSkew)
+			wantDark(t, st, off.String(), 3, billing.ClockSkew)
 			if !strings.Contains(log, "clock is synchronised") {
 				t.Errorf("%s: %s", off, log)
 			}
@@ -107,7 +107,7 @@ func TestPitfall26PodKey(t *testing.T) {
 			var log bytes.Buffer
 			st := &memory{}
 			run(t, billing.SamplerConfig{Provider: p, Store: st, Now: c.now, Log: slog.New(slog.NewTextHandler(&log, nil))}, time.Second)
-			st.wantDark(t, http.StatusText(status), 1, class)
+			wantDark(t, st, http.StatusText(status), 1, class)
 			if text := log.String(); strings.Count(text, "level=ERROR") != 1 || !strings.Contains(text, "RUNPOD_API_KEY_FILE") {
 				t.Errorf("log:\n%s", text)
 			}
@@ -144,7 +144,7 @@ func TestPitfall27Retired(t *testing.T) {
 				return true
 			}
 			st, log := sampling(t, p, 2*time.Minute)
-			st.wantDark(t, http.StatusText(status), 3, class)
+			wantDark(t, st, http.StatusText(status), 3, class)
 			if strings.Count(log, "level=ERROR") != 1 || strings.Count(log, "\n") != 1 {
 				t.Errorf("%d: log:\n%s", status, log)
 			}

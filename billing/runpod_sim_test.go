@@ -38,7 +38,7 @@ func TestRunpodOverHTTP(t *testing.T) {
 func TestRunpodSamplesEqualTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10*time.Hour + 37*time.Minute + 123*time.Millisecond)
-		cloud, p := simulated(t, "runpod", sim.Config{
+		cloud, p := simulated(t, opens("runpod"), "runpod", sim.Config{
 			Volumes: []sim.Volume{
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(0, -2, 0)},
@@ -123,7 +123,7 @@ func TestRunpodSamplesEqualTheBooks(t *testing.T) {
 func TestRunpodBoundaryEqualsTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(22*time.Hour + 13*time.Minute)
-		cloud, p := simulated(t, "runpod", sim.Config{})
+		cloud, p := simulated(t, opens("runpod"), "runpod", sim.Config{})
 		time.Sleep(time.Minute)
 		a, err := p.Sample(t.Context(), time.Now())
 		if err != nil {
@@ -151,7 +151,7 @@ func TestRunpodBoundaryEqualsTheBooks(t *testing.T) {
 func TestRunpodSimulatedOddities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Second) // on the hour, that hour's bucket is not yet told
-		cloud, p := simulated(t, "runpod", sim.Config{})
+		cloud, p := simulated(t, opens("runpod"), "runpod", sim.Config{})
 		read := func() ledger.Sample {
 			t.Helper()
 			s, err := p.Sample(t.Context(), time.Now())
@@ -186,9 +186,17 @@ func TestRunpodSimulatedOddities(t *testing.T) {
 func TestRunpodRateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Second)
-		_, p := simulated(t, "runpod", sim.Config{})
+		_, p := simulated(t, opens("runpod"), "runpod", sim.Config{})
 		st := &memory{}
-		run(t, billing.SamplerConfig{Provider: p, Store: st, Every: p.MinInterval()}, 5*time.Minute)
+		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: st, Every: p.MinInterval()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		if err := s.Run(ctx); err != nil {
+			t.Error(err)
+		}
 		if len(st.failures) != 0 || len(st.samples) < 60 {
 			t.Errorf("%d samples, failures %+v", len(st.samples), st.failures)
 		}

@@ -159,7 +159,7 @@ func TestRunpodAnchor(t *testing.T) {
 func TestRunpodRawIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		born := time.Now()
-		cloud, p := simulated(t, "runpod", sim.Config{Volumes: []sim.Volume{}})
+		cloud, p := simulated(t, opens("runpod"), "runpod", sim.Config{Volumes: []sim.Volume{}})
 		time.Sleep(29*24*time.Hour + 90*time.Minute)
 		s, err := p.Sample(t.Context(), time.Now())
 		if err != nil {

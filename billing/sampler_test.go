@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -17,35 +16,6 @@ import (
 	"spotinference/billing"
 	"spotinference/ledger"
 )
-
-// memory is a ledger's place in these tests.
-type memory struct {
-	mu       sync.Mutex
-	samples  []ledger.Sample
-	failures []ledger.SampleFailure
-	err      error // of every write
-	refuse   error // of samples
-}
-
-func (m *memory) AddSample(ctx context.Context, s ledger.Sample) (int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := errors.Join(ctx.Err(), m.err, m.refuse); err != nil {
-		return 0, err
-	}
-	m.samples = append(m.samples, s)
-	return int64(len(m.samples)), nil
-}
-
-func (m *memory) AddSampleFailure(ctx context.Context, f ledger.SampleFailure) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := errors.Join(ctx.Err(), m.err); err != nil {
-		return err
-	}
-	m.failures = append(m.failures, f)
-	return nil
-}
 
 // script is a provider that does what the test says, poll by poll.
 type script struct {

@@ -25,7 +25,7 @@ func simulateFaults(t *testing.T, st *stage) {
 		if fault.Mode == sim.StatusFalse && st.rig.name == "runpod" {
 			want = billing.Malformed // its pods have a status, which is a word
 		}
-		st.misbehave(t, fault, want)
+		misbehave(t, st, fault, want)
 	}
 	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)
 	f(sim.Fault{Mode: sim.Slow, Delay: 20 * time.Second}, billing.Timeout)
@@ -51,7 +51,7 @@ func simulateFaults(t *testing.T, st *stage) {
 	f(sim.Fault{Mode: sim.Skew}, billing.ClockSkew)
 }
 
-func (st *stage) misbehave(t *testing.T, fault sim.Fault, want billing.Class) {
+func misbehave(t *testing.T, st *stage, fault sim.Fault, want billing.Class) {
 	t.Helper()
 	p := st.open()
 	set := func(f sim.Fault) {

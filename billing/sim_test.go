@@ -18,62 +18,12 @@ import (
 	"spotinference/ledger"
 )
 
-// spent is what the ledger will make of two samples: one subtraction a line.
-func spent(t *testing.T, a, b ledger.Sample) ledger.Nanos {
-	t.Helper()
-	var total ledger.Nanos
-	for i, l := range b.Lines {
-		if from := a.Lines[i]; from.Resource != l.Resource || from.Epoch != l.Epoch {
-			t.Fatalf("%s %s is not the series %s %s", l.Resource, l.Epoch, from.Resource, from.Epoch)
-		}
-		d, err := l.Bill.Sub(*a.Lines[i].Bill)
-		if err != nil {
-			t.Fatal(err)
-		}
-		total += d
-	}
-	return total
-}
-
-// simulated is a cloud and an adapter of one of the cumulative providers on it.
-func simulated(t *testing.T, provider string, cfg sim.Config) (*sim.Sim, billing.Provider) {
-	t.Helper()
-	cfg.Key = testKey
-	cloud, err := sim.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cloud, over(t, provider, cloud.Handler(), nil)
-}
-
-// listening is a cloud on a socket, until the test ends.
-func listening(t *testing.T, cfg sim.Config) *sim.Sim {
-	t.Helper()
-	cloud, err := sim.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cloud.Listen("127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- cloud.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return cloud
-}
-
 // Two hours of everything that can happen to the bill: what the samples say was
 // spent is what the simulator's own books say, to the nano-unit, between any two.
 func TestSamplesEqualTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10*time.Hour + 123*time.Millisecond)
-		cloud, p := simulated(t, "hyperstack", sim.Config{
+		cloud, p := simulated(t, opens("hyperstack"), "hyperstack", sim.Config{
 			Volumes: []sim.Volume{
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600, Born: time.Now().AddDate(-1, 0, 0)},
@@ -158,7 +108,7 @@ func TestSamplesEqualTheBooks(t *testing.T) {
 
 func TestSimulatedOddities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cloud, p := simulated(t, "hyperstack", sim.Config{VM: sim.VM{Born: time.Now().Add(-time.Hour)}})
+		cloud, p := simulated(t, opens("hyperstack"), "hyperstack", sim.Config{VM: sim.VM{Born: time.Now().Add(-time.Hour)}})
 		read := func(fault sim.Fault) ledger.Sample {
 			t.Helper()
 			if err := cloud.SetFault(fault); err != nil {
@@ -191,7 +141,7 @@ func TestSimulatedOddities(t *testing.T) {
 // A contract machine is refused, with a hint.
 func TestSimulatedContract(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, p := simulated(t, "hyperstack", sim.Config{VM: sim.VM{Contract: 9}})
+		_, p := simulated(t, opens("hyperstack"), "hyperstack", sim.Config{VM: sim.VM{Contract: 9}})
 		time.Sleep(time.Minute)
 		_, err := p.Sample(t.Context(), time.Now())
 		var f *billing.Failure

@@ -30,7 +30,7 @@ func TestVastSamplesEqualTheBooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(22*time.Hour + 10*time.Minute + 123*time.Millisecond)
 		born := time.Now()
-		cloud, p := simulated(t, "vast", sim.Config{
+		cloud, p := simulated(t, opens("vast"), "vast", sim.Config{
 			Volumes: []sim.Volume{
 				{ID: 45678, Name: "models", SizeGB: 200, RatePerHour: 21_600_000},
 				{ID: 45679, Name: "cache", SizeGB: 50, RatePerHour: 3_600_000, Born: born.AddDate(0, 0, -3)},

@@ -20,8 +20,6 @@ type kept struct {
 func (k kept) Newest(string) (string, *ledger.Nanos, bool) { return k.epoch, k.bill, k.epoch != "" }
 func (k kept) Open(string) ([]string, error)               { return nil, nil }
 
-func nano(n ledger.Nanos) *ledger.Nanos { return &n }
-
 // A balance that falls is a charge; one that rises a little is a part given back;
 // one that rises more hides what was spent, and begins a new epoch.
 func TestVerdaBalances(t *testing.T) {

@@ -51,7 +51,7 @@ func TestPitfall02ImplicitWindow(t *testing.T) {
 			}
 			read := 0
 			begins := map[string]string{}
-			p := over(t, provider, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			p := over(t, opens(provider), provider, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasPrefix(r.URL.Path, c.bill) {
 					read++
 					start, end, err := c.window(r.URL.Query())

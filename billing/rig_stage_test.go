@@ -1,6 +1,7 @@
 package billing_test
 
 import (
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -119,6 +120,9 @@ func rigs() []rig {
 	}
 }
 
+// opensByName opens a provider by its name, as billing.New does.
+type opensByName func(name string, opts billing.Options) (billing.Provider, error)
+
 // stage is a rig at work. Adapters opened on it go on with the series of the last
 // sample, as they would with what a ledger has.
 type stage struct {
@@ -131,15 +135,15 @@ type stage struct {
 	cloud *sim.Sim         // nil for a command
 }
 
-// onStages runs a test on every rig, or on those named.
-func onStages(t *testing.T, test func(*testing.T, *stage), names ...string) {
+// onEach runs a test on every rig, or on those named. open opens a provider by its name.
+func onEach(t *testing.T, open opensByName, test func(*testing.T, *stage), names ...string) {
 	t.Helper()
 	for _, r := range rigs() {
 		if len(names) > 0 && !slices.Contains(names, r.name) {
 			continue
 		}
 		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) { test(t, newStage(t, r, dir)) })
+		synctest.Test(t, func(t *testing.T) { test(t, newStage(t, open, r, dir)) })
 	}
 }
 
@@ -156,7 +160,7 @@ func (st *stage) sample(t *testing.T, p billing.Provider) ledger.Sample {
 }
 
 // newStage sets a rig up in dir. It may be in a synctest bubble.
-func newStage(t *testing.T, r rig, dir string) *stage {
+func newStage(t *testing.T, open opensByName, r rig, dir string) *stage {
 	t.Helper()
 	st := &stage{rig: r}
 	opts := billing.Options{URL: r.url, Getenv: getenv(r.env), History: st, Hostname: func() (string, error) { return "demo-h100", nil }}
@@ -167,7 +171,7 @@ func newStage(t *testing.T, r rig, dir string) *stage {
 	}
 	st.open = func() billing.Provider {
 		t.Helper()
-		p, err := billing.New(r.name, opts)
+		p, err := open(r.name, opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,4 +289,36 @@ func lookBack(t *testing.T, p billing.Provider) {
 			t.Error(err)
 		}
 	}
+}
+
+// bad is one way of a reply to go wrong: in what it says or, where how is set, in
+// how it says it.
+type bad struct {
+	name  string
+	class billing.Class
+	text  func(good string) string
+	how   func(r *http.Request, good *http.Response) (*http.Response, error)
+	after time.Duration // for which the provider asked for peace
+}
+
+func (b bad) spoil(t *testing.T, r *http.Request, good *http.Response) (*http.Response, error) {
+	if b.how != nil {
+		return b.how(r, good)
+	}
+	body, err := io.ReadAll(good.Body)
+	if err != nil || good.StatusCode != 200 {
+		t.Errorf("there is no good reply to spoil: %d %s, %v", good.StatusCode, body, err)
+	}
+	good.Body = io.NopCloser(strings.NewReader(b.text(string(body))))
+	return good, nil
+}
+
+// snapshot is the example of what a command prints.
+func snapshot(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("testdata/exec.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

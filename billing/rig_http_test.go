@@ -1,10 +1,14 @@
 package billing_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -93,4 +97,44 @@ func november() func() time.Time {
 
 func answer(r recorded) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { r.serve(w) }
+}
+
+func wantClass(t *testing.T, err error, class billing.Class) {
+	t.Helper()
+	var f *billing.Failure
+	if !errors.As(err, &f) || f.Class != class {
+		t.Errorf("err = %v, want class %q", err, class)
+	}
+	if err != nil && strings.Contains(err.Error(), testKey) {
+		t.Errorf("the key is in %q", err)
+	}
+}
+
+// memory is a ledger's place in these tests.
+type memory struct {
+	mu       sync.Mutex
+	samples  []ledger.Sample
+	failures []ledger.SampleFailure
+	err      error // of every write
+	refuse   error // of samples
+}
+
+func (m *memory) AddSample(ctx context.Context, s ledger.Sample) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := errors.Join(ctx.Err(), m.err, m.refuse); err != nil {
+		return 0, err
+	}
+	m.samples = append(m.samples, s)
+	return int64(len(m.samples)), nil
+}
+
+func (m *memory) AddSampleFailure(ctx context.Context, f ledger.SampleFailure) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := errors.Join(ctx.Err(), m.err); err != nil {
+		return err
+	}
+	m.failures = append(m.failures, f)
+	return nil
 }
