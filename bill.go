@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/command"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 )
@@ -34,7 +36,7 @@ func addProvider(c *cobra.Command) {
 
 // openProvider opens the provider that the settings name or, under --demo, a
 // simulated one. stop ends that; it is called last.
-func openProvider(s settings, what string, history billing.History) (p billing.Provider, stop func(), err error) {
+func openProvider(s settings, what string, history api.History) (p api.Provider, stop func(), err error) {
 	o := options{
 		provider: s.text("provider"), demoProvider: s.text("demo-provider"),
 	}
@@ -66,7 +68,7 @@ func openProvider(s settings, what string, history billing.History) (p billing.P
 
 // noSample is a poll's failure with what it was called and its class.
 func noSample(what string, err error) error {
-	f := new(billing.Failure)
+	f := new(api.Failure)
 	if !errors.As(err, &f) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -86,7 +88,7 @@ func newBillingCheck() *cobra.Command {
 				return err
 			}
 			if s.on("schema") {
-				_, err := cmd.OutOrStdout().Write(billing.ExecSchema())
+				_, err := cmd.OutOrStdout().Write(command.Schema())
 				return err
 			}
 			asJSON, err := textOrJSON(s, what)
@@ -304,7 +306,7 @@ func runProbe(cmd *cobra.Command, s settings, path string, every, long time.Dura
 	// vain, and the series go on from its anchors. One that is not there is made
 	// only when there is something to write.
 	var led *ledger.Ledger
-	var history billing.History
+	var history api.History
 	if _, err := os.Stat(path); err == nil {
 		if led, err = open(); err != nil {
 			return err
@@ -343,7 +345,7 @@ func runProbe(cmd *cobra.Command, s settings, path string, every, long time.Dura
 	case ctx.Err() != nil:
 		return &hintedError{fmt.Errorf("%s: stopped before its time: nothing was written", what), "let it run for " + long.String() + ", or give it another --for"}
 	case err != nil:
-		if f := new(billing.Failure); errors.As(err, &f) {
+		if f := new(api.Failure); errors.As(err, &f) {
 			return noSample(what, err)
 		}
 		return fmt.Errorf("billing %w: nothing was written", err)

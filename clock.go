@@ -2,7 +2,9 @@
 
 package main
 
-import "time"
+import (
+	"time"
+)
 
 // clock is the wall clock, which is handed down to all that asks for the time of day.
 func clock() time.Time { return time.Now() }

@@ -17,7 +17,7 @@ import (
 // arrows is the import table: what each package may import of ours. Arrows
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
-	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "control", "gpu", "internal/hint", "internal/loopback", "internal/provider", "ledger", "ledger/report", "server/cert", "socket"},
+	"":                                      {"server", "server/engine", "server/engine/sim", "billing", "billing/api", "billing/command", "billing/sim", "budget", "control", "gpu", "internal/hint", "internal/loopback", "internal/provider", "ledger", "ledger/report", "server/cert", "socket"},
 	"internal/hint":                         {},
 	"internal/loopback":                     {},
 	"internal/provider":                     {"internal/hint", "internal/loopback"},
@@ -34,7 +34,14 @@ var arrows = map[string][]string{
 	"server/engine/realengine":              {"server/engine/tinymodel"},
 	"gpu":                                   {},
 	"gpu/helper":                            {"gpu"}, // a program apart: nothing imports it
-	"billing":                               {"internal/hint", "internal/provider", "ledger"},
+	"billing":                               {"billing/api", "billing/command", "billing/hyperstack", "billing/runpod", "billing/vast", "billing/verda", "internal/hint", "internal/provider", "ledger"},
+	"billing/api":                           {"internal/hint", "internal/provider", "ledger"},
+	"billing/command":                       {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/hyperstack":                    {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/runpod":                        {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/vast":                          {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/verda":                         {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/rig":                           {"billing/api", "billing/sim", "internal/hint", "ledger"}, // for tests only
 	"billing/sim":                           {},
 	"budget":                                {"ledger"},
 	"ledger":                                {},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
 	"spotinference/budget"
 	"spotinference/internal/loopback"
 	"spotinference/internal/provider"
@@ -37,7 +38,7 @@ type options struct {
 	wakeTimeout  time.Duration
 	wakeQueue    int
 	provider     string // "none" for no bill
-	billing      billing.Options
+	billing      api.Options
 	sampleEvery  time.Duration
 	maxAge       time.Duration
 	terms        budget.Terms
@@ -54,8 +55,8 @@ type options struct {
 }
 
 // billingOptions are the settings that say whose bill it is.
-func billingOptions(s settings) (o billing.Options, err error) {
-	o = billing.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Getenv: os.Getenv}
+func billingOptions(s settings) (o api.Options, err error) {
+	o = api.Options{URL: s.text("provider-url"), Instance: s.text("instance"), Getenv: os.Getenv}
 	if text := s.text("billing-command"); text != "" {
 		if o.Command, err = billing.SplitCommand("billing command", text); err != nil {
 			return o, usagef(hintFor(err), "%w", err)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
 	"spotinference/budget"
 	"spotinference/gpu"
 	"spotinference/ledger"
@@ -174,7 +175,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if err != nil {
 		return usagef(hintFor(err), "serve: %w", err)
 	}
-	var provider billing.Provider
+	var provider api.Provider
 	history := &billing.LedgerHistory{}
 	if o.provider != "none" {
 		o.billing.History = history
@@ -355,8 +356,8 @@ const lastSampleTime = 5 * time.Second
 
 // newBalanceMonitor reads what the provider's account has left, or is nil where the provider
 // does not tell.
-func newBalanceMonitor(p billing.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.BalanceMonitor, error) {
-	reader, ok := p.(billing.BalanceReader)
+func newBalanceMonitor(p api.Provider, low *ledger.Nanos, led *ledger.Ledger, m *server.Metrics, event func(kind, subject, detail string), log *slog.Logger) (*billing.BalanceMonitor, error) {
+	reader, ok := p.(api.BalanceReader)
 	if !ok {
 		return nil, nil
 	}

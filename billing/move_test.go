@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 	"spotinference/ledger"
 )
@@ -72,14 +74,14 @@ func TestPitfall01PeriodReset(t *testing.T) {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			time.Sleep(10*time.Hour + 123*time.Millisecond)
-			cloud, err := sim.New(sim.Config{Key: testKey})
+			cloud, err := sim.New(sim.Config{Key: rig.Key})
 			if err != nil {
 				t.Fatal(err)
 			}
 			led := newLedger(t, dir)
 			defer func() { led.Close() }()
 			st := &faulty{Ledger: led}
-			p := over(t, opens(provider), provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
+			p := rig.Over(t, opens(provider), provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 			time.Sleep(time.Hour)
 			for i := range 95 {
 				time.Sleep(24 * time.Hour)
@@ -103,7 +105,7 @@ func TestPitfall01PeriodReset(t *testing.T) {
 					led.Close()
 					led = newLedger(t, dir)
 					st.Ledger = led
-					p = over(t, opens(provider), provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
+					p = rig.Over(t, opens(provider), provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 				}
 				time.Sleep(time.Minute) // the next poll
 			}
@@ -153,13 +155,13 @@ func TestAnchorStays(t *testing.T) {
 		t.Helper()
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
-			cloud, err := sim.New(sim.Config{Key: testKey})
+			cloud, err := sim.New(sim.Config{Key: rig.Key})
 			if err != nil {
 				t.Fatal(err)
 			}
 			led := newLedger(t, dir)
 			defer led.Close()
-			p := over(t, opens("hyperstack"), "hyperstack", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			p := rig.Over(t, opens("hyperstack"), "hyperstack", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				const layout = "2006-01-02T15:04:05"
 				start, err1 := time.Parse(layout, r.FormValue("start_date"))
 				end, err2 := time.Parse(layout, r.FormValue("end_date"))
@@ -196,7 +198,7 @@ func TestAnchorStays(t *testing.T) {
 				}
 			}
 			for _, l := range s.Lines[2:] {
-				want := billing.Epoch(time.Now().Truncate(24*time.Hour).AddDate(0, 0, -7))
+				want := api.Epoch(time.Now().Truncate(24*time.Hour).AddDate(0, 0, -7))
 				if l.Epoch != want || !l.Running || l.Rate == nil || l.Bill == nil || len(l.Raw) == 0 || l.Created.IsZero() {
 					t.Errorf("%s: new line %+v, want epoch %s", name, l, want)
 				}
@@ -224,13 +226,13 @@ func TestAnchorStays(t *testing.T) {
 func TestMovedAnchorWrittenLate(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		cloud, err := sim.New(sim.Config{Key: testKey})
+		cloud, err := sim.New(sim.Config{Key: rig.Key})
 		if err != nil {
 			t.Fatal(err)
 		}
 		led := newLedger(t, dir)
 		defer led.Close()
-		p := over(t, opens("hyperstack"), "hyperstack", cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
+		p := rig.Over(t, opens("hyperstack"), "hyperstack", cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 		var held []ledger.Sample
 		poll := func(hold bool) {
 			t.Helper()

@@ -4,23 +4,27 @@ import (
 	"testing"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/ledger"
 )
 
 // opens opens a provider by its name.
-func opens(provider string) opener {
-	return func(opts billing.Options) (billing.Provider, error) { return billing.New(provider, opts) }
+func opens(provider string) rig.Opener {
+	return func(opts api.Options) (api.Provider, error) { return billing.New(provider, opts) }
 }
 
-func newCloud(t testing.TB) *cloud           { return newHyperstackCloud(t, opens("hyperstack")) }
-func newPods(t testing.TB) *pods             { return newRunpodCloud(t, opens("runpod")) }
-func newVastCloud(t testing.TB) *vastCloud   { return newVastCloudOn(t, opens("vast")) }
-func newVerdaCloud(t testing.TB) *verdaCloud { return newVerdaCloudOn(t, opens("verda")) }
+func newCloud(t testing.TB) *rig.HyperstackCloud {
+	return rig.NewHyperstackCloud(t, opens("hyperstack"))
+}
+func newPods(t testing.TB) *rig.RunpodCloud      { return rig.NewRunpodCloud(t, opens("runpod")) }
+func newVastCloud(t testing.TB) *rig.VastCloud   { return rig.NewVastCloud(t, opens("vast")) }
+func newVerdaCloud(t testing.TB) *rig.VerdaCloud { return rig.NewVerdaCloud(t, opens("verda")) }
 
 func nano(n ledger.Nanos) *ledger.Nanos { return &n }
 
 // onStages runs a test on every rig, or on those named.
-func onStages(t *testing.T, test func(*testing.T, *stage), names ...string) {
+func onStages(t *testing.T, test func(*testing.T, *rig.Stage), names ...string) {
 	t.Helper()
-	onEach(t, billing.New, test, names...)
+	rig.OnEach(t, billing.New, test, names...)
 }
