@@ -18,8 +18,8 @@ import (
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
 	"":                             {"cli"},
-	"cli":                          {"server", "server/api", "server/control", "server/engine", "server/engine/sim", "server/queue", "billing", "budget", "ledger", "ledger/report", "internal/hint", "internal/provider", "internal/socket"},
-	"server":                       {"server/api", "server/control", "server/engine", "server/queue", "server/listener", "billing", "billing/sim", "budget", "gpu", "ledger", "ledger/report", "internal/hint", "internal/loopback", "internal/socket"},
+	"cli":                          {"server", "server/api", "server/control", "server/engine", "server/engine/sim", "server/queue", "billing", "billing/api", "billing/command", "budget", "ledger", "ledger/report", "internal/hint", "internal/provider", "internal/socket"},
+	"server":                       {"server/api", "server/control", "server/engine", "server/queue", "server/listener", "billing", "billing/api", "billing/sim", "budget", "gpu", "ledger", "ledger/report", "internal/hint", "internal/loopback", "internal/socket"},
 	"internal/hint":                {},
 	"internal/loopback":            {},
 	"internal/provider":            {"internal/hint", "internal/loopback"},
@@ -37,7 +37,14 @@ var arrows = map[string][]string{
 	"test/realengine":              {"test/tinymodel"},
 	"gpu":                          {},
 	"gpu/helper":                   {"gpu"}, // a program apart: nothing imports it
-	"billing":                      {"internal/hint", "internal/provider", "ledger"},
+	"billing":                      {"billing/api", "billing/command", "billing/hyperstack", "billing/runpod", "billing/vast", "billing/verda", "internal/hint", "internal/provider", "ledger"},
+	"billing/api":                  {"internal/hint", "internal/provider", "ledger"},
+	"billing/command":              {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/hyperstack":           {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/runpod":               {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/vast":                 {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/verda":                {"billing/api", "internal/hint", "internal/provider", "ledger"},
+	"billing/rig":                  {"billing/api", "billing/sim", "internal/hint", "ledger"}, // for tests only
 	"billing/sim":                  {},
 	"budget":                       {"ledger"},
 	"ledger":                       {"internal/hint"},

@@ -1,14 +1,13 @@
 package billing_test
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
@@ -16,49 +15,10 @@ import (
 // A bill that moves in steps is not frozen between two of them: every adapter waits
 // for longer than its step.
 func TestPitfall03StepBilling(t *testing.T) {
-	onStages(t, func(t *testing.T, st *stage) {
-		s := st.sample(t, st.open())
+	onStages(t, func(t *testing.T, st *rig.Stage) {
+		s := st.Sample(t, st.OpenAdapter())
 		if s.Step <= 0 || s.Lag <= s.Step {
-			t.Errorf("%s: a step of %s shows at most %s late", st.rig.name, s.Step, s.Lag)
-		}
-	})
-}
-
-// The bill of now is the total of all hours as they are told now: the hour in progress
-// grows, and one that is over may be told anew.
-func TestPitfall04RestatedBuckets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPods(t)
-		hours := func(name string) (amounts []string) {
-			t.Helper()
-			var reply struct {
-				Records []struct{ TotalAmount json.Number }
-			}
-			if err := json.Unmarshal(p.cases[name].Body, &reply); err != nil {
-				t.Fatal(err)
-			}
-			for _, r := range reply.Records {
-				amounts = append(amounts, r.TotalAmount.String())
-			}
-			return amounts
-		}
-		was, is := hours("pods_billing_t0"), hours("pods_billing_t1")
-		if len(was) != 3 || len(is) != 3 || was[0] == is[0] || was[2] == is[2] {
-			t.Fatalf("the recordings do not restate an hour: %v, %v", was, is)
-		}
-		provider := p.provider(nil)
-		a, err := provider.Sample(t.Context(), p.now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute)
-		p.bill = "pods_billing_t1"
-		b, err := provider.Sample(t.Context(), p.now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if *a.Lines[0].Bill != 6_397_000_000 || *b.Lines[0].Bill != 6_639_500_000 {
-			t.Errorf("bills %s and %s", *a.Lines[0].Bill, *b.Lines[0].Bill)
+			t.Errorf("%s: a step of %s shows at most %s late", st.Rig.Name, s.Step, s.Lag)
 		}
 	})
 }
@@ -66,21 +26,21 @@ func TestPitfall04RestatedBuckets(t *testing.T) {
 // How long a machine was used is told in seconds, in hours and below zero. The bill
 // does not depend on it.
 func TestPitfall06UsageSeconds(t *testing.T) {
-	onStages(t, func(t *testing.T, st *stage) {
-		a := st.sample(t, st.open())
+	onStages(t, func(t *testing.T, st *rig.Stage) {
+		a := st.Sample(t, st.OpenAdapter())
 		for _, used := range []string{`-10`, `9e9`, `"a while"`, `null`, `{}`} {
-			st.spoil(st.rig.call("GET /billing/billing/history/virtual-machine/{id}"), &bad{text: func(good string) string {
+			st.Spoil(st.Rig.Call("GET /billing/billing/history/virtual-machine/{id}"), &rig.Bad{Text: func(good string) string {
 				if !strings.Contains(good, `"usage_time_ACTIVE"`) {
 					t.Errorf("no usage in %s", good)
 				}
 				for _, name := range []string{"usage_time", "usage_time_ACTIVE", "usage_time_SHUTOFF", "usage_time_HIBERNATED"} {
-					good = set(name, used)(good)
+					good = rig.Set(name, used)(good)
 				}
 				return good
 			}})
-			b := st.sample(t, st.open())
-			if want := st.cloud.Books(a.At, b.At).Nanos; spent(t, a, b) != ledger.Nanos(want) || want == 0 {
-				t.Errorf("used %s: spent %s, the books say %s", used, spent(t, a, b), ledger.Nanos(want))
+			b := st.Sample(t, st.OpenAdapter())
+			if want := st.Cloud.Books(a.At, b.At).Nanos; rig.Spent(t, a, b) != ledger.Nanos(want) || want == 0 {
+				t.Errorf("used %s: spent %s, the books say %s", used, rig.Spent(t, a, b), ledger.Nanos(want))
 			}
 		}
 	}, "hyperstack")
@@ -90,30 +50,30 @@ func TestPitfall06UsageSeconds(t *testing.T) {
 // being paid for ahead or by a contract, is refused with a hint.
 func TestPitfall12Discounts(t *testing.T) {
 	c := newCloud(t)
-	c.reply[vmBillPath] = c.body("vm_billing_t0", `"non_discounted_bill":62.5,"price_per_hour":2.5,"non_discounted_price_per_hour":2.5`,
+	c.Reply[rig.HyperstackVMBillPath] = c.Body("vm_billing_t0", `"non_discounted_bill":62.5,"price_per_hour":2.5,"non_discounted_price_per_hour":2.5`,
 		`"non_discounted_bill":125,"price_per_hour":2.5,"non_discounted_price_per_hour":5`)
-	s, err := c.provider(nil).Sample(t.Context(), c.now())
+	s, err := c.Provider(nil).Sample(t.Context(), c.Now())
 	if err != nil || *s.Lines[0].Bill != 62_500_000_000 || *s.Lines[0].Rate != 2_500_000_000 {
 		t.Errorf("hyperstack: %v, %+v", err, s.Lines)
 	}
 	v := newVastCloud(t)
-	v.reply[vastInstancePath] = v.body("instance", `"discountedTotalPerHour":1.872`, `"discountedTotalPerHour":1.5`)
-	if s, err = v.provider(nil).Sample(t.Context(), v.now()); err != nil || *s.Lines[0].Rate != 1_500_000_000 {
+	v.Reply[rig.VastInstancePath] = v.Body("instance", `"discountedTotalPerHour":1.872`, `"discountedTotalPerHour":1.5`)
+	if s, err = v.Provider(nil).Sample(t.Context(), v.Now()); err != nil || *s.Lines[0].Rate != 1_500_000_000 {
 		t.Errorf("vast: %v, %+v", err, s.Lines)
 	}
-	refused := func(name string, p billing.Provider, now time.Time) {
+	refused := func(name string, p api.Provider, now time.Time) {
 		t.Helper()
 		_, err := p.Sample(t.Context(), now)
-		var f *billing.Failure
-		if !errors.As(err, &f) || f.Class != billing.Incomplete || !strings.Contains(hint.Of(f), "--provider none") || !strings.Contains(err.Error(), "contract") {
+		var f *api.Failure
+		if !errors.As(err, &f) || f.Class != api.Incomplete || !strings.Contains(hint.Of(f), "--provider none") || !strings.Contains(err.Error(), "contract") {
 			t.Errorf("%s under a contract: %v", name, err)
 		}
 	}
-	c.reply[vmPath] = c.body("instance", `"contract_id":null`, `"contract_id":77`)
-	refused("hyperstack", c.provider(nil), c.now())
+	c.Reply[rig.HyperstackVMPath] = c.Body("instance", `"contract_id":null`, `"contract_id":77`)
+	refused("hyperstack", c.Provider(nil), c.Now())
 	d := newVerdaCloud(t)
-	d.reply[instancesPath] = d.body("instances", `"contract":"SPOT"`, `"contract":"LONG_TERM"`)
-	refused("verda", d.provider(nil), d.now())
+	d.Reply[rig.VerdaInstancesPath] = d.Body("instances", `"contract":"SPOT"`, `"contract":"LONG_TERM"`)
+	refused("verda", d.Provider(nil), d.Now())
 }
 
 // Hyperstack's times have no zone: they are UTC both ways, whatever this machine's
@@ -121,27 +81,27 @@ func TestPitfall12Discounts(t *testing.T) {
 func TestPitfall19TimesWithoutZone(t *testing.T) {
 	c := newCloud(t)
 	kolkata := time.FixedZone("IST", 5*3600+1800)
-	now := when(t, "2026-11-23T12:00:00Z").In(kolkata)
-	c.now = func() time.Time { return now }
-	s, err := c.provider(nil).Sample(t.Context(), now)
+	now := rig.Time(t, "2026-11-23T12:00:00Z").In(kolkata)
+	c.Now = func() time.Time { return now }
+	s, err := c.Provider(nil).Sample(t.Context(), now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := s.Lines[0].Created, when(t, "2026-11-22T10:58:31Z"); !got.Equal(want) || !s.At.Equal(now) || s.At.Location() != time.UTC {
+	if got, want := s.Lines[0].Created, rig.Time(t, "2026-11-22T10:58:31Z"); !got.Equal(want) || !s.At.Equal(now) || s.At.Location() != time.UTC {
 		t.Errorf("created %s, want %s, in a sample of %s", got, want, s.At)
 	}
-	for _, u := range c.calls {
-		if q := u.Query(); u.Path == vmBillPath && (q.Get("start_date") != "2026-11-22T00:00:00" || q.Get("end_date") != "2026-11-23T12:00:00") {
+	for _, u := range c.Calls {
+		if q := u.Query(); u.Path == rig.HyperstackVMBillPath && (q.Get("start_date") != "2026-11-22T00:00:00" || q.Get("end_date") != "2026-11-23T12:00:00") {
 			t.Errorf("asked %s", u)
 		}
 	}
-	darken(t, func(c call) (all []bad) {
-		if c.zoned == nil || strings.Contains(c.name, "/core/") {
+	darken(t, func(c rig.Call) (all []rig.Bad) {
+		if c.Zoned == nil || strings.Contains(c.Name, "/core/") {
 			return nil
 		}
 		for _, text := range []string{`"2026-11-23T10:00:00"`, `"2026-11-23"`, `"2026-11-23 10:00:00"`, `1795600000`, `"Mon, 23 Nov 2026 12:00:00 GMT"`} {
-			for _, name := range c.zoned {
-				all = append(all, bad{name: name + " " + text, class: billing.Malformed, text: set(name, text)})
+			for _, name := range c.Zoned {
+				all = append(all, rig.Bad{Name: name + " " + text, Class: api.Malformed, Text: rig.Set(name, text)})
 			}
 		}
 		return all
@@ -150,9 +110,9 @@ func TestPitfall19TimesWithoutZone(t *testing.T) {
 
 // An amount is what its digits say, in each way that APIs have of writing one.
 func TestPitfall20HowNumbersAreWritten(t *testing.T) {
-	onStages(t, func(t *testing.T, st *stage) {
-		for _, c := range st.rig.calls {
-			if c.bill == "" {
+	onStages(t, func(t *testing.T, st *rig.Stage) {
+		for _, c := range st.Rig.Calls {
+			if c.Bill == "" {
 				continue
 			}
 			for text, want := range map[string]ledger.Nanos{
@@ -160,18 +120,18 @@ func TestPitfall20HowNumbersAreWritten(t *testing.T) {
 				`62.500000000000004`: 62_500_000_000, `62.49999999999996`: 62_500_000_000, `0.0000000005`: 1, `1.4799118041992184e-11`: 0,
 				`9007199.254740993`: 9_007_199_254_740_993, `0`: 0,
 			} {
-				st.spoil(c, &bad{text: set(c.bill, text)})
-				st.last = ledger.Sample{} // a first sight each
-				s := st.sample(t, st.open())
+				st.Spoil(c, &rig.Bad{Text: rig.Set(c.Bill, text)})
+				st.Last = ledger.Sample{} // a first sight each
+				s := st.Sample(t, st.OpenAdapter())
 				l := s.Lines[0]
-				if st.rig.name != "verda" && strings.Contains(c.name, "volume") {
+				if st.Rig.Name != "verda" && strings.Contains(c.Name, "volume") {
 					l = s.Lines[1]
 				}
-				if strings.Contains(c.name, "snapshot") {
+				if strings.Contains(c.Name, "snapshot") {
 					l = s.Lines[2]
 				}
 				got := *l.Bill
-				if st.rig.name == "verda" { // whose bill is nothing in an epoch that begins with this balance
+				if st.Rig.Name == "verda" { // whose bill is nothing in an epoch that begins with this balance
 					balance, _, _ := strings.Cut(strings.TrimPrefix(l.Epoch, "balance:"), "@")
 					n, err := ledger.ParseNanos(balance)
 					if err != nil || got != 0 {
@@ -180,7 +140,7 @@ func TestPitfall20HowNumbersAreWritten(t *testing.T) {
 					got = n
 				}
 				if got != want {
-					t.Errorf("%s: %s is %s, want %s", st.rig.name, text, got, want)
+					t.Errorf("%s: %s is %s, want %s", st.Rig.Name, text, got, want)
 				}
 			}
 		}

@@ -22,16 +22,22 @@ import (
 	"slices"
 	"strings"
 
+	"spotinference/billing/api"
+	"spotinference/billing/command"
+	"spotinference/billing/hyperstack"
+	"spotinference/billing/runpod"
+	"spotinference/billing/vast"
+	"spotinference/billing/verda"
 	"spotinference/internal/hint"
 )
 
-func adapters() []Adapter {
-	return []Adapter{
-		hyperstackAdapter(),
-		vastAdapter(),
-		runpodAdapter(),
-		verdaAdapter(),
-		execAdapter(),
+func adapters() []api.Adapter {
+	return []api.Adapter{
+		hyperstack.Adapter(),
+		vast.Adapter(),
+		runpod.Adapter(),
+		verda.Adapter(),
+		command.Adapter(),
 	}
 }
 
@@ -62,7 +68,7 @@ func refused() map[string]string {
 
 // New opens the adapter called name. It checks what it was given and calls
 // nobody; whether the key is good shows at the first sample.
-func New(name string, opts Options) (Provider, error) {
+func New(name string, opts api.Options) (api.Provider, error) {
 	for _, a := range adapters() {
 		if a.Name == name {
 			return a.Open(opts)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/internal/hint"
 )
 
@@ -23,10 +25,10 @@ func TestNewRefuses(t *testing.T) {
 		}
 		return path
 	}
-	good := map[string]string{"HYPERSTACK_API_KEY": testKey}
-	f := func(name string, opts billing.Options, env map[string]string, want, advice string) {
+	good := map[string]string{"HYPERSTACK_API_KEY": rig.Key}
+	f := func(name string, opts api.Options, env map[string]string, want, advice string) {
 		t.Helper()
-		opts.Getenv = getenv(env)
+		opts.Getenv = rig.Env(env)
 		_, err := billing.New(name, opts)
 		if err == nil {
 			t.Errorf("New(%q, %+v): no error, want %q", name, opts, want)
@@ -44,7 +46,7 @@ func TestNewRefuses(t *testing.T) {
 			}
 		}
 	}
-	none := billing.Options{}
+	none := api.Options{}
 
 	f("", none, good, `billing provider "": not known`, "hyperstack")
 	f("Hyperstack", none, good, "not known", "hyperstack")
@@ -61,58 +63,58 @@ func TestNewRefuses(t *testing.T) {
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": "short"}, "does not hold an API key", "console")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": "two words of key"}, "does not hold an API key", "console")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": "key\r\nX-Other: header"}, "does not hold an API key", "console")
-	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": testKey, "HYPERSTACK_API_KEY_FILE": file("both", testKey, 0o600)}, "both", "unset")
-	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("group", testKey, 0o640)}, "mode 0640", "chmod 600")
-	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("world", testKey, 0o604)}, "mode 0604", "chmod 600")
+	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": rig.Key, "HYPERSTACK_API_KEY_FILE": file("both", rig.Key, 0o600)}, "both", "unset")
+	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("group", rig.Key, 0o640)}, "mode 0640", "chmod 600")
+	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("world", rig.Key, 0o604)}, "mode 0604", "chmod 600")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("empty", "\n", 0o600)}, "HYPERSTACK_API_KEY_FILE does not hold an API key", "")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": file("long", strings.Repeat("k", 4097), 0o600)}, "is larger than 4096 bytes", "nothing else")
 	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY_FILE": dir}, "not a plain file", "")
-	if _, err := billing.New("hyperstack", billing.Options{Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY_FILE": filepath.Join(dir, "absent")})}); err == nil || !strings.HasPrefix(err.Error(), "read API key: open ") {
+	if _, err := billing.New("hyperstack", api.Options{Getenv: rig.Env(map[string]string{"HYPERSTACK_API_KEY_FILE": filepath.Join(dir, "absent")})}); err == nil || !strings.HasPrefix(err.Error(), "read API key: open ") {
 		t.Errorf("absent key file: %v", err)
 	}
 
-	f("hyperstack", billing.Options{URL: "http://infrahub-api.nexgencloud.com/v1"}, good, "in the clear", "https")
-	f("hyperstack", billing.Options{URL: "http://127.0.0.1.example.com/v1"}, good, "in the clear", "https")
-	f("hyperstack", billing.Options{URL: "ftp://localhost/v1"}, good, "in the clear", "https")
-	f("hyperstack", billing.Options{URL: "localhost:8080/v1"}, good, "provider URL", "")
-	f("hyperstack", billing.Options{URL: "https://user:hunter22hunter22@cloud.test/v1"}, good, "a user name or a password", "environment")
-	f("hyperstack", billing.Options{URL: "https://cloud.test/v1?key=1"}, good, "not the base of an API", "")
-	f("hyperstack", billing.Options{URL: "https://:443"}, good, "provider URL", "")
-	f("hyperstack", billing.Options{URL: "https://cloud.test/%zz"}, good, "cannot be read", "")
-	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": testKey, "HYPERSTACK_API_URL": "http://cloud.test"}, "in the clear", "https")
+	f("hyperstack", api.Options{URL: "http://infrahub-api.nexgencloud.com/v1"}, good, "in the clear", "https")
+	f("hyperstack", api.Options{URL: "http://127.0.0.1.example.com/v1"}, good, "in the clear", "https")
+	f("hyperstack", api.Options{URL: "ftp://localhost/v1"}, good, "in the clear", "https")
+	f("hyperstack", api.Options{URL: "localhost:8080/v1"}, good, "provider URL", "")
+	f("hyperstack", api.Options{URL: "https://user:hunter22hunter22@cloud.test/v1"}, good, "a user name or a password", "environment")
+	f("hyperstack", api.Options{URL: "https://cloud.test/v1?key=1"}, good, "not the base of an API", "")
+	f("hyperstack", api.Options{URL: "https://:443"}, good, "provider URL", "")
+	f("hyperstack", api.Options{URL: "https://cloud.test/%zz"}, good, "cannot be read", "")
+	f("hyperstack", none, map[string]string{"HYPERSTACK_API_KEY": rig.Key, "HYPERSTACK_API_URL": "http://cloud.test"}, "in the clear", "https")
 
-	f("hyperstack", billing.Options{Instance: "spot-h100-a"}, good, `instance "spot-h100-a"`, "console")
-	f("hyperstack", billing.Options{Instance: "-1"}, good, `instance "-1"`, "console")
+	f("hyperstack", api.Options{Instance: "spot-h100-a"}, good, `instance "spot-h100-a"`, "console")
+	f("hyperstack", api.Options{Instance: "-1"}, good, `instance "-1"`, "console")
 }
 
 func TestNew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(path, []byte(testKey+"\n"), 0o400); err != nil {
+	if err := os.WriteFile(path, []byte(rig.Key+"\n"), 0o400); err != nil {
 		t.Fatal(err)
 	}
 	for _, env := range []map[string]string{
-		{"HYPERSTACK_API_KEY": testKey},
+		{"HYPERSTACK_API_KEY": rig.Key},
 		{"HYPERSTACK_API_KEY_FILE": path},
 	} {
 		for _, u := range []string{"", "https://cloud.test/v1/", "http://127.0.0.1:1/v1", "http://[::1]:1/v1", "http://localhost:1"} {
-			if _, err := billing.New("hyperstack", billing.Options{URL: u, Getenv: getenv(env)}); err != nil {
+			if _, err := billing.New("hyperstack", api.Options{URL: u, Getenv: rig.Env(env)}); err != nil {
 				t.Errorf("New(%q): %v", u, err)
 			}
 		}
 	}
 	// The key in the file is the key that is sent, less the end of its line.
 	c := newCloud(t)
-	p := c.provider(func(o *billing.Options) { o.Getenv = getenv(map[string]string{"HYPERSTACK_API_KEY_FILE": path}) })
-	if _, err := p.Sample(t.Context(), c.now()); err != nil {
+	p := c.Provider(func(o *api.Options) { o.Getenv = rig.Env(map[string]string{"HYPERSTACK_API_KEY_FILE": path}) })
+	if _, err := p.Sample(t.Context(), c.Now()); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestDetect(t *testing.T) {
-	if got, err := billing.Detect(getenv(map[string]string{"HYPERSTACK_API_KEY_FILE": "/key", "AWS_ACCESS_KEY_ID": "x"})); got != "hyperstack" || err != nil {
+	if got, err := billing.Detect(rig.Env(map[string]string{"HYPERSTACK_API_KEY_FILE": "/key", "AWS_ACCESS_KEY_ID": "x"})); got != "hyperstack" || err != nil {
 		t.Errorf("Detect = %q, %v", got, err)
 	}
-	if got, err := billing.Detect(getenv(map[string]string{"AWS_ACCESS_KEY_ID": "x"})); got != "" || err == nil {
+	if got, err := billing.Detect(rig.Env(map[string]string{"AWS_ACCESS_KEY_ID": "x"})); got != "" || err == nil {
 		t.Errorf("Detect = %q, %v; want an error", got, err)
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,40 +12,20 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
-
-// bad is one way of a reply to go wrong: in what it says or, where how is set, in
-// how it says it.
-type bad struct {
-	name  string
-	class billing.Class
-	text  func(good string) string
-	how   func(r *http.Request, good *http.Response) (*http.Response, error)
-	after time.Duration // for which the provider asked for peace
-}
-
-func (b bad) spoil(t *testing.T, r *http.Request, good *http.Response) (*http.Response, error) {
-	if b.how != nil {
-		return b.how(r, good)
-	}
-	body, err := io.ReadAll(good.Body)
-	if err != nil || good.StatusCode != 200 {
-		t.Errorf("there is no good reply to spoil: %d %s, %v", good.StatusCode, body, err)
-	}
-	good.Body = io.NopCloser(strings.NewReader(b.text(string(body))))
-	return good, nil
-}
 
 // darken wants each of these replies, to each call of each adapter, to be a failure
 // of its class in that call: through the sampler a row in a real ledger and no line
 // of a bill, whatever the calls beside it said. The next good minute is as good as any,
 // and the ledger knows what was spent meanwhile.
-func darken(t *testing.T, cases func(call) []bad) {
+func darken(t *testing.T, cases func(rig.Call) []rig.Bad) {
 	t.Helper()
-	for _, r := range rigs() {
-		t.Run(r.name, func(t *testing.T) {
+	for _, r := range rig.Rigs() {
+		t.Run(r.Name, func(t *testing.T) {
 			t.Parallel() // the ledger waits for the disk
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
@@ -56,10 +34,10 @@ func darken(t *testing.T, cases func(call) []bad) {
 					t.Fatal(err)
 				}
 				defer led.Close()
-				n := &night{stage: newStage(t, r, dir), t: t, led: led, dir: dir}
-				n.lines = len(n.good(n.open(), "nothing").Lines)
+				n := &night{Stage: rig.NewStage(t, billing.New, r, dir), t: t, led: led, dir: dir}
+				n.lines = len(n.good(n.OpenAdapter(), "nothing").Lines)
 				n.first = n.newest
-				for _, c := range r.calls {
+				for _, c := range r.Calls {
 					for i, b := range cases(c) {
 						n.dark(c, b, i%10 == 0)
 					}
@@ -72,7 +50,7 @@ func darken(t *testing.T, cases func(call) []bad) {
 
 // night is a stage on which the minutes are dark.
 type night struct {
-	*stage
+	*rig.Stage
 	t             *testing.T
 	led           *ledger.Ledger
 	dir           string
@@ -83,7 +61,7 @@ type night struct {
 }
 
 // minute is what a sampler makes of the next poll.
-func (n *night) minute(p billing.Provider) error {
+func (n *night) minute(p api.Provider) error {
 	n.t.Helper()
 	time.Sleep(3 * time.Minute)
 	s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: n.led, Newest: n.newest})
@@ -93,7 +71,7 @@ func (n *night) minute(p billing.Provider) error {
 	return s.Last(n.t.Context())
 }
 
-func (n *night) good(p billing.Provider, after string) ledger.Sample {
+func (n *night) good(p api.Provider, after string) ledger.Sample {
 	n.t.Helper()
 	if err := n.minute(p); err != nil {
 		n.t.Fatalf("after %s: %v", after, err)
@@ -102,31 +80,31 @@ func (n *night) good(p billing.Provider, after string) ledger.Sample {
 	if err != nil || !ok || !s.At.After(n.newest) {
 		n.t.Fatalf("after %s: no sample is stored: %v", after, err)
 	}
-	n.last, n.newest = s, s.At
+	n.Last, n.newest = s, s.At
 	n.samples++
 	return s
 }
 
 // dark spoils one minute, as after a restart: every call is made anew.
-func (n *night) dark(c call, b bad, dawn bool) {
+func (n *night) dark(c rig.Call, b rig.Bad, dawn bool) {
 	n.t.Helper()
-	name, p := c.name+", "+b.name, n.open()
-	n.spoil(c, &b)
+	name, p := c.Name+", "+b.Name, n.OpenAdapter()
+	n.Spoil(c, &b)
 	err := n.minute(p)
-	if n.hits() == 0 {
+	if n.Hits() == 0 {
 		n.t.Errorf("%s: the call was not made", name)
 	}
-	n.spoil(c, nil)
-	in := c.name
-	if b.class == billing.Refused {
+	n.Spoil(c, nil)
+	in := c.Name
+	if b.Class == api.Refused {
 		in = "" // it was read; the ledger did not take it
 	}
-	var f *billing.Failure
-	if !errors.As(err, &f) || f.Class != b.class || f.Call != in || f.RetryAfter != b.after {
-		n.t.Errorf("%s: %v, want %q in %q", name, err, b.class, in)
+	var f *api.Failure
+	if !errors.As(err, &f) || f.Class != b.Class || f.Call != in || f.RetryAfter != b.After {
+		n.t.Errorf("%s: %v, want %q in %q", name, err, b.Class, in)
 		return
 	}
-	if strings.Contains(err.Error()+hint.Of(f), testKey) {
+	if strings.Contains(err.Error()+hint.Of(f), rig.Key) {
 		n.t.Errorf("%s: the key is in %q", name, err)
 	}
 	n.want = append(n.want, fmt.Sprintf("%s %s", f.Class, f.Call))
@@ -140,23 +118,23 @@ func (n *night) dark(c call, b bad, dawn bool) {
 // over holds what the ledger has against what happened.
 func (n *night) over() {
 	n.t.Helper()
-	n.good(n.open(), "all")
+	n.good(n.OpenAdapter(), "all")
 	if got := failures(n.t, n.dir); !slices.Equal(got, n.want) {
 		n.t.Errorf("rows of failures:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(n.want, "\n"))
 	}
 	if at, err := n.led.SampleTimes(n.first, n.newest.Add(time.Hour)); err != nil || len(at) != n.samples {
 		n.t.Errorf("%d samples of %d good minutes, %v", len(at), n.samples, err)
 	}
-	if n.cloud == nil {
+	if n.Cloud == nil {
 		return
 	}
 	spend, err := n.led.Spent(n.first, n.newest)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	books := ledger.Nanos(n.cloud.Books(n.first, n.newest).Nanos)
+	books := ledger.Nanos(n.Cloud.Books(n.first, n.newest).Nanos)
 	slack := ledger.Nanos(0)
-	if n.rig.name == "vast" {
+	if n.Rig.Name == "vast" {
 		slack = 3_000_000 // its amounts are rounded to 0.001, twice a contract
 	}
 	if d := spend.Net - books; d > slack || d < -slack || books == 0 {

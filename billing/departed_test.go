@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 	"spotinference/ledger"
 )
@@ -23,18 +25,18 @@ type deaths struct {
 	cloud    *sim.Sim
 	handler  http.Handler
 	led      *ledger.Ledger
-	p        billing.Provider
+	p        api.Provider
 }
 
 func watchDeaths(t *testing.T, dir, provider string, cfg sim.Config) *deaths {
 	t.Helper()
-	cfg.Key = testKey
+	cfg.Key = rig.Key
 	cloud, err := sim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &deaths{t: t, dir: dir, provider: provider, cloud: cloud, handler: cloud.Handler(), led: newLedger(t, dir)}
-	d.p = over(t, provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
+	d.p = rig.Over(t, opens(provider), provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
 	return d
 }
 
@@ -44,7 +46,7 @@ func (d *deaths) restart() {
 	d.t.Helper()
 	d.led.Close()
 	d.led = newLedger(d.t, d.dir)
-	d.p = over(d.t, d.provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
+	d.p = rig.Over(d.t, opens(d.provider), d.provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
 }
 
 // poll takes and stores a sample, and returns the status of a resource in it, "" for
@@ -150,7 +152,7 @@ func TestPitfall10DeletedResource(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				_, err := d.p.Sample(t.Context(), time.Now())
-				wantClass(t, err, billing.HTTP4xx)
+				rig.WantClass(t, err, api.HTTP4xx)
 			} else if got := d.minutes(6, name); got != "gone closed " {
 				t.Errorf("%s: in the end, %s is %q", provider, name, got)
 			}
@@ -228,7 +230,7 @@ func TestGoneWithoutItsLastBill(t *testing.T) {
 			d.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasSuffix(r.URL.Path, path) && refused < refuse {
 					refused++
-					recorded{Status: 404, Body: []byte(`{"error_reason":"not_found"}`)}.serve(w)
+					rig.Recorded{Status: 404, Body: []byte(`{"error_reason":"not_found"}`)}.Serve(w)
 					return
 				}
 				d.cloud.Handler().ServeHTTP(w, r)
@@ -245,10 +247,10 @@ func TestGoneWithoutItsLastBill(t *testing.T) {
 	f("the listing of what was deleted is of no use", "billing/usage", 1000, "gone closed ")
 
 	// A ledger that cannot be asked is no reason to forget.
-	p := newCloud(t).provider(func(o *billing.Options) { o.History = silent{} })
-	_, err := p.Sample(t.Context(), november()())
-	var failure *billing.Failure
-	if !errors.As(err, &failure) || failure.Class != billing.Internal {
+	p := newCloud(t).Provider(func(o *api.Options) { o.History = silent{} })
+	_, err := p.Sample(t.Context(), rig.November()())
+	var failure *api.Failure
+	if !errors.As(err, &failure) || failure.Class != api.Internal {
 		t.Errorf("a ledger that does not answer: %v", err)
 	}
 }
@@ -271,15 +273,15 @@ func TestPitfall09RecreatedResource(t *testing.T) {
 		old.led.Close()
 		time.Sleep(20 * time.Minute)
 
-		anew, err := sim.New(sim.Config{Key: testKey, Volumes: []sim.Volume{}, VM: sim.VM{ID: 701235}})
+		anew, err := sim.New(sim.Config{Key: rig.Key, Volumes: []sim.Volume{}, VM: sim.VM{ID: 701235}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		led := newLedger(t, dir)
 		defer led.Close()
-		p, err := billing.New("hyperstack", billing.Options{
-			URL: "https://sim.test/v1", Instance: "701235", History: &billing.LedgerHistory{Ledger: led.Reader}, Getenv: getenv(cumulative["hyperstack"].env),
-			Transport: direct{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p, err := billing.New("hyperstack", api.Options{
+			URL: "https://sim.test/v1", Instance: "701235", History: &billing.LedgerHistory{Ledger: led.Reader}, Getenv: rig.AccountOf("hyperstack").Getenv,
+			Transport: rig.Direct{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasSuffix(r.URL.Path, "/701234") || strings.Contains(r.URL.RawQuery, "deleted") {
 					old.cloud.Handler().ServeHTTP(w, r)
 					return
@@ -309,5 +311,34 @@ func TestPitfall09RecreatedResource(t *testing.T) {
 		if got.Net != want || len(got.Resources) != 2 || slices.Contains(got.Flags, ledger.FlagGone) {
 			t.Errorf("spent %s, the books of both say %s; flags %v, %+v", got.Net, want, got.Flags, got.Resources)
 		}
+	})
+}
+
+// A machine's whole life: it runs, sleeps at the price of its disk, has a snapshot made
+// and deleted, and runs again. The ledger says what the books say.
+func TestHyperstackWholeLife(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(10 * time.Hour)
+		d := watchDeaths(t, dir, "hyperstack", sim.Config{Snapshots: []sim.Snapshot{{ID: 31, RatePerHour: 7_200_000}}})
+		defer func() { d.led.Close() }()
+		if got := d.minutes(5, "vm-701234"); got != "ACTIVE" {
+			t.Errorf("awake: %q", got)
+		}
+		d.cloud.SetStatus("HIBERNATED")
+		if got := d.minutes(5, "vm-701234"); got != "HIBERNATED" {
+			t.Errorf("asleep: %q", got)
+		}
+		time.Sleep(8 * time.Hour)
+		if got := d.minutes(1, "snapshot-31"); got != "SUCCESS" {
+			t.Errorf("snapshot: %q", got)
+		}
+		d.cloud.SetStatus("ACTIVE")
+		time.Sleep(20 * time.Second)
+		d.cloud.Delete("snapshot-31")
+		if got := d.minutes(10, "snapshot-31"); got != "gone closed " {
+			t.Errorf("deleted snapshot: %q", got)
+		}
+		d.spent("a whole life")
 	})
 }

@@ -10,6 +10,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"spotinference/billing/api"
+	"spotinference/billing/runpod"
 )
 
 // Some disks of a rented machine do not outlive it, or not even its being stopped. A
@@ -43,7 +46,7 @@ func (d Disks) Dying(path string) (why, hint string) {
 	if err != nil {
 		return "", "" // whoever opens the file will say it
 	}
-	pod := Options{Getenv: d.Getenv}.Env(runpodPod) != ""
+	pod := api.Options{Getenv: d.Getenv}.Env(runpod.PodVar) != ""
 	hint = "put the ledger on a volume that survives the machine"
 	if pod {
 		hint = "put the ledger on the pod's volume, /workspace unless it was set up otherwise"

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/billing"
+	"spotinference/billing/rig"
 )
 
 // A ledger on a disk that dies with the machine is said to be on one.
@@ -38,7 +39,7 @@ func TestPitfall30LedgerOnADyingDisk(t *testing.T) {
 	f := func(path string, kind int64, mounts string, env map[string]string, want string) {
 		t.Helper()
 		d := billing.Disks{
-			Getenv: getenv(env),
+			Getenv: rig.Env(env),
 			Statfs: func(dir string, st *unix.Statfs_t) error {
 				if _, err := os.Stat(dir); err != nil {
 					t.Errorf("asked for %s: %v", dir, err)

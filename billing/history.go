@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"spotinference/billing/api"
 	"spotinference/ledger"
 )
 
@@ -36,7 +37,7 @@ func (h *LedgerHistory) Open(provider string) ([]string, error) { return h.Ledge
 // calibrated is a provider whose samples carry what a probe measured of the account
 // that they are of.
 type calibrated struct {
-	Provider
+	api.Provider
 	ledger *ledger.Reader
 	every  time.Duration // between two samples
 }
@@ -44,14 +45,14 @@ type calibrated struct {
 // calibratedBoundary is one that can also be asked for a past bill.
 type calibratedBoundary struct {
 	calibrated
-	Boundary
+	api.Boundary
 }
 
 // Calibrate is p with samples that carry what a probe measured, as the ledger has it.
 // They are taken once in every.
-func Calibrate(p Provider, r *ledger.Reader, every time.Duration) Provider {
+func Calibrate(p api.Provider, r *ledger.Reader, every time.Duration) api.Provider {
 	c := calibrated{p, r, every}
-	if b, ok := p.(Boundary); ok {
+	if b, ok := p.(api.Boundary); ok {
 		return calibratedBoundary{c, b}
 	}
 	return c

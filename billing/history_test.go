@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
 	"spotinference/ledger"
 )
 
@@ -32,7 +33,7 @@ func TestCalibrate(t *testing.T) {
 		if err != nil || s.Step != wantStep || s.Lag != wantLag || s.Calibrated != wantCalibrated {
 			t.Errorf("account %s: step %s, lag %s, calibrated %v, %v; want %s, %s, %v", account, s.Step, s.Lag, s.Calibrated, err, wantStep, wantLag, wantCalibrated)
 		}
-		at, err := c.(billing.Boundary).SampleAt(t.Context(), now.Add(-time.Hour), now)
+		at, err := c.(api.Boundary).SampleAt(t.Context(), now.Add(-time.Hour), now)
 		if err != nil || at.Step != wantStep || at.Lag != wantLag || at.Calibrated != wantCalibrated {
 			t.Errorf("account %s, of an hour ago: step %s, lag %s, calibrated %v, %v", account, at.Step, at.Lag, at.Calibrated, err)
 		}
@@ -44,7 +45,7 @@ func TestCalibrate(t *testing.T) {
 	// One that tells no past bill is not made one that does; and a ledger that does not
 	// answer is a failed sample, not an uncalibrated one.
 	c := billing.Calibrate(&metered{bill: steps(time.Minute)}, led.Reader, time.Minute)
-	if _, ok := c.(billing.Boundary); ok {
+	if _, ok := c.(api.Boundary); ok {
 		t.Error("it can be asked for the past")
 	}
 	led.Close()

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"spotinference/billing/api"
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
@@ -31,14 +32,14 @@ const maxInvoice = 16 << 20
 
 // Layout tells in which columns of an invoice to look.
 type Layout struct {
-	columns InvoiceColumns
+	columns api.InvoiceColumns
 	named   bool // a person named the columns: then each must be there
 }
 
 // layouts are the layouts with a name: each provider's whose invoice has one, and a
 // plain one.
-func layouts() map[string]InvoiceColumns {
-	all := map[string]InvoiceColumns{
+func layouts() map[string]api.InvoiceColumns {
+	all := map[string]api.InvoiceColumns{
 		"generic": {
 			Resource: []string{"resource"},
 			Day:      []string{"day"},
@@ -70,7 +71,7 @@ func InvoiceLayout(name string) (Layout, error) {
 // "resource=Item,day=Date,amount=Total". Only currency may be left out.
 func ParseLayout(text string) (Layout, error) {
 	const form = "write it as resource=COLUMN,day=COLUMN,amount=COLUMN,currency=COLUMN, with the names of the file's own header"
-	var c InvoiceColumns
+	var c api.InvoiceColumns
 	to := map[string]*[]string{"resource": &c.Resource, "day": &c.Day, "amount": &c.Amount, "currency": &c.Currency}
 	for part := range strings.SplitSeq(text, ",") {
 		key, name, ok := strings.Cut(part, "=")

@@ -6,32 +6,33 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 )
 
 // A listing that comes in pages is read to its end, or it is no listing.
 func TestPitfall16Pagination(t *testing.T) {
 	c := newVastCloud(t)
-	at := when(t, "2026-11-26T10:46:40Z")
-	c.now = func() time.Time { return at }
-	c.reply[vastChargesPath] = func(w http.ResponseWriter, r *http.Request) {
+	at := rig.Time(t, "2026-11-26T10:46:40Z")
+	c.Now = func() time.Time { return at }
+	c.Reply[rig.VastChargesPath] = func(w http.ResponseWriter, r *http.Request) {
 		switch r.FormValue("after_token") {
 		case "":
-			c.cases["charges_page1"].serve(w)
-		case c.cases["charges_page2"].Request.Query["after_token"]:
-			c.cases["charges_page2"].serve(w)
+			c.Cases["charges_page1"].Serve(w)
+		case c.Cases["charges_page2"].Request.Query["after_token"]:
+			c.Cases["charges_page2"].Serve(w)
 		default:
 			t.Errorf("asked for %s", r.URL)
 		}
 	}
-	s, err := c.provider(nil).Sample(t.Context(), at)
+	s, err := c.Provider(nil).Sample(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(s.Lines) != 2 || *s.Lines[0].Bill != 46_800_000_000 || *s.Lines[1].Bill != 62_000_000 {
 		t.Errorf("lines = %+v", s.Lines)
 	}
-	f := func(name string, class billing.Class, pages ...recorded) {
+	f := func(name string, class api.Class, pages ...rig.Recorded) {
 		t.Helper()
 		vastListing(t, name, class, pages...)
 	}
@@ -39,46 +40,46 @@ func TestPitfall16Pagination(t *testing.T) {
 	f("two entries on two pages", "", vastPage(vm, 1, 3, `"a"`), vastPage(vm2+","+vol, 2, 3, "null"))
 	f("an empty last page", "", vastPage(vm+","+vm2+","+vol, 3, 3, `"a"`), vastPage("", 0, 3, "null"))
 	f("no token instead of null", "", vastPage(vm+","+vm2+","+vol, 3, 3, `""`))
-	f("a page missing", billing.Incomplete, vastPage(vm+","+vol, 2, 3, "null"))
-	f("a charge too many", billing.Incomplete, vastPage(vm+","+vm2+","+vol, 3, 2, "null"))
-	f("a page that is cut", billing.Incomplete, vastPage(vm+","+vol, 3, 3, "null"))
-	f("no end", billing.Incomplete, vastPage(vm, 1, 3, `"a"`))
-	f("second page fails", billing.Malformed, vastPage(vm, 1, 3, `"a"`), recorded{Status: 200, Text: "<html>"})
+	f("a page missing", api.Incomplete, vastPage(vm+","+vol, 2, 3, "null"))
+	f("a charge too many", api.Incomplete, vastPage(vm+","+vm2+","+vol, 3, 2, "null"))
+	f("a page that is cut", api.Incomplete, vastPage(vm+","+vol, 3, 3, "null"))
+	f("no end", api.Incomplete, vastPage(vm, 1, 3, `"a"`))
+	f("second page fails", api.Malformed, vastPage(vm, 1, 3, `"a"`), rig.Recorded{Status: 200, Text: "<html>"})
 
 	// Hyperstack's machines: ours is on the last of three pages.
-	var many []machine
+	var many []rig.HyperstackMachine
 	for i := range 250 {
-		many = append(many, machine{i + 1, fmt.Sprint("other-", i), ""})
+		many = append(many, rig.NewHyperstackMachine(i+1, fmt.Sprint("other-", i), ""))
 	}
-	many = append(many, machine{701234, "spot-h100-a", ""})
-	identify(t, "three pages", many, 251, 100, nil, "spot-h100-a", "ok")
-	identify(t, "listing cut short", many[200:], 251, 100, nil, "spot-h100-a", "incomplete")
-	identify(t, "listing with too many", many[249:], 1, 100, nil, "spot-h100-a", "incomplete")
+	many = append(many, rig.NewHyperstackMachine(701234, "spot-h100-a", ""))
+	newCloud(t).Identify(t, "three pages", many, 251, 100, nil, "spot-h100-a", "ok")
+	newCloud(t).Identify(t, "listing cut short", many[200:], 251, 100, nil, "spot-h100-a", "incomplete")
+	newCloud(t).Identify(t, "listing with too many", many[249:], 1, 100, nil, "spot-h100-a", "incomplete")
 }
 
 // A listing that moved while its pages were read is no listing; the next minute reads
 // it anew.
 func TestPitfall17PagingDrift(t *testing.T) {
-	vastListing(t, "a total that moves", billing.Incomplete, vastPage(vastVM, 1, 3, `"a"`), vastPage(vastVolume, 1, 2, "null"))
-	vastListing(t, "a charge on both pages", billing.Incomplete, vastPage(vastVM, 1, 3, `"a"`), vastPage(vastVM+","+vastVolume, 2, 3, "null"))
-	us := machine{701234, "spot-h100-a", ""}
-	identify(t, "the same machine on both pages", []machine{us, us}, 2, 1, nil, "spot-h100-a", "incomplete")
+	vastListing(t, "a total that moves", api.Incomplete, vastPage(vastVM, 1, 3, `"a"`), vastPage(vastVolume, 1, 2, "null"))
+	vastListing(t, "a charge on both pages", api.Incomplete, vastPage(vastVM, 1, 3, `"a"`), vastPage(vastVM+","+vastVolume, 2, 3, "null"))
+	us := rig.NewHyperstackMachine(701234, "spot-h100-a", "")
+	newCloud(t).Identify(t, "the same machine on both pages", []rig.HyperstackMachine{us, us}, 2, 1, nil, "spot-h100-a", "incomplete")
 }
 
 // vastListing reads a bill from these pages, the last of which comes again and again.
-func vastListing(t *testing.T, name string, class billing.Class, pages ...recorded) {
+func vastListing(t *testing.T, name string, class api.Class, pages ...rig.Recorded) {
 	t.Helper()
-	at := when(t, "2026-11-26T10:46:40Z")
+	at := rig.Time(t, "2026-11-26T10:46:40Z")
 	c := newVastCloud(t)
-	c.now = func() time.Time { return at }
+	c.Now = func() time.Time { return at }
 	n := 0
-	c.reply[vastChargesPath] = func(w http.ResponseWriter, _ *http.Request) {
-		pages[min(n, len(pages)-1)].serve(w)
+	c.Reply[rig.VastChargesPath] = func(w http.ResponseWriter, _ *http.Request) {
+		pages[min(n, len(pages)-1)].Serve(w)
 		n++
 	}
-	s, err := c.provider(nil).Sample(t.Context(), at)
+	s, err := c.Provider(nil).Sample(t.Context(), at)
 	if class != "" {
-		wantClass(t, err, class)
+		rig.WantClass(t, err, class)
 		if s.Lines != nil || n > 100 {
 			t.Errorf("%s: %d lines after %d calls", name, len(s.Lines), n)
 		}
@@ -90,8 +91,8 @@ func vastListing(t *testing.T, name string, class billing.Class, pages ...record
 }
 
 // vastPage holds results, of which there are total, and a token for more.
-func vastPage(results string, count, total int, next string) recorded {
-	return recorded{Status: 200, Body: fmt.Appendf(nil, `{"success":true,"count":%d,"total":%d,"next_token":%s,"results":[%s]}`, count, total, next, results)}
+func vastPage(results string, count, total int, next string) rig.Recorded {
+	return rig.Recorded{Status: 200, Body: fmt.Appendf(nil, `{"success":true,"count":%d,"total":%d,"next_token":%s,"results":[%s]}`, count, total, next, results)}
 }
 
 const (

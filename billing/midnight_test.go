@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/rig"
 	"spotinference/ledger"
 )
 
@@ -31,14 +32,14 @@ func TestPitfall32MidnightSplit(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			begin := time.Now() // midnight
 			time.Sleep(asleep)
-			p, st := &pastTeller{script: &script{t: t}, err: err}, &memory{}
+			p, st := &pastTeller{script: &script{t: t}, err: err}, &rig.Memory{}
 			cfg := billing.SamplerConfig{Provider: p, Store: st, DayStart: day}
 			if newest != 0 {
 				cfg.Newest = begin.Add(newest)
 			}
 			run(t, cfg, time.Second)
 			var at []time.Time
-			for _, s := range st.samples {
+			for _, s := range st.Samples {
 				at = append(at, s.At)
 			}
 			if got := clocks(at); got != want {

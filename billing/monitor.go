@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"spotinference/billing/api"
 	"spotinference/internal/hint"
 	"spotinference/internal/provider"
 	"spotinference/ledger"
@@ -13,7 +14,7 @@ import (
 
 // BalanceConfig is what a BalanceMonitor needs.
 type BalanceConfig struct {
-	Reader BalanceReader
+	Reader api.BalanceReader
 
 	// Every is the time between two readings of the balance; five minutes if zero.
 	Every time.Duration
@@ -122,7 +123,7 @@ func (m *BalanceMonitor) afterSample(ctx context.Context, s ledger.Sample, due t
 	}
 }
 
-func (m *BalanceMonitor) reportUnreadable(f *Failure) {
+func (m *BalanceMonitor) reportUnreadable(f *api.Failure) {
 	if until := m.cfg.Now().Add(f.RetryAfter); until.After(m.next) {
 		m.next = until
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 	"spotinference/ledger"
 )
@@ -20,10 +22,10 @@ import (
 // purse is a balance reader that says what the test says.
 type purse struct {
 	looks []time.Time
-	tell  func(n int, now time.Time) (billing.Balances, error)
+	tell  func(n int, now time.Time) (api.Balances, error)
 }
 
-func (p *purse) Balances(_ context.Context, now time.Time) (billing.Balances, error) {
+func (p *purse) Balances(_ context.Context, now time.Time) (api.Balances, error) {
 	p.looks = append(p.looks, now)
 	return p.tell(len(p.looks), now)
 }
@@ -36,9 +38,9 @@ type watched struct {
 }
 
 // watching samples p for d of fake time with w looking on; during may be nil.
-func watching(t *testing.T, p billing.Provider, w billing.BalanceReader, low *ledger.Nanos, d time.Duration, during func()) (*watched, *memory) {
+func watching(t *testing.T, p api.Provider, w api.BalanceReader, low *ledger.Nanos, d time.Duration, during func()) (*watched, *rig.Memory) {
 	t.Helper()
-	told, st := &watched{}, &memory{}
+	told, st := &watched{}, &rig.Memory{}
 	log := slog.New(slog.NewTextHandler(&told.log, nil))
 	monitor, err := billing.NewBalanceMonitor(billing.BalanceConfig{Reader: w, Low: low, Log: log,
 		OnResidual: func(r ledger.Residual) { told.residuals = append(told.residuals, r) },
@@ -76,18 +78,13 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // clouds are the simulated accounts, each by its provider's API.
-func clouds(t *testing.T, f func(t *testing.T, cloud *sim.Sim, p billing.Provider)) {
-	doors(t, func(t *testing.T, cloud *sim.Sim, _ *door, p billing.Provider) { f(t, cloud, p) })
+func clouds(t *testing.T, f func(t *testing.T, cloud *sim.Sim, p api.Provider)) {
+	doors(t, func(t *testing.T, cloud *sim.Sim, _ *door, p api.Provider) { f(t, cloud, p) })
 }
 
-func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p billing.Provider)) {
-	config := sim.Config{Key: testKey, Volumes: []sim.Volume{}, Credit: 65_000_000_000}
-	for name, opts := range map[string]billing.Options{
-		"hyperstack": {URL: "https://sim.test/v1", Instance: "701234", Getenv: getenv(map[string]string{"HYPERSTACK_API_KEY": testKey})},
-		"vast":       {URL: "https://sim.test", Instance: "701234", Getenv: getenv(map[string]string{"VAST_API_KEY": testKey})},
-		"runpod":     {URL: "https://sim.test", Instance: "pod701234", Getenv: getenv(map[string]string{"RUNPOD_API_KEY": testKey})},
-		"verda":      {URL: "https://sim.test/v1", Getenv: getenv(map[string]string{"VERDA_CLIENT_ID": verdaTestID, "VERDA_CLIENT_SECRET": testKey})},
-	} {
+func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p api.Provider)) {
+	config := sim.Config{Key: rig.Key, Volumes: []sim.Volume{}, Credit: 65_000_000_000}
+	for _, name := range sim.Providers() {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(10*time.Hour + 17*time.Second)
@@ -96,12 +93,7 @@ func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p billing
 					t.Fatal(err)
 				}
 				d := &door{cloud: cloud.Handler()}
-				opts.Transport = direct{d}
-				p, err := billing.New(name, opts)
-				if err != nil {
-					t.Fatal(err)
-				}
-				f(t, cloud, d, p)
+				f(t, cloud, d, rig.Over(t, opens(name), name, d, nil))
 			})
 		})
 	}
@@ -110,8 +102,8 @@ func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p billing
 // Something on the account that no line of the bill names: the account pays more than
 // the machine is billed. Where the bill is the account's, it is in the bill.
 func TestPitfall11Residual(t *testing.T) {
-	clouds(t, func(t *testing.T, cloud *sim.Sim, p billing.Provider) {
-		w := p.(billing.BalanceReader)
+	clouds(t, func(t *testing.T, cloud *sim.Sim, p api.Provider) {
+		w := p.(api.BalanceReader)
 		var began time.Time
 		told, st := watching(t, p, w, nil, 5*time.Hour, func() {
 			time.Sleep(2 * time.Hour)
@@ -142,9 +134,9 @@ func TestPitfall11Residual(t *testing.T) {
 			t.Errorf("said %d times:\n%s", n, told.log.String())
 		}
 		// It is no figure of the bill's.
-		first, last := st.samples[0], st.samples[len(st.samples)-1]
+		first, last := st.Samples[0], st.Samples[len(st.Samples)-1]
 		books := cloud.Books(first.At, last.At)
-		if got := spent(t, first, last); max(got-ledger.Nanos(books.Nanos), ledger.Nanos(books.Nanos)-got) > 1_000_000 { // Vast.ai rounds
+		if got := rig.Spent(t, first, last); max(got-ledger.Nanos(books.Nanos), ledger.Nanos(books.Nanos)-got) > 1_000_000 { // Vast.ai rounds
 			t.Errorf("spent %s, the books say %s", got, books.Spend)
 		}
 	})
@@ -153,13 +145,13 @@ func TestPitfall11Residual(t *testing.T) {
 // Hours in which the account pays for what is sampled and nothing else, with top-ups,
 // refunds, dark minutes and a machine that stops, show no residual.
 func TestNoResidualWithoutCause(t *testing.T) {
-	clouds(t, func(t *testing.T, cloud *sim.Sim, p billing.Provider) {
+	clouds(t, func(t *testing.T, cloud *sim.Sim, p api.Provider) {
 		fault := func(f sim.Fault) {
 			if err := cloud.SetFault(f); err != nil {
 				t.Error(err)
 			}
 		}
-		told, _ := watching(t, p, p.(billing.BalanceReader), nil, 9*time.Hour, func() {
+		told, _ := watching(t, p, p.(api.BalanceReader), nil, 9*time.Hour, func() {
 			time.Sleep(67 * time.Minute)
 			cloud.TopUp(40_000_000_000)
 			time.Sleep(time.Hour)
@@ -217,8 +209,8 @@ func TestResidualSlack(t *testing.T) {
 				s.Lines[0].Bill = nano(1_000_000_000_000 + cost(perSecond, billLate))
 				return s, nil
 			}}
-			w := &purse{tell: func(int, time.Time) (billing.Balances, error) {
-				return billing.Balances{Balance: nano(0), Credit: nano(-cost(perSecond+other, leftLate))}, nil
+			w := &purse{tell: func(int, time.Time) (api.Balances, error) {
+				return api.Balances{Balance: nano(0), Credit: nano(-cost(perSecond+other, leftLate))}, nil
 			}}
 			told, _ := watching(t, p, w, nil, 4*time.Hour, nil)
 			if got := len(told.residuals) > 0; got != want {
@@ -241,8 +233,8 @@ func TestResidualFloor(t *testing.T) {
 	f := func(each ledger.Nanos, d time.Duration, want bool) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
-			w := &purse{tell: func(n int, _ time.Time) (billing.Balances, error) {
-				return billing.Balances{Credit: nano(5_000_000_000 - each*ledger.Nanos(n))}, nil
+			w := &purse{tell: func(n int, _ time.Time) (api.Balances, error) {
+				return api.Balances{Credit: nano(5_000_000_000 - each*ledger.Nanos(n))}, nil
 			}}
 			if told, _ := watching(t, &script{t: t}, w, nil, d, nil); (len(told.residuals) > 0) != want {
 				t.Errorf("%s a look, for %s: %+v", each, d, told.residuals)
@@ -260,7 +252,7 @@ func TestResidualBeginsAnew(t *testing.T) {
 	type world struct {
 		minute int
 		lines  []ledger.Line
-		has    billing.Balances
+		has    api.Balances
 	}
 	f := func(name string, want bool, at10 func(w *world)) {
 		t.Helper()
@@ -274,7 +266,7 @@ func TestResidualBeginsAnew(t *testing.T) {
 				if m >= 12 {
 					left -= 50_000_000_000
 				}
-				w := &world{minute: m, has: billing.Balances{Account: "7", Credit: &left},
+				w := &world{minute: m, has: api.Balances{Account: "7", Credit: &left},
 					lines: []ledger.Line{{Resource: "vm-1", Kind: ledger.Instance, Bill: nano(ledger.Nanos(m) * 1_000_000_000), Epoch: "e"}}}
 				at10(w)
 				return w
@@ -284,7 +276,7 @@ func TestResidualBeginsAnew(t *testing.T) {
 				s.Step, s.Lag, s.Lines = time.Minute, time.Minute, see().lines
 				return s, nil
 			}}
-			told, _ := watching(t, p, &purse{tell: func(int, time.Time) (billing.Balances, error) { return see().has, nil }}, nil, 40*time.Minute, nil)
+			told, _ := watching(t, p, &purse{tell: func(int, time.Time) (api.Balances, error) { return see().has, nil }}, nil, 40*time.Minute, nil)
 			if got := len(told.residuals) > 0; got != want {
 				t.Errorf("%s: residuals %+v", name, told.residuals)
 			}
@@ -332,10 +324,10 @@ func TestResidualBeginsAnew(t *testing.T) {
 
 // The warning comes once, before the money ends, and is over after a top-up.
 func TestPitfall25LowBalance(t *testing.T) {
-	clouds(t, func(t *testing.T, cloud *sim.Sim, p billing.Provider) {
+	clouds(t, func(t *testing.T, cloud *sim.Sim, p api.Provider) {
 		// 2.52 an hour: a day costs 60.48, which is what is left after 1.8 hours.
 		start := time.Now()
-		told, st := watching(t, p, p.(billing.BalanceReader), nil, 4*time.Hour, func() {
+		told, st := watching(t, p, p.(api.BalanceReader), nil, 4*time.Hour, func() {
 			time.Sleep(3 * time.Hour)
 			cloud.TopUp(2_000_000_000) // 59.4: still low
 			time.Sleep(20 * time.Minute)
@@ -358,8 +350,8 @@ func TestPitfall25LowBalance(t *testing.T) {
 		if n := strings.Count(told.log.String(), "balance is low"); n != 1 {
 			t.Errorf("said %d times:\n%s", n, told.log.String())
 		}
-		if len(st.failures) != 0 || len(st.samples) < 240 {
-			t.Errorf("%d samples and failures %+v in %s", len(st.samples), st.failures, time.Since(start))
+		if len(st.Failures) != 0 || len(st.Samples) < 240 {
+			t.Errorf("%d samples and failures %+v in %s", len(st.Samples), st.Failures, time.Since(start))
 		}
 	})
 }
@@ -369,8 +361,8 @@ func TestLowBalanceThreshold(t *testing.T) {
 	f := func(low ledger.Nanos, left []ledger.Nanos, want string) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
-			w := &purse{tell: func(n int, _ time.Time) (billing.Balances, error) {
-				return billing.Balances{Credit: &left[min(n, len(left))-1]}, nil
+			w := &purse{tell: func(n int, _ time.Time) (api.Balances, error) {
+				return api.Balances{Credit: &left[min(n, len(left))-1]}, nil
 			}}
 			told, _ := watching(t, &script{t: t}, w, &low, time.Duration(len(left)-1)*5*time.Minute+time.Second, nil)
 			var got strings.Builder
@@ -389,24 +381,24 @@ func TestLowBalanceThreshold(t *testing.T) {
 // Without a rate there is no threshold, and nothing is said.
 func TestLowBalanceUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &purse{tell: func(int, time.Time) (billing.Balances, error) { return billing.Balances{Balance: nano(-5)}, nil }}
+		w := &purse{tell: func(int, time.Time) (api.Balances, error) { return api.Balances{Balance: nano(-5)}, nil }}
 		told, st := watching(t, &script{t: t}, w, nil, time.Hour-time.Second, nil)
-		if len(told.funds) != 0 || told.log.Len() != 0 || len(st.samples) != 60 {
-			t.Errorf("%+v, %d samples\n%s", told.funds, len(st.samples), told.log.String())
+		if len(told.funds) != 0 || told.log.Len() != 0 || len(st.Samples) != 60 {
+			t.Errorf("%+v, %d samples\n%s", told.funds, len(st.Samples), told.log.String())
 		}
 	})
 }
 
 // A balance that cannot be seen fails no sample, delays none, and is told once.
 func TestBlindWitness(t *testing.T) {
-	f := func(tell func(n int, now time.Time) (billing.Balances, error), looks string) {
+	f := func(tell func(n int, now time.Time) (api.Balances, error), looks string) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			w := &purse{tell: tell}
 			p := &script{t: t}
 			told, st := watching(t, p, w, nano(1), 20*time.Minute+time.Second, nil)
-			if len(st.samples) != 21 || len(st.failures) != 0 || len(told.funds) != 0 {
-				t.Errorf("%d samples, %d failures, %d looks", len(st.samples), len(st.failures), len(told.funds))
+			if len(st.Samples) != 21 || len(st.Failures) != 0 || len(told.funds) != 0 {
+				t.Errorf("%d samples, %d failures, %d looks", len(st.Samples), len(st.Failures), len(told.funds))
 			}
 			if n := strings.Count(told.log.String(), "\n"); n != 1 || !strings.Contains(told.log.String(), "balance cannot be read") {
 				t.Errorf("log:\n%s", told.log.String())
@@ -416,19 +408,19 @@ func TestBlindWitness(t *testing.T) {
 			}
 		})
 	}
-	f(func(int, time.Time) (billing.Balances, error) { return billing.Balances{}, errors.New("no") },
+	f(func(int, time.Time) (api.Balances, error) { return api.Balances{}, errors.New("no") },
 		"00:00:00 00:05:00 00:10:00 00:15:00 00:20:00")
-	f(func(n int, _ time.Time) (billing.Balances, error) {
-		return billing.Balances{}, &billing.Failure{Class: billing.HTTP429, RetryAfter: 12 * time.Minute, Err: errors.New("later")}
+	f(func(n int, _ time.Time) (api.Balances, error) {
+		return api.Balances{}, &api.Failure{Class: api.HTTP429, RetryAfter: 12 * time.Minute, Err: errors.New("later")}
 	}, "00:00:00 00:12:00")
 }
 
 // hanging is a balance reader that does not answer.
 type hanging struct{}
 
-func (hanging) Balances(ctx context.Context, _ time.Time) (billing.Balances, error) {
+func (hanging) Balances(ctx context.Context, _ time.Time) (api.Balances, error) {
 	<-ctx.Done()
-	return billing.Balances{}, ctx.Err()
+	return api.Balances{}, ctx.Err()
 }
 
 // A look that hangs is over before the next sample is due.
@@ -440,7 +432,7 @@ func TestWitnessDelaysNoSample(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		run(t, billing.SamplerConfig{Provider: p, Store: &memory{}, Every: 5 * time.Second, Balance: monitor}, 20*time.Second+time.Second/4)
+		run(t, billing.SamplerConfig{Provider: p, Store: &rig.Memory{}, Every: 5 * time.Second, Balance: monitor}, 20*time.Second+time.Second/4)
 		if got, want := clocks(p.polls), "00:00:00 00:00:05 00:00:10 00:00:15 00:00:20"; got != want {
 			t.Errorf("polled at %s, want %s", got, want)
 		}
@@ -453,7 +445,7 @@ func TestWitnessDelaysNoSample(t *testing.T) {
 // A poll that fails is followed by no look: the provider may have asked for peace.
 func TestNoLookAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &purse{tell: func(int, time.Time) (billing.Balances, error) { return billing.Balances{Balance: nano(5)}, nil }}
+		w := &purse{tell: func(int, time.Time) (api.Balances, error) { return api.Balances{Balance: nano(5)}, nil }}
 		p := &script{t: t, poll: func(_ context.Context, n int, now time.Time) (ledger.Sample, error) {
 			return ledger.Sample{}, errors.New("no")
 		}}
@@ -466,48 +458,48 @@ func TestNoLookAfterAFailure(t *testing.T) {
 // What the replies must hold to be a balance.
 func TestBalances(t *testing.T) {
 	const creditPath, graphql = "/v1/billing/user-credit/credit", "/graphql"
-	hyperstack := func(h http.HandlerFunc) (billing.Balances, error) {
+	hyperstack := func(h http.HandlerFunc) (api.Balances, error) {
 		c := newCloud(t)
-		c.reply[creditPath] = h
-		return c.provider(nil).(billing.BalanceReader).Balances(t.Context(), c.now())
+		c.Reply[creditPath] = h
+		return c.Provider(nil).(api.BalanceReader).Balances(t.Context(), c.Now())
 	}
 	c := newCloud(t)
-	b, err := hyperstack(func(w http.ResponseWriter, _ *http.Request) { c.cases["credit"].serve(w) })
+	b, err := hyperstack(func(w http.ResponseWriter, _ *http.Request) { c.Cases["credit"].Serve(w) })
 	if err != nil || b.Balance != nil || *b.Credit != 87_412_300_000 {
 		t.Errorf("%+v, %v", b, err)
 	}
-	_, err = hyperstack(c.body("credit", `"credit":87.4123`, `"other":1`))
-	wantClass(t, err, billing.Incomplete)
-	_, err = hyperstack(c.body("credit", `87.4123`, `null`))
-	wantClass(t, err, billing.Incomplete)
-	_, err = hyperstack(c.body("credit", `87.4123`, `1e400`))
-	wantClass(t, err, billing.Malformed)
-	_, err = hyperstack(func(w http.ResponseWriter, _ *http.Request) { c.cases["err_404"].serve(w) })
-	wantClass(t, err, billing.HTTP4xx)
+	_, err = hyperstack(c.Body("credit", `"credit":87.4123`, `"other":1`))
+	rig.WantClass(t, err, api.Incomplete)
+	_, err = hyperstack(c.Body("credit", `87.4123`, `null`))
+	rig.WantClass(t, err, api.Incomplete)
+	_, err = hyperstack(c.Body("credit", `87.4123`, `1e400`))
+	rig.WantClass(t, err, api.Malformed)
+	_, err = hyperstack(func(w http.ResponseWriter, _ *http.Request) { c.Cases["err_404"].Serve(w) })
+	rig.WantClass(t, err, api.HTTP4xx)
 
 	p := newPods(t)
-	runpod := func(h http.HandlerFunc) (billing.Balances, error) {
-		p.reply[graphql] = func(w http.ResponseWriter, r *http.Request) {
+	runpod := func(h http.HandlerFunc) (api.Balances, error) {
+		p.Reply[graphql] = func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != http.MethodPost || r.URL.RawQuery != "" {
 				t.Errorf("%s %s", r.Method, r.URL)
 			}
 			h(w, r)
 		}
-		return p.provider(nil).(billing.BalanceReader).Balances(t.Context(), p.now())
+		return p.Provider(nil).(api.BalanceReader).Balances(t.Context(), p.Now())
 	}
-	b, err = runpod(p.body("graphql_balance"))
+	b, err = runpod(p.Body("graphql_balance"))
 	if err != nil || b.Credit != nil || *b.Balance != 32_233_476_096 {
 		t.Errorf("%+v, %v", b, err)
 	}
-	_, err = runpod(func(w http.ResponseWriter, _ *http.Request) { p.cases["graphql_error"].serve(w) })
-	wantClass(t, err, billing.Incomplete)
-	_, err = runpod(p.body("graphql_balance", `"clientBalance":32.2334760956`, `"clientBalance":"x"`))
-	wantClass(t, err, billing.Malformed)
-	_, err = runpod(p.body("graphql_balance", `"clientBalance":32.2334760956,`, ``))
-	wantClass(t, err, billing.Incomplete)
-	_, err = runpod(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "gone "+runpodTestKey, http.StatusGone) })
-	wantClass(t, err, billing.HTTP4xx)
-	if strings.Contains(err.Error(), runpodTestKey) {
+	_, err = runpod(func(w http.ResponseWriter, _ *http.Request) { p.Cases["graphql_error"].Serve(w) })
+	rig.WantClass(t, err, api.Incomplete)
+	_, err = runpod(p.Body("graphql_balance", `"clientBalance":32.2334760956`, `"clientBalance":"x"`))
+	rig.WantClass(t, err, api.Malformed)
+	_, err = runpod(p.Body("graphql_balance", `"clientBalance":32.2334760956,`, ``))
+	rig.WantClass(t, err, api.Incomplete)
+	_, err = runpod(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "gone "+rig.RunpodKey, http.StatusGone) })
+	rig.WantClass(t, err, api.HTTP4xx)
+	if strings.Contains(err.Error(), rig.RunpodKey) {
 		t.Errorf("%v", err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 	"spotinference/ledger"
 )
@@ -24,30 +26,15 @@ func newLedger(t *testing.T, dir string) *ledger.Ledger {
 	return led
 }
 
-// cumulative are the adapters whose window starts where we say, and by how much
-// one of their amounts is rounded.
+// cumulative are the adapters whose window starts where we say: what they call the
+// simulator's machine and volume, and by how much one of their amounts is rounded.
 var cumulative = map[string]struct {
-	env      map[string]string
-	instance string
-	url      string
-	names    [2]string // machine, volume
-	unit     ledger.Nanos
+	names [2]string
+	unit  ledger.Nanos
 }{
-	"hyperstack": {map[string]string{"HYPERSTACK_API_KEY": testKey}, "701234", "https://sim.test/v1", [2]string{"vm-701234", "volume-45678"}, 0},
-	"runpod":     {map[string]string{"RUNPOD_API_KEY": testKey}, "pod701234", "https://sim.test", [2]string{"pod-pod701234", "volume-vol45678"}, 0},
-	"vast":       {map[string]string{"VAST_API_KEY": testKey}, "701234", "https://sim.test", [2]string{"instance-701234", "volume-45678"}, 1_000_000},
-}
-
-func over(t *testing.T, provider string, cloud http.Handler, anchors billing.History) billing.Provider {
-	t.Helper()
-	c := cumulative[provider]
-	p, err := billing.New(provider, billing.Options{
-		URL: c.url, Instance: c.instance, Transport: direct{cloud}, History: anchors, Getenv: getenv(c.env),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	"hyperstack": {[2]string{"vm-701234", "volume-45678"}, 0},
+	"runpod":     {[2]string{"pod-pod701234", "volume-vol45678"}, 0},
+	"vast":       {[2]string{"instance-701234", "volume-45678"}, 1_000_000},
 }
 
 // faulty is a ledger whose writes of samples that hold a moved bill go wrong, each
@@ -87,14 +74,14 @@ func TestPitfall01PeriodReset(t *testing.T) {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			time.Sleep(10*time.Hour + 123*time.Millisecond)
-			cloud, err := sim.New(sim.Config{Key: testKey})
+			cloud, err := sim.New(sim.Config{Key: rig.Key})
 			if err != nil {
 				t.Fatal(err)
 			}
 			led := newLedger(t, dir)
 			defer func() { led.Close() }()
 			st := &faulty{Ledger: led}
-			p := over(t, provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
+			p := rig.Over(t, opens(provider), provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 			time.Sleep(time.Hour)
 			for i := range 95 {
 				time.Sleep(24 * time.Hour)
@@ -118,7 +105,7 @@ func TestPitfall01PeriodReset(t *testing.T) {
 					led.Close()
 					led = newLedger(t, dir)
 					st.Ledger = led
-					p = over(t, provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
+					p = rig.Over(t, opens(provider), provider, cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 				}
 				time.Sleep(time.Minute) // the next poll
 			}
@@ -168,13 +155,13 @@ func TestAnchorStays(t *testing.T) {
 		t.Helper()
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
-			cloud, err := sim.New(sim.Config{Key: testKey})
+			cloud, err := sim.New(sim.Config{Key: rig.Key})
 			if err != nil {
 				t.Fatal(err)
 			}
 			led := newLedger(t, dir)
 			defer led.Close()
-			p := over(t, "hyperstack", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			p := rig.Over(t, opens("hyperstack"), "hyperstack", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				const layout = "2006-01-02T15:04:05"
 				start, err1 := time.Parse(layout, r.FormValue("start_date"))
 				end, err2 := time.Parse(layout, r.FormValue("end_date"))
@@ -211,7 +198,7 @@ func TestAnchorStays(t *testing.T) {
 				}
 			}
 			for _, l := range s.Lines[2:] {
-				want := billing.Epoch(time.Now().Truncate(24*time.Hour).AddDate(0, 0, -7))
+				want := api.Epoch(time.Now().Truncate(24*time.Hour).AddDate(0, 0, -7))
 				if l.Epoch != want || !l.Running || l.Rate == nil || l.Bill == nil || len(l.Raw) == 0 || l.Created.IsZero() {
 					t.Errorf("%s: new line %+v, want epoch %s", name, l, want)
 				}
@@ -239,13 +226,13 @@ func TestAnchorStays(t *testing.T) {
 func TestMovedAnchorWrittenLate(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		cloud, err := sim.New(sim.Config{Key: testKey})
+		cloud, err := sim.New(sim.Config{Key: rig.Key})
 		if err != nil {
 			t.Fatal(err)
 		}
 		led := newLedger(t, dir)
 		defer led.Close()
-		p := over(t, "hyperstack", cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
+		p := rig.Over(t, opens("hyperstack"), "hyperstack", cloud.Handler(), &billing.LedgerHistory{Ledger: led.Reader})
 		var held []ledger.Sample
 		poll := func(hold bool) {
 			t.Helper()

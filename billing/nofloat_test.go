@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,45 +20,48 @@ func TestNoFloats(t *testing.T) {
 		"Hours": true, "Minutes": true, "Seconds": true, // of time.Duration
 	}
 	files := 0
-	for _, dir := range []string{".", "sim"} {
-		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "rig" || d.Name() == "testdata"): // tests
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		files++
+		src, err := os.ReadFile(name)
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
-		for _, name := range names {
-			if strings.HasSuffix(name, "_test.go") {
-				continue
-			}
-			files++
-			src, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			fset := token.NewFileSet()
-			tree, err := parser.ParseFile(fset, name, src, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ast.Inspect(tree, func(n ast.Node) bool {
-				switch n := n.(type) {
-				case *ast.Ident:
-					if banned[n.Name] {
-						t.Errorf("%s: %s", fset.Position(n.Pos()), n.Name)
-					}
-				case *ast.BasicLit:
-					if n.Kind == token.FLOAT {
-						t.Errorf("%s: %s", fset.Position(n.Pos()), n.Value)
-					}
-				case *ast.Field:
-					if id, ok := n.Type.(*ast.Ident); ok && id.Name == "any" && n.Tag != nil {
-						t.Errorf("%s: a JSON field of type any", fset.Position(n.Pos()))
-					}
+		fset := token.NewFileSet()
+		tree, err := parser.ParseFile(fset, name, src, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.Ident:
+				if banned[n.Name] {
+					t.Errorf("%s: %s", fset.Position(n.Pos()), n.Name)
 				}
-				return true
-			})
-		}
+			case *ast.BasicLit:
+				if n.Kind == token.FLOAT {
+					t.Errorf("%s: %s", fset.Position(n.Pos()), n.Value)
+				}
+			case *ast.Field:
+				if id, ok := n.Type.(*ast.Ident); ok && id.Name == "any" && n.Tag != nil {
+					t.Errorf("%s: a JSON field of type any", fset.Position(n.Pos()))
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if files < 8 {
+	if files < 40 {
 		t.Fatalf("only %d files were read", files)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"spotinference/billing/api"
+	"spotinference/billing/command"
 	"spotinference/internal/hint"
 	"spotinference/internal/provider"
 	"spotinference/ledger"
@@ -29,8 +31,8 @@ const (
 
 // Take reads one sample and checks that it is one: what the sampler would store.
 // Any error is a *Failure.
-func Take(ctx context.Context, p Provider, now time.Time) (ledger.Sample, error) {
-	timed, cancel := context.WithTimeout(ctx, SampleTimeout)
+func Take(ctx context.Context, p api.Provider, now time.Time) (ledger.Sample, error) {
+	timed, cancel := context.WithTimeout(ctx, api.SampleTimeout)
 	defer cancel()
 	s, err := p.Sample(timed, now)
 	if err == nil {
@@ -44,7 +46,7 @@ func Take(ctx context.Context, p Provider, now time.Time) (ledger.Sample, error)
 
 // ProbeConfig says what to measure and for how long.
 type ProbeConfig struct {
-	Provider Provider
+	Provider api.Provider
 	Every    time.Duration    // between polls, in whole seconds
 	For      time.Duration    // how long; at least ten polls
 	Now      func() time.Time // wall clock; time.Now if nil
@@ -204,7 +206,7 @@ func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, e
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
-	if f := new(Failure); errors.As(err, &f) {
+	if f := new(api.Failure); errors.As(err, &f) {
 		if !passing(f.Class) {
 			return 0, f
 		}
@@ -253,8 +255,8 @@ func unmoved(lines []ledger.Line) []ledger.Line {
 }
 
 // passing tells trouble that may be gone at the next poll.
-func passing(c Class) bool {
-	return c.Retriable() || c == Incomplete || c == Malformed
+func passing(c api.Class) bool {
+	return c.Retriable() || c == api.Incomplete || c == api.Malformed
 }
 
 // begin chooses what to watch: what is sure to be billed by the minute. A small
@@ -452,8 +454,8 @@ func (p *probe) ratio(first, last int, billed ledger.Nanos) *big.Rat {
 
 // skewLimit is what every reply's Date header was held against. The adapters that
 // read an API refuse a reply that is further off; exec reads no reply.
-func skewLimit(p Provider) *time.Duration {
-	if p.Name() == execName {
+func skewLimit(p api.Provider) *time.Duration {
+	if p.Name() == command.Name {
 		return nil
 	}
 	d := provider.MaxSkew
@@ -463,7 +465,7 @@ func skewLimit(p Provider) *time.Duration {
 // reread asks twice for the bill of an instant that is past by more than the lag.
 // That a provider cannot tell is no failure of the probe.
 func (p *probe) reread(ctx context.Context, lag time.Duration) Reread {
-	b, ok := p.cfg.Provider.(Boundary)
+	b, ok := p.cfg.Provider.(api.Boundary)
 	if !ok {
 		return RereadNone
 	}
@@ -479,7 +481,7 @@ func (p *probe) reread(ctx context.Context, lag time.Duration) Reread {
 			}
 		}
 		now := p.cfg.Now()
-		timed, cancel := context.WithTimeout(ctx, SampleTimeout)
+		timed, cancel := context.WithTimeout(ctx, api.SampleTimeout)
 		s, err := b.SampleAt(timed, p.to.Add(-lag).Truncate(time.Hour), now)
 		cancel()
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
 	"spotinference/ledger"
 )
 
@@ -185,7 +186,7 @@ func TestProbeMeasures(t *testing.T) {
 		name: "a failure now and then",
 		cloud: metered{sample: func(n int, s *ledger.Sample) error {
 			if n == 40 {
-				return &billing.Failure{Class: billing.HTTP5xx, Err: errors.New("status 500")}
+				return &api.Failure{Class: api.HTTP5xx, Err: errors.New("status 500")}
 			}
 			return nil
 		}},
@@ -223,10 +224,10 @@ func TestProbeRefuses(t *testing.T) {
 			return nil
 		}
 	}
-	failing := func(class billing.Class, every int) func(int, *ledger.Sample) error {
+	failing := func(class api.Class, every int) func(int, *ledger.Sample) error {
 		return func(n int, s *ledger.Sample) error {
 			if n%every == 0 {
-				return &billing.Failure{Class: class, Err: errors.New("of the test")}
+				return &api.Failure{Class: class, Err: errors.New("of the test")}
 			}
 			return nil
 		}
@@ -251,10 +252,10 @@ func TestProbeRefuses(t *testing.T) {
 		{"a stopped account", metered{sample: from(1, account(false))}, "no machine of this bill runs", 1},
 		{"an account stops", metered{sample: func(n int, s *ledger.Sample) error { account(n < 5)(s); return nil }}, "no machine of this bill runs any more", 5},
 		{"rates only", metered{sample: from(1, func(s *ledger.Sample) { s.Truth = ledger.TruthNone })}, "shows rates and no bill", 1},
-		{"no key", metered{sample: failing(billing.HTTP401, 1)}, "of the test", 1},
-		{"a skewed clock", metered{sample: failing(billing.ClockSkew, 7)}, "of the test", 7},
-		{"mostly dark", metered{sample: failing(billing.Network, 3)}, "30 of 91 polls failed", 0},
-		{"dark throughout", metered{sample: failing(billing.Network, 1)}, "91 of 91 polls failed", 0},
+		{"no key", metered{sample: failing(api.HTTP401, 1)}, "of the test", 1},
+		{"a skewed clock", metered{sample: failing(api.ClockSkew, 7)}, "of the test", 7},
+		{"mostly dark", metered{sample: failing(api.Network, 3)}, "30 of 91 polls failed", 0},
+		{"dark throughout", metered{sample: failing(api.Network, 1)}, "91 of 91 polls failed", 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -314,7 +315,7 @@ func TestProbeRetryAfter(t *testing.T) {
 		}
 		polls = append(polls, s.At.Sub(start))
 		if n == 2 {
-			return &billing.Failure{Class: billing.HTTP429, RetryAfter: 50 * time.Second, Err: errors.New("status 429")}
+			return &api.Failure{Class: api.HTTP429, RetryAfter: 50 * time.Second, Err: errors.New("status 429")}
 		}
 		return nil
 	}})

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"spotinference/billing/api"
 	"spotinference/ledger"
 )
 
@@ -34,7 +35,7 @@ type Windows struct {
 // cannot be asked so, or does not answer, is no failure of the probe.
 func (p *probe) windows(ctx context.Context) Windows {
 	none := Windows{EndOmitted: NotAsked, EndFuture: NotAsked, EarlyStart: NotAsked, Account: NotAsked}
-	w, ok := p.cfg.Provider.(Windowed)
+	w, ok := p.cfg.Provider.(api.Windowed)
 	if !ok || p.first.Truth != ledger.TruthResource {
 		return none
 	}
@@ -53,14 +54,14 @@ func (p *probe) windows(ctx context.Context) Windows {
 	}
 	day := 24 * time.Hour
 	found := none
-	if begun, err := ParseEpoch(box.Epoch); err == nil {
+	if begun, err := api.ParseEpoch(box.Epoch); err == nil {
 		found.EndOmitted, _, _ = p.compare(ctx, toNow(box.Resource, begun), over(box.Resource, begun, time.Time{}))
 		found.EndFuture, _, _ = p.compare(ctx, toNow(box.Resource, begun), over(box.Resource, begun, p.cfg.Now().Add(day)))
 	}
 	if !box.Created.IsZero() {
 		found.EarlyStart, _, _ = p.compare(ctx, toNow(box.Resource, box.Created), toNow(box.Resource, box.Created.Add(-day)))
 	}
-	today := Midnight(p.from)
+	today := api.Midnight(p.from)
 	sum := func(ctx context.Context) (total ledger.Nanos, err error) {
 		for _, l := range p.first.Lines {
 			bill, err := toNow(l.Resource, today)(ctx)
@@ -88,7 +89,7 @@ type readBill func(context.Context) (ledger.Nanos, error)
 func (p *probe) compare(ctx context.Context, one, other readBill) (Agreement, *ledger.Nanos, *ledger.Nanos) {
 	var got [3]ledger.Nanos
 	for i, read := range []readBill{one, other, one} {
-		timed, cancel := context.WithTimeout(ctx, SampleTimeout)
+		timed, cancel := context.WithTimeout(ctx, api.SampleTimeout)
 		n, err := read(timed)
 		cancel()
 		if err != nil || i < 2 && !p.rest(ctx, p.cfg.Provider.MinInterval()/callsOfSample) {

@@ -3,6 +3,7 @@ package billing
 import (
 	"time"
 
+	"spotinference/billing/api"
 	"spotinference/ledger"
 )
 
@@ -50,7 +51,7 @@ type growth struct {
 // reading is one reading of the balance.
 type reading struct {
 	at       time.Time
-	balances Balances
+	balances api.Balances
 	restart  bool // not to be compared with the one before
 	currency string
 }
@@ -81,7 +82,7 @@ func (a *audit) addSample(s ledger.Sample) {
 }
 
 // addBalances adds a reading of the balance.
-func (a *audit) addBalances(at time.Time, b Balances, currency string) {
+func (a *audit) addBalances(at time.Time, b api.Balances, currency string) {
 	fell, known := a.newest.balances.FellTo(b)
 	r := reading{at: at, balances: b, currency: currency, restart: a.newest.at.IsZero() || !known || fell < 0}
 	a.newest, a.pending = r, append(a.pending, r)

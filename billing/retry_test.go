@@ -8,7 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 )
 
@@ -16,17 +17,17 @@ import (
 // minute, and no number comes of it.
 func TestPitfall23IntermittentErrors(t *testing.T) {
 	// flaky answers with code, so often, then well.
-	flaky := func(c *cloud, times int, code int, header map[string]string) (http.HandlerFunc, *[]time.Time) {
+	flaky := func(c *rig.HyperstackCloud, times int, code int, header map[string]string) (http.HandlerFunc, *[]time.Time) {
 		var at []time.Time
 		return func(w http.ResponseWriter, _ *http.Request) {
 			if at = append(at, time.Now()); len(at) <= times {
-				recorded{Status: code, Headers: header, Body: []byte(`{"message":"no"}`)}.serve(w)
+				rig.Recorded{Status: code, Headers: header, Body: []byte(`{"message":"no"}`)}.Serve(w)
 				return
 			}
-			c.cases["vm_billing_t0"].serve(w)
+			c.Cases["vm_billing_t0"].Serve(w)
 		}, &at
 	}
-	f := func(name string, times, code int, retryAfter string, limit time.Duration, wantTries int, wantClass billing.Class, check func(*testing.T, []time.Time, *billing.Failure)) {
+	f := func(name string, times, code int, retryAfter string, limit time.Duration, wantTries int, wantClass api.Class, check func(*testing.T, []time.Time, *api.Failure)) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			c := newCloud(t)
@@ -35,11 +36,11 @@ func TestPitfall23IntermittentErrors(t *testing.T) {
 				header["Retry-After"] = retryAfter
 			}
 			h, at := flaky(c, times, code, header)
-			c.reply[vmBillPath] = h
+			c.Reply[rig.HyperstackVMBillPath] = h
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
-			_, err := c.provider(nil).Sample(ctx, c.now())
-			var failure *billing.Failure
+			_, err := c.Provider(nil).Sample(ctx, c.Now())
+			var failure *api.Failure
 			errors.As(err, &failure)
 			if len(*at) != wantTries {
 				t.Errorf("%s: %d tries, want %d", name, len(*at), wantTries)
@@ -58,56 +59,42 @@ func TestPitfall23IntermittentErrors(t *testing.T) {
 			t.Errorf("try %d after %s, want %s to %s", i+1, d, low, high)
 		}
 	}
-	f("twice 500, then good", 2, 500, "", 40*time.Second, 3, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
+	f("twice 500, then good", 2, 500, "", 40*time.Second, 3, "", func(t *testing.T, at []time.Time, _ *api.Failure) {
 		between(t, at, 1, time.Second, 1500*time.Millisecond)
 		between(t, at, 2, 2*time.Second, 3*time.Second)
 	})
-	f("500 for good", 9, 500, "", 40*time.Second, 3, billing.HTTP5xx, nil)
-	f("401 is not asked again", 9, 401, "", 40*time.Second, 1, billing.HTTP401, nil)
-	f("403 is not asked again", 9, 403, "", 40*time.Second, 1, billing.HTTP403, nil)
-	f("404 is not asked again", 9, 404, "", 40*time.Second, 1, billing.HTTP4xx, nil)
-	f("Retry-After within the time", 1, 429, "12", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
+	f("500 for good", 9, 500, "", 40*time.Second, 3, api.HTTP5xx, nil)
+	f("401 is not asked again", 9, 401, "", 40*time.Second, 1, api.HTTP401, nil)
+	f("403 is not asked again", 9, 403, "", 40*time.Second, 1, api.HTTP403, nil)
+	f("404 is not asked again", 9, 404, "", 40*time.Second, 1, api.HTTP4xx, nil)
+	f("Retry-After within the time", 1, 429, "12", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *api.Failure) {
 		between(t, at, 1, 12*time.Second, 12*time.Second)
 	})
-	f("Retry-After beyond the time", 1, 429, "50", 40*time.Second, 1, billing.HTTP429, func(t *testing.T, _ []time.Time, f *billing.Failure) {
+	f("Retry-After beyond the time", 1, 429, "50", 40*time.Second, 1, api.HTTP429, func(t *testing.T, _ []time.Time, f *api.Failure) {
 		if f.RetryAfter != 50*time.Second {
 			t.Errorf("RetryAfter = %s", f.RetryAfter)
 		}
 	})
-	f("Retry-After as a date", 1, 503, "Mon, 23 Nov 2026 12:00:09 GMT", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *billing.Failure) {
+	f("Retry-After as a date", 1, 503, "Mon, 23 Nov 2026 12:00:09 GMT", 40*time.Second, 2, "", func(t *testing.T, at []time.Time, _ *api.Failure) {
 		between(t, at, 1, 9*time.Second, 9*time.Second)
 	})
-	f("Retry-After of a century", 1, 429, "2147483647", 40*time.Second, 1, billing.HTTP429, func(t *testing.T, _ []time.Time, f *billing.Failure) {
+	f("Retry-After of a century", 1, 429, "2147483647", 40*time.Second, 1, api.HTTP429, func(t *testing.T, _ []time.Time, f *api.Failure) {
 		if f.RetryAfter != time.Hour {
 			t.Errorf("RetryAfter = %s", f.RetryAfter)
 		}
 	})
 	f("Retry-After that cannot be read", 1, 429, "soon", 40*time.Second, 2, "", nil)
-	f("no time for a second try", 1, 500, "", 900*time.Millisecond, 1, billing.HTTP5xx, nil)
+	f("no time for a second try", 1, 500, "", 900*time.Millisecond, 1, api.HTTP5xx, nil)
 
-	onStages(t, func(t *testing.T, st *stage) {
-		p := st.open()
-		a := st.sample(t, p)
-		if err := st.cloud.SetFault(sim.Fault{Mode: sim.ServerError, Times: 2}); err != nil {
+	onStages(t, func(t *testing.T, st *rig.Stage) {
+		p := st.OpenAdapter()
+		a := st.Sample(t, p)
+		if err := st.Cloud.SetFault(sim.Fault{Mode: sim.ServerError, Times: 2}); err != nil {
 			t.Fatal(err)
 		}
-		b := st.sample(t, p)
+		b := st.Sample(t, p)
 		if got := b.At.Sub(a.At); got < time.Minute || got > 70*time.Second {
-			t.Errorf("%s: a sample %s after the one before", st.rig.name, got)
+			t.Errorf("%s: a sample %s after the one before", st.Rig.Name, got)
 		}
 	}, "hyperstack", "runpod", "vast", "verda")
-}
-
-// A sample is over in its time, whatever the caller allows and however many calls
-// hang.
-func TestHyperstackHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
-		c.reply[vmBillPath] = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-		start := time.Now()
-		_, err := c.provider(nil).Sample(t.Context(), c.now())
-		if took := time.Since(start); took > 45*time.Second || err == nil {
-			t.Errorf("took %s: %v", took, err)
-		}
-	})
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"spotinference/billing/api"
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
@@ -21,7 +22,7 @@ type Store interface {
 
 // SamplerConfig is what a Sampler needs.
 type SamplerConfig struct {
-	Provider Provider
+	Provider api.Provider
 	Store    Store
 
 	// Every is the time between samples, in whole seconds; a minute if zero.
@@ -87,7 +88,7 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 	if least := cfg.Provider.MinInterval(); cfg.Every < least {
 		return nil, hint.Errorf(fmt.Sprintf("give %s or more", least), "sample interval %s: too often for %s", cfg.Every, cfg.Provider.Name())
 	}
-	most := min(cfg.Every*2/3, SampleTimeout)
+	most := min(cfg.Every*2/3, api.SampleTimeout)
 	if cfg.Timeout == 0 {
 		cfg.Timeout = most
 	}
@@ -161,7 +162,7 @@ func (s *Sampler) Last(ctx context.Context) error {
 // after midnight is known all the same. It comes before the poll, since the ledger
 // only goes forward. Where it fails, the day starts at its first sample.
 func (s *Sampler) boundary(ctx context.Context, now time.Time) {
-	b, ok := s.cfg.Provider.(Boundary)
+	b, ok := s.cfg.Provider.(api.Boundary)
 	if !ok || s.cfg.DayStart == nil || s.stored.IsZero() {
 		return
 	}
@@ -220,7 +221,7 @@ func (s *Sampler) poll(ctx context.Context) error {
 		if !errors.Is(err, ledger.ErrRefused) {
 			return err
 		}
-		err = &Failure{Class: Refused, Err: err} // the minute is dark all the same
+		err = &api.Failure{Class: api.Refused, Err: err} // the minute is dark all the same
 	} else if ctx.Err() != nil {
 		return ctx.Err() // we left, which is no failure of the provider's
 	}
@@ -282,7 +283,7 @@ func (s *Sampler) report(err error) {
 		return
 	}
 	args, why, loud := []any{"err", err}, "store", slog.LevelWarn
-	if f := new(Failure); errors.As(err, &f) {
+	if f := new(api.Failure); errors.As(err, &f) {
 		if f.Class.Lasting() {
 			loud = slog.LevelError
 		}
@@ -303,15 +304,15 @@ func (s *Sampler) report(err error) {
 }
 
 // failureOf gives every error its class.
-func failureOf(err error, ctx context.Context) *Failure {
-	var f *Failure
+func failureOf(err error, ctx context.Context) *api.Failure {
+	var f *api.Failure
 	switch {
 	case errors.As(err, &f):
 		return f
 	case errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil:
-		return &Failure{Class: Timeout, Err: err}
+		return &api.Failure{Class: api.Timeout, Err: err}
 	default:
-		return &Failure{Class: Internal, Err: err}
+		return &api.Failure{Class: api.Internal, Err: err}
 	}
 }
 
@@ -319,16 +320,16 @@ func failureOf(err error, ctx context.Context) *Failure {
 func complete(s ledger.Sample) error {
 	switch {
 	case s.At.IsZero() || s.Provider == "" || s.Currency == "":
-		return Fail(Internal, "sample without its time, provider or currency")
+		return api.Fail(api.Internal, "sample without its time, provider or currency")
 	case len(s.Lines) == 0:
-		return Fail(Incomplete, "sample without a line")
+		return api.Fail(api.Incomplete, "sample without a line")
 	}
 	if s.Truth != ledger.TruthResource {
 		return nil
 	}
 	for _, l := range s.Lines {
 		if l.Bill == nil || l.Epoch == "" {
-			return Fail(Incomplete, "no bill for %s", l.Resource)
+			return api.Fail(api.Incomplete, "no bill for %s", l.Resource)
 		}
 	}
 	return nil

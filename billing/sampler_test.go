@@ -8,44 +8,16 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/ledger"
 )
-
-// memory is a ledger's place in these tests.
-type memory struct {
-	mu       sync.Mutex
-	samples  []ledger.Sample
-	failures []ledger.SampleFailure
-	err      error // of every write
-	refuse   error // of samples
-}
-
-func (m *memory) AddSample(ctx context.Context, s ledger.Sample) (int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := errors.Join(ctx.Err(), m.err, m.refuse); err != nil {
-		return 0, err
-	}
-	m.samples = append(m.samples, s)
-	return int64(len(m.samples)), nil
-}
-
-func (m *memory) AddSampleFailure(ctx context.Context, f ledger.SampleFailure) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := errors.Join(ctx.Err(), m.err); err != nil {
-		return err
-	}
-	m.failures = append(m.failures, f)
-	return nil
-}
 
 // script is a provider that does what the test says, poll by poll.
 type script struct {
@@ -104,15 +76,15 @@ func run(t *testing.T, cfg billing.SamplerConfig, d time.Duration) *billing.Samp
 func TestSamplerOnTheMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(12*time.Hour + 17300*time.Millisecond) // the fake clock starts at midnight
-		p, st, told := &script{t: t}, &memory{}, 0
+		p, st, told := &script{t: t}, &rig.Memory{}, 0
 		run(t, billing.SamplerConfig{Provider: p, Store: st, OnSample: func() { told++ }}, 3*time.Minute)
 		if got, want := clocks(p.polls), "12:00:17 12:01:00 12:02:00 12:03:00"; got != want {
 			t.Errorf("polled at %s, want %s", got, want)
 		}
-		if len(st.samples) != 4 || told != 4 || len(st.failures) != 0 {
-			t.Errorf("%d samples, %d told, %d failures", len(st.samples), told, len(st.failures))
+		if len(st.Samples) != 4 || told != 4 || len(st.Failures) != 0 {
+			t.Errorf("%d samples, %d told, %d failures", len(st.Samples), told, len(st.Failures))
 		}
-		for _, sample := range st.samples {
+		for _, sample := range st.Samples {
 			if sample.Every != time.Minute {
 				t.Errorf("sample says that it is taken every %s", sample.Every)
 			}
@@ -126,7 +98,7 @@ func TestSamplerOtherIntervals(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			time.Sleep(offset)
 			p := &script{t: t, least: least}
-			run(t, billing.SamplerConfig{Provider: p, Store: &memory{}, Every: every}, d)
+			run(t, billing.SamplerConfig{Provider: p, Store: &rig.Memory{}, Every: every}, d)
 			if got := clocks(p.polls); got != want {
 				t.Errorf("every %s: %s, want %s", every, got, want)
 			}
@@ -142,7 +114,7 @@ func TestSamplerOtherIntervals(t *testing.T) {
 // A poll that hangs is over before the next is due.
 func TestSamplerDoesNotOverlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, st := &script{t: t}, &memory{}
+		p, st := &script{t: t}, &rig.Memory{}
 		p.poll = func(ctx context.Context, _ int, _ time.Time) (ledger.Sample, error) {
 			<-ctx.Done()
 			return ledger.Sample{}, ctx.Err()
@@ -151,8 +123,8 @@ func TestSamplerDoesNotOverlap(t *testing.T) {
 		if got, want := clocks(p.polls), "00:00:00 00:01:00 00:02:00"; got != want {
 			t.Errorf("polled at %s, want %s", got, want)
 		}
-		if len(st.failures) != 2 || st.failures[0].Class != "timeout" { // the third was ours to end
-			t.Errorf("failures = %+v", st.failures)
+		if len(st.Failures) != 2 || st.Failures[0].Class != "timeout" { // the third was ours to end
+			t.Errorf("failures = %+v", st.Failures)
 		}
 	})
 }
@@ -160,8 +132,8 @@ func TestSamplerDoesNotOverlap(t *testing.T) {
 func TestSamplerFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		down := &billing.Failure{Call: "GET /bill/{id}", Class: billing.HTTP5xx, Err: errors.New("status 500")}
-		p, st, told := &script{t: t}, &memory{}, 0
+		down := &api.Failure{Call: "GET /bill/{id}", Class: api.HTTP5xx, Err: errors.New("status 500")}
+		p, st, told := &script{t: t}, &rig.Memory{}, 0
 		p.poll = func(_ context.Context, n int, now time.Time) (ledger.Sample, error) {
 			switch n {
 			case 2, 3:
@@ -182,7 +154,7 @@ func TestSamplerFailures(t *testing.T) {
 		run(t, billing.SamplerConfig{Provider: p, Store: st, OnSample: func() { told++ },
 			Log: slog.New(slog.NewTextHandler(&log, nil))}, 6*time.Minute+time.Second)
 		var got []string
-		for _, f := range st.failures {
+		for _, f := range st.Failures {
 			got = append(got, f.At.UTC().Format("15:04:05 ")+f.Class+" "+f.Call)
 		}
 		want := []string{
@@ -192,8 +164,8 @@ func TestSamplerFailures(t *testing.T) {
 		if strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("failures:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
-		if len(st.samples) != 2 || told != 2 {
-			t.Errorf("%d samples, %d told; want 2", len(st.samples), told)
+		if len(st.Samples) != 2 || told != 2 {
+			t.Errorf("%d samples, %d told; want 2", len(st.Samples), told)
 		}
 		// One line for each change, none for a repetition.
 		text := log.String()
@@ -212,14 +184,14 @@ func TestSamplerFailures(t *testing.T) {
 // The log says what can be done about a sample that failed: the failure's own hint, or
 // else that of its class; also where the ledger is in trouble beside it.
 func TestSamplerLogsTheHint(t *testing.T) {
-	const again, address, api = "try again; the provider, or the way to it, is in trouble", "check --provider-url",
+	const again, address, docs = "try again; the provider, or the way to it, is in trouble", "check --provider-url",
 		"is that the provider's API? check --provider-url and --instance"
-	f := func(failure *billing.Failure, stored error, want string) {
+	f := func(failure *api.Failure, stored error, want string) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			var log bytes.Buffer
 			p := &script{t: t, poll: func(context.Context, int, time.Time) (ledger.Sample, error) { return ledger.Sample{}, failure }}
-			run(t, billing.SamplerConfig{Provider: p, Store: &memory{err: stored}, Log: slog.New(slog.NewJSONHandler(&log, nil))}, time.Second)
+			run(t, billing.SamplerConfig{Provider: p, Store: &rig.Memory{Err: stored}, Log: slog.New(slog.NewJSONHandler(&log, nil))}, time.Second)
 			var line struct{ Msg, Class, Hint string }
 			if err := json.Unmarshal(log.Bytes(), &line); err != nil {
 				t.Fatalf("%s: %v", &log, err)
@@ -229,32 +201,32 @@ func TestSamplerLogsTheHint(t *testing.T) {
 			}
 		})
 	}
-	of := func(c billing.Class) *billing.Failure {
-		return &billing.Failure{Call: "GET /bill", Class: c, Err: errors.New("of the test")}
+	of := func(c api.Class) *api.Failure {
+		return &api.Failure{Call: "GET /bill", Class: c, Err: errors.New("of the test")}
 	}
-	f(of(billing.Network), nil, again)
-	f(of(billing.Timeout), nil, again)
-	f(of(billing.HTTP5xx), nil, again)
-	f(of(billing.TLS), nil, address)
-	f(of(billing.Redirect), nil, address)
-	f(of(billing.HTTP4xx), nil, address)
-	f(of(billing.HTTP429), nil, "wait a minute: something else uses up the account's calls")
-	f(of(billing.Malformed), nil, api)
-	f(of(billing.Incomplete), nil, api)
-	f(of(billing.TooLarge), nil, api)
-	f(of(billing.Internal), nil, "")
-	f(of(billing.Incomplete).WithHint("start the machine"), nil, "start the machine")
-	f(of(billing.HTTP403).WithHint("use another key"), nil, "use another key")
-	f(of(billing.HTTP5xx), errors.New("disk full"), again)
+	f(of(api.Network), nil, again)
+	f(of(api.Timeout), nil, again)
+	f(of(api.HTTP5xx), nil, again)
+	f(of(api.TLS), nil, address)
+	f(of(api.Redirect), nil, address)
+	f(of(api.HTTP4xx), nil, address)
+	f(of(api.HTTP429), nil, "wait a minute: something else uses up the account's calls")
+	f(of(api.Malformed), nil, docs)
+	f(of(api.Incomplete), nil, docs)
+	f(of(api.TooLarge), nil, docs)
+	f(of(api.Internal), nil, "")
+	f(of(api.Incomplete).WithHint("start the machine"), nil, "start the machine")
+	f(of(api.HTTP403).WithHint("use another key"), nil, "use another key")
+	f(of(api.HTTP5xx), errors.New("disk full"), again)
 }
 
 func TestSamplerRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(30 * time.Second)
-		p, st := &script{t: t}, &memory{}
+		p, st := &script{t: t}, &rig.Memory{}
 		p.poll = func(_ context.Context, n int, now time.Time) (ledger.Sample, error) {
 			if n == 2 {
-				return ledger.Sample{}, &billing.Failure{Class: billing.HTTP429, RetryAfter: 150 * time.Second, Err: errors.New("status 429")}
+				return ledger.Sample{}, &api.Failure{Class: api.HTTP429, RetryAfter: 150 * time.Second, Err: errors.New("status 429")}
 			}
 			return good(now), nil
 		}
@@ -276,11 +248,11 @@ func TestSamplerRetryAfter(t *testing.T) {
 		p := &script{t: t}
 		p.poll = func(_ context.Context, n int, now time.Time) (ledger.Sample, error) {
 			if n == 2 {
-				return ledger.Sample{}, &billing.Failure{Class: billing.HTTP429, RetryAfter: 150 * time.Second, Err: errors.New("status 429")}
+				return ledger.Sample{}, &api.Failure{Class: api.HTTP429, RetryAfter: 150 * time.Second, Err: errors.New("status 429")}
 			}
 			return good(now), nil
 		}
-		run(t, billing.SamplerConfig{Provider: p, Store: &memory{}}, 4*time.Minute)
+		run(t, billing.SamplerConfig{Provider: p, Store: &rig.Memory{}}, 4*time.Minute)
 		if got, want := clocks(p.polls), "00:00:30 00:01:00 00:04:00"; got != want {
 			t.Errorf("polled at %s, want %s", got, want)
 		}
@@ -289,7 +261,7 @@ func TestSamplerRetryAfter(t *testing.T) {
 
 func TestSamplerLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, st := &script{t: t}, &memory{}
+		p, st := &script{t: t}, &rig.Memory{}
 		s := run(t, billing.SamplerConfig{Provider: p, Store: st}, 90*time.Second)
 		time.Sleep(5 * time.Second)
 		if err := s.Last(t.Context()); err != nil {
@@ -301,18 +273,18 @@ func TestSamplerLast(t *testing.T) {
 		if got, want := clocks(p.polls), "00:00:00 00:01:00 00:01:35"; got != want {
 			t.Errorf("polled at %s, want %s", got, want)
 		}
-		if len(st.samples) != 3 {
-			t.Errorf("%d samples, want 3", len(st.samples))
+		if len(st.Samples) != 3 {
+			t.Errorf("%d samples, want 3", len(st.Samples))
 		}
 		time.Sleep(10 * time.Second)
 		p.poll = func(context.Context, int, time.Time) (ledger.Sample, error) {
-			return ledger.Sample{}, &billing.Failure{Call: "GET /bill", Class: billing.HTTP5xx, Err: errors.New("status 500")}
+			return ledger.Sample{}, &api.Failure{Call: "GET /bill", Class: api.HTTP5xx, Err: errors.New("status 500")}
 		}
 		if err := s.Last(t.Context()); err == nil || !strings.Contains(err.Error(), "last sample: ") {
 			t.Errorf("Last on a provider that fails: %v", err)
 		}
-		if len(st.failures) != 1 {
-			t.Errorf("%d failures, want 1", len(st.failures))
+		if len(st.Failures) != 1 {
+			t.Errorf("%d failures, want 1", len(st.Failures))
 		}
 	})
 }
@@ -320,7 +292,7 @@ func TestSamplerLast(t *testing.T) {
 // Last waits for the poll that is under way, as long as it may.
 func TestSamplerLastWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, st := &script{t: t}, &memory{}
+		p, st := &script{t: t}, &rig.Memory{}
 		p.poll = func(ctx context.Context, n int, now time.Time) (ledger.Sample, error) {
 			if n == 1 {
 				time.Sleep(20 * time.Second)
@@ -347,8 +319,8 @@ func TestSamplerLastWaits(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		if len(st.samples) != 2 || len(st.failures) != 0 {
-			t.Errorf("%d samples, %d failures", len(st.samples), len(st.failures))
+		if len(st.Samples) != 2 || len(st.Failures) != 0 {
+			t.Errorf("%d samples, %d failures", len(st.Samples), len(st.Failures))
 		}
 	})
 }
@@ -356,7 +328,7 @@ func TestSamplerLastWaits(t *testing.T) {
 // A poll that we end ourselves is no failure of the provider's.
 func TestSamplerStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, st := &script{t: t}, &memory{}
+		p, st := &script{t: t}, &rig.Memory{}
 		p.poll = func(ctx context.Context, _ int, _ time.Time) (ledger.Sample, error) {
 			<-ctx.Done()
 			return ledger.Sample{}, ctx.Err()
@@ -373,8 +345,8 @@ func TestSamplerStop(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		if len(st.failures) != 0 {
-			t.Errorf("failures = %+v", st.failures)
+		if len(st.Failures) != 0 {
+			t.Errorf("failures = %+v", st.Failures)
 		}
 	})
 }
@@ -383,7 +355,7 @@ func TestSamplerStoreFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		told := 0
-		p, st := &script{t: t}, &memory{err: errors.New("disk full")}
+		p, st := &script{t: t}, &rig.Memory{Err: errors.New("disk full")}
 		s := run(t, billing.SamplerConfig{Provider: p, Store: st, OnSample: func() { told++ },
 			Log: slog.New(slog.NewTextHandler(&log, nil))}, 30*time.Second)
 		if told != 0 {
@@ -401,12 +373,12 @@ func TestSamplerStoreFails(t *testing.T) {
 // A sample that the ledger does not take leaves a dark minute.
 func TestSamplerRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		st := &memory{refuse: fmt.Errorf("sample in EUR, the ledger is in USD: %w", ledger.ErrRefused)}
+		st := &rig.Memory{Refuse: fmt.Errorf("sample in EUR, the ledger is in USD: %w", ledger.ErrRefused)}
 		s := run(t, billing.SamplerConfig{Provider: &script{t: t}, Store: st}, 30*time.Second)
-		if len(st.samples) != 0 || len(st.failures) != 1 || st.failures[0].Class != "refused" {
-			t.Errorf("samples %+v, failures %+v", st.samples, st.failures)
+		if len(st.Samples) != 0 || len(st.Failures) != 1 || st.Failures[0].Class != "refused" {
+			t.Errorf("samples %+v, failures %+v", st.Samples, st.Failures)
 		}
-		wantClass(t, s.Last(t.Context()), billing.Refused)
+		rig.WantClass(t, s.Last(t.Context()), api.Refused)
 	})
 }
 
@@ -416,7 +388,7 @@ func TestSamplerClockSetBack(t *testing.T) {
 		var back atomic.Int64
 		now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
 		p := &script{t: t}
-		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: &memory{}, Now: now})
+		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: &rig.Memory{}, Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -442,11 +414,11 @@ func TestSamplerRetryAfterAndClockSetBack(t *testing.T) {
 		now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
 		p := &script{t: t, poll: func(_ context.Context, n int, now time.Time) (ledger.Sample, error) {
 			if n == 2 {
-				return ledger.Sample{}, &billing.Failure{Class: "http_429", RetryAfter: 90 * time.Second}
+				return ledger.Sample{}, &api.Failure{Class: "http_429", RetryAfter: 90 * time.Second}
 			}
 			return good(now), nil
 		}}
-		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: &memory{}, Now: now})
+		s, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: &rig.Memory{}, Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -465,7 +437,7 @@ func TestSamplerRetryAfterAndClockSetBack(t *testing.T) {
 }
 
 func TestNewSamplerRefuses(t *testing.T) {
-	p, st := &script{t: t, least: 5 * time.Second}, &memory{}
+	p, st := &script{t: t, least: 5 * time.Second}, &rig.Memory{}
 	f := func(cfg billing.SamplerConfig, want string) {
 		t.Helper()
 		if _, err := billing.NewSampler(cfg); err == nil || !strings.Contains(err.Error(), want) {

@@ -6,7 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 )
 
@@ -16,58 +17,58 @@ func TestSimulatedFaults(t *testing.T) {
 	onStages(t, simulateFaults, "hyperstack", "runpod", "vast", "verda")
 }
 
-func simulateFaults(t *testing.T, st *stage) {
-	f := func(fault sim.Fault, want billing.Class, only ...string) {
+func simulateFaults(t *testing.T, st *rig.Stage) {
+	f := func(fault sim.Fault, want api.Class, only ...string) {
 		t.Helper()
-		if len(only) > 0 && !slices.Contains(only, st.rig.name) {
+		if len(only) > 0 && !slices.Contains(only, st.Rig.Name) {
 			return
 		}
-		if fault.Mode == sim.StatusFalse && st.rig.name == "runpod" {
-			want = billing.Malformed // its pods have a status, which is a word
+		if fault.Mode == sim.StatusFalse && st.Rig.Name == "runpod" {
+			want = api.Malformed // its pods have a status, which is a word
 		}
-		st.misbehave(t, fault, want)
+		misbehave(t, st, fault, want)
 	}
-	f(sim.Fault{Mode: sim.Dark}, billing.Timeout)
-	f(sim.Fault{Mode: sim.Slow, Delay: 20 * time.Second}, billing.Timeout)
-	f(sim.Fault{Mode: sim.ServerError}, billing.HTTP5xx)
-	f(sim.Fault{Mode: sim.TooMany}, billing.HTTP429)
-	f(sim.Fault{Mode: sim.TooMany, RetryAfter: 120}, billing.HTTP429)
-	f(sim.Fault{Mode: sim.Unauthorized}, billing.HTTP401)
-	f(sim.Fault{Mode: sim.HTML}, billing.Malformed)
-	f(sim.Fault{Mode: sim.Truncated}, billing.Malformed)
-	f(sim.Fault{Mode: sim.Truncated, Only: "volume"}, billing.Malformed, "hyperstack")
-	f(sim.Fault{Mode: sim.Truncated, Only: "volumes"}, billing.Malformed, "runpod", "verda")
-	f(sim.Fault{Mode: sim.Truncated, Only: "charges"}, billing.Malformed, "vast")
-	f(sim.Fault{Mode: sim.ServerError, Only: "instances"}, billing.HTTP5xx, "verda")
-	f(sim.Fault{Mode: sim.Empty, Only: "volumes"}, billing.Incomplete, "runpod")
-	f(sim.Fault{Mode: sim.Cut}, billing.Network)
-	f(sim.Fault{Mode: sim.NaN}, billing.Malformed)
-	f(sim.Fault{Mode: sim.Negative}, billing.Malformed, "hyperstack")
-	f(sim.Fault{Mode: sim.Euro}, billing.Currency, "hyperstack")
-	f(sim.Fault{Mode: sim.Empty}, billing.Incomplete)
-	f(sim.Fault{Mode: sim.StatusFalse}, billing.Incomplete)
-	f(sim.Fault{Mode: sim.Elsewhere, To: "https://elsewhere.test/"}, billing.Redirect)
-	f(sim.Fault{Mode: sim.Huge}, billing.TooLarge)
-	f(sim.Fault{Mode: sim.Skew}, billing.ClockSkew)
+	f(sim.Fault{Mode: sim.Dark}, api.Timeout)
+	f(sim.Fault{Mode: sim.Slow, Delay: 20 * time.Second}, api.Timeout)
+	f(sim.Fault{Mode: sim.ServerError}, api.HTTP5xx)
+	f(sim.Fault{Mode: sim.TooMany}, api.HTTP429)
+	f(sim.Fault{Mode: sim.TooMany, RetryAfter: 120}, api.HTTP429)
+	f(sim.Fault{Mode: sim.Unauthorized}, api.HTTP401)
+	f(sim.Fault{Mode: sim.HTML}, api.Malformed)
+	f(sim.Fault{Mode: sim.Truncated}, api.Malformed)
+	f(sim.Fault{Mode: sim.Truncated, Only: "volume"}, api.Malformed, "hyperstack")
+	f(sim.Fault{Mode: sim.Truncated, Only: "volumes"}, api.Malformed, "runpod", "verda")
+	f(sim.Fault{Mode: sim.Truncated, Only: "charges"}, api.Malformed, "vast")
+	f(sim.Fault{Mode: sim.ServerError, Only: "instances"}, api.HTTP5xx, "verda")
+	f(sim.Fault{Mode: sim.Empty, Only: "volumes"}, api.Incomplete, "runpod")
+	f(sim.Fault{Mode: sim.Cut}, api.Network)
+	f(sim.Fault{Mode: sim.NaN}, api.Malformed)
+	f(sim.Fault{Mode: sim.Negative}, api.Malformed, "hyperstack")
+	f(sim.Fault{Mode: sim.Euro}, api.Currency, "hyperstack")
+	f(sim.Fault{Mode: sim.Empty}, api.Incomplete)
+	f(sim.Fault{Mode: sim.StatusFalse}, api.Incomplete)
+	f(sim.Fault{Mode: sim.Elsewhere, To: "https://elsewhere.test/"}, api.Redirect)
+	f(sim.Fault{Mode: sim.Huge}, api.TooLarge)
+	f(sim.Fault{Mode: sim.Skew}, api.ClockSkew)
 }
 
-func (st *stage) misbehave(t *testing.T, fault sim.Fault, want billing.Class) {
+func misbehave(t *testing.T, st *rig.Stage, fault sim.Fault, want api.Class) {
 	t.Helper()
-	p := st.open()
+	p := st.OpenAdapter()
 	set := func(f sim.Fault) {
 		t.Helper()
-		if err := st.cloud.SetFault(f); err != nil {
+		if err := st.Cloud.SetFault(f); err != nil {
 			t.Fatal(err)
 		}
 	}
-	st.sample(t, p)
+	st.Sample(t, p)
 	set(fault)
 	time.Sleep(time.Minute)
 	s, err := p.Sample(t.Context(), time.Now())
-	var failure *billing.Failure
+	var failure *api.Failure
 	if !errors.As(err, &failure) || failure.Class != want || s.Lines != nil {
-		t.Errorf("%s, %s %s: %v with %d lines, want %q", st.rig.name, fault.Mode, fault.Only, err, len(s.Lines), want)
+		t.Errorf("%s, %s %s: %v with %d lines, want %q", st.Rig.Name, fault.Mode, fault.Only, err, len(s.Lines), want)
 	}
 	set(sim.Fault{})
-	st.sample(t, p)
+	st.Sample(t, p)
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 	"spotinference/ledger"
 )
@@ -12,23 +13,23 @@ import (
 // A machine that its owner stopped costs what it did, so it is billed, watched and
 // counted as before; one that lets go of its GPU costs less and not nothing.
 func TestPitfall07StopIsNotFree(t *testing.T) {
-	onStages(t, func(t *testing.T, st *stage) {
-		p := st.open()
+	onStages(t, func(t *testing.T, st *rig.Stage) {
+		p := st.OpenAdapter()
 		tenMinutes := func(status string) (ledger.Nanos, ledger.Sample) {
 			t.Helper()
-			st.cloud.SetStatus(status)
-			a := st.sample(t, p)
+			st.Cloud.SetStatus(status)
+			a := st.Sample(t, p)
 			time.Sleep(9 * time.Minute)
-			b := st.sample(t, p)
-			return spent(t, a, b), b
+			b := st.Sample(t, p)
+			return rig.Spent(t, a, b), b
 		}
 		running, _ := tenMinutes("ACTIVE")
 		stopped, s := tenMinutes("SHUTOFF")
 		if running == 0 || stopped != running || !s.Lines[0].Running {
-			t.Errorf("%s: stopped, ten minutes cost %s and running they cost %s; counts as running: %v", st.rig.name, stopped, running, s.Lines[0].Running)
+			t.Errorf("%s: stopped, ten minutes cost %s and running they cost %s; counts as running: %v", st.Rig.Name, stopped, running, s.Lines[0].Running)
 		}
-		if hibernated, s := tenMinutes("HIBERNATED"); hibernated <= 0 || hibernated >= running || st.rig.name != "verda" && s.Lines[0].Running {
-			t.Errorf("%s: hibernated, ten minutes cost %s", st.rig.name, hibernated)
+		if hibernated, s := tenMinutes("HIBERNATED"); hibernated <= 0 || hibernated >= running || st.Rig.Name != "verda" && s.Lines[0].Running {
+			t.Errorf("%s: hibernated, ten minutes cost %s", st.Rig.Name, hibernated)
 		}
 	}, "hyperstack", "runpod", "vast", "verda")
 }
@@ -36,16 +37,16 @@ func TestPitfall07StopIsNotFree(t *testing.T) {
 // A pod that was stopped tells a cost of 0 while its disk is billed: that is no rate,
 // and the bill goes on.
 func TestPitfall08ZeroRate(t *testing.T) {
-	onStages(t, func(t *testing.T, st *stage) {
-		p := st.open()
-		st.cloud.SetStatus("HIBERNATED")
-		a := st.sample(t, p)
-		b := st.sample(t, p)
-		want := st.cloud.Books(a.At, b.At).Nanos
+	onStages(t, func(t *testing.T, st *rig.Stage) {
+		p := st.OpenAdapter()
+		st.Cloud.SetStatus("HIBERNATED")
+		a := st.Sample(t, p)
+		b := st.Sample(t, p)
+		want := st.Cloud.Books(a.At, b.At).Nanos
 		if l := b.Lines[0]; l.Status != "EXITED" || l.Running || l.Rate != nil {
 			t.Errorf("%+v, rate %v", l, l.Rate)
 		}
-		if got := spent(t, a, b); got == 0 || got != ledger.Nanos(want) {
+		if got := rig.Spent(t, a, b); got == 0 || got != ledger.Nanos(want) {
 			t.Errorf("spent %s, the books say %s", got, ledger.Nanos(want))
 		}
 	}, "runpod")
@@ -53,28 +54,28 @@ func TestPitfall08ZeroRate(t *testing.T) {
 
 // A state that nobody has heard of is billed, for all that is known.
 func TestPitfall28UnknownStatus(t *testing.T) {
-	onStages(t, func(t *testing.T, st *stage) {
-		lines := len(st.sample(t, st.open()).Lines)
-		st.cloud.SetStatus("HIBERNATED")
-		if st.sample(t, st.open()).Lines[0].Running && st.rig.name != "verda" {
-			t.Errorf("%s: hibernated counts as running", st.rig.name)
+	onStages(t, func(t *testing.T, st *rig.Stage) {
+		lines := len(st.Sample(t, st.OpenAdapter()).Lines)
+		st.Cloud.SetStatus("HIBERNATED")
+		if st.Sample(t, st.OpenAdapter()).Lines[0].Running && st.Rig.Name != "verda" {
+			t.Errorf("%s: hibernated counts as running", st.Rig.Name)
 		}
-		for _, c := range st.rig.calls {
-			if len(c.state) == 0 {
+		for _, c := range st.Rig.Calls {
+			if len(c.State) == 0 {
 				continue
 			}
 			for _, word := range []string{"QUANTUM", "", "not running"} {
-				st.spoil(c, &bad{text: func(good string) string {
-					for _, name := range c.state {
-						good = set(name, `"`+word+`"`)(good)
+				st.Spoil(c, &rig.Bad{Text: func(good string) string {
+					for _, name := range c.State {
+						good = rig.Set(name, `"`+word+`"`)(good)
 					}
 					return good
 				}})
-				if s := st.sample(t, st.open()); !s.Lines[0].Running || len(s.Lines) != lines {
-					t.Errorf("%s: %q counts as not running, or not at all: %+v", st.rig.name, word, s.Lines)
+				if s := st.Sample(t, st.OpenAdapter()); !s.Lines[0].Running || len(s.Lines) != lines {
+					t.Errorf("%s: %q counts as not running, or not at all: %+v", st.Rig.Name, word, s.Lines)
 				}
-				if st.hits() == 0 {
-					t.Errorf("%s: %s was not called", st.rig.name, c.name)
+				if st.Hits() == 0 {
+					t.Errorf("%s: %s was not called", st.Rig.Name, c.Name)
 				}
 			}
 		}
@@ -84,28 +85,28 @@ func TestPitfall28UnknownStatus(t *testing.T) {
 // However the machine is, nothing that is asked of a provider can change it: every
 // call is one of those that read, by its method and path.
 func TestPitfall24CallsThatChange(t *testing.T) {
-	onStages(t, func(t *testing.T, st *stage) {
+	onStages(t, func(t *testing.T, st *rig.Stage) {
 		for _, status := range []string{"ACTIVE", "SHUTOFF", "HIBERNATED", "ERROR"} {
-			st.cloud.SetStatus(status)
-			p := st.open()
-			st.sample(t, p)
-			lookBack(t, p)
-			if err := st.cloud.SetFault(sim.Fault{Mode: sim.ServerError, Times: 1}); err != nil {
+			st.Cloud.SetStatus(status)
+			p := st.OpenAdapter()
+			st.Sample(t, p)
+			rig.LookBack(t, p)
+			if err := st.Cloud.SetFault(sim.Fault{Mode: sim.ServerError, Times: 1}); err != nil {
 				t.Fatal(err)
 			}
-			st.sample(t, p) // with a second try
+			st.Sample(t, p) // with a second try
 		}
-		for _, asked := range st.asked() {
+		for _, asked := range st.Asked() {
 			known := false
-			for _, c := range slices.Concat(st.rig.calls, st.rig.beside) {
-				known = known || c.is(asked)
+			for _, c := range slices.Concat(st.Rig.Calls, st.Rig.Beside) {
+				known = known || c.Is(asked)
 			}
 			if !known {
-				t.Errorf("%s: %s was called", st.rig.name, asked)
+				t.Errorf("%s: %s was called", st.Rig.Name, asked)
 			}
 		}
-		if len(st.asked()) < 8 {
-			t.Errorf("%s: %d calls", st.rig.name, len(st.asked()))
+		if len(st.Asked()) < 8 {
+			t.Errorf("%s: %d calls", st.Rig.Name, len(st.Asked()))
 		}
 	}, "hyperstack", "runpod", "vast", "verda")
 }

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 )
 
@@ -45,13 +46,13 @@ func TestPitfall02ImplicitWindow(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			time.Sleep(10*time.Hour + 123*time.Millisecond)
-			cloud, err := sim.New(sim.Config{Key: testKey})
+			cloud, err := sim.New(sim.Config{Key: rig.Key})
 			if err != nil {
 				t.Fatal(err)
 			}
 			read := 0
 			begins := map[string]string{}
-			p := over(t, provider, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			p := rig.Over(t, opens(provider), provider, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasPrefix(r.URL.Path, c.bill) {
 					read++
 					start, end, err := c.window(r.URL.Query())

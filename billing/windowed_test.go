@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"spotinference/billing"
+	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/billing/sim"
 	"spotinference/ledger"
 )
@@ -26,7 +28,7 @@ func TestProbeWindows(t *testing.T) {
 	want := map[string]string{
 		"hyperstack": "same same same ", "runpod": "same same same ", "vast": "none same same ", "verda": "none none none none",
 	}
-	clouds(t, func(t *testing.T, cloud *sim.Sim, p billing.Provider) {
+	clouds(t, func(t *testing.T, cloud *sim.Sim, p api.Provider) {
 		time.Sleep(30 * time.Minute) // Vast.ai's amounts must have got somewhere
 		for _, total := range []string{"same", "differs"} {
 			if total == "differs" {
@@ -85,7 +87,7 @@ func TestProbeWindowsDiffer(t *testing.T) {
 			}
 			c := &windowed{metered: metered{bill: steps(time.Minute), born: created, sample: func(_ int, s *ledger.Sample) error {
 				s.Lines = s.Lines[:1]
-				s.Lines[0].Epoch, s.Lines[0].Created = billing.Epoch(created), created
+				s.Lines[0].Epoch, s.Lines[0].Created = api.Epoch(created), created
 				return nil
 			}}, over: honest, account: honest}
 			if over != nil {
@@ -152,29 +154,29 @@ func later(a, b time.Time) time.Time {
 func TestAccountTotals(t *testing.T) {
 	c := newCloud(t)
 	f := func(body http.HandlerFunc) (ledger.Nanos, error) {
-		c.reply["/v1/billing/billing/history"] = body
-		return c.provider(nil).(billing.Windowed).AccountOver(t.Context(), c.now().Add(-time.Hour), c.now(), c.now())
+		c.Reply["/v1/billing/billing/history"] = body
+		return c.Provider(nil).(api.Windowed).AccountOver(t.Context(), c.Now().Add(-time.Hour), c.Now(), c.Now())
 	}
-	total, err := f(func(w http.ResponseWriter, _ *http.Request) { c.cases["org_total"].serve(w) })
+	total, err := f(func(w http.ResponseWriter, _ *http.Request) { c.Cases["org_total"].Serve(w) })
 	if err != nil || total != 63_193_900_000 {
 		t.Errorf("%s, %v", total, err)
 	}
-	_, err = f(c.body("org_total", `"incurred_bill":63.1939,`, ``))
-	wantClass(t, err, billing.Incomplete)
-	_, err = f(c.body("org_total", `63.1939`, `NaN`))
-	wantClass(t, err, billing.Malformed)
+	_, err = f(c.Body("org_total", `"incurred_bill":63.1939,`, ``))
+	rig.WantClass(t, err, api.Incomplete)
+	_, err = f(c.Body("org_total", `63.1939`, `NaN`))
+	rig.WantClass(t, err, api.Malformed)
 
 	p := newPods(t)
-	p.reply["/v2/billing"] = p.body("pods_billing_t0")
-	if _, err := p.provider(nil).(billing.Windowed).AccountOver(t.Context(), p.now().Add(-time.Hour), p.now(), p.now()); err != nil {
+	p.Reply["/v2/billing"] = p.Body("pods_billing_t0")
+	if _, err := p.Provider(nil).(api.Windowed).AccountOver(t.Context(), p.Now().Add(-time.Hour), p.Now(), p.Now()); err != nil {
 		t.Error(err)
 	}
-	p.reply["/v2/billing"] = p.body("pods_billing_t0", `"totals"`, `"sums"`)
-	_, err = p.provider(nil).(billing.Windowed).AccountOver(t.Context(), p.now().Add(-time.Hour), p.now(), p.now())
-	wantClass(t, err, billing.Incomplete)
+	p.Reply["/v2/billing"] = p.Body("pods_billing_t0", `"totals"`, `"sums"`)
+	_, err = p.Provider(nil).(api.Windowed).AccountOver(t.Context(), p.Now().Add(-time.Hour), p.Now(), p.Now())
+	rig.WantClass(t, err, api.Incomplete)
 
-	for _, w := range []billing.Provider{c.provider(nil), p.provider(nil)} {
-		if _, err := w.(billing.Windowed).BillOver(t.Context(), "nothing-1", time.Now(), time.Now(), time.Now()); err == nil {
+	for _, w := range []api.Provider{c.Provider(nil), p.Provider(nil)} {
+		if _, err := w.(api.Windowed).BillOver(t.Context(), "nothing-1", time.Now(), time.Now(), time.Now()); err == nil {
 			t.Errorf("%s: a bill of nothing", w.Name())
 		}
 	}

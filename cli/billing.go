@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"spotinference/billing"
+	billingapi "spotinference/billing/api"
 	"spotinference/ledger"
 	"spotinference/server"
 )
@@ -26,8 +27,8 @@ func (o *providerOptions) addFlags(f flags) {
 }
 
 // billing is how the provider is reached.
-func (o providerOptions) billing() (b billing.Options, err error) {
-	b = billing.Options{URL: o.providerURL, Instance: o.instance, Getenv: os.Getenv}
+func (o providerOptions) billing() (b billingapi.Options, err error) {
+	b = billingapi.Options{URL: o.providerURL, Instance: o.instance, Getenv: os.Getenv}
 	if o.billingCommand != "" {
 		if b.Command, err = billing.SplitCommand("billing command", o.billingCommand); err != nil {
 			return b, usageError{err}
@@ -38,7 +39,7 @@ func (o providerOptions) billing() (b billing.Options, err error) {
 
 // open opens the provider that the flags name or, under --demo, a simulated one. stop
 // ends that; it is called last.
-func (o providerOptions) open(g *global, what string, history billing.History) (p billing.Provider, stop func(), err error) {
+func (o providerOptions) open(g *global, what string, history billingapi.History) (p billingapi.Provider, stop func(), err error) {
 	c := server.Config{Provider: o.provider, Log: slog.New(slog.DiscardHandler)}
 	if c.Billing, err = o.billing(); err != nil {
 		return nil, nil, err
@@ -69,7 +70,7 @@ func (o providerOptions) open(g *global, what string, history billing.History) (
 
 // noSample is a poll's failure with what it was called and its class.
 func noSample(what string, err error) error {
-	f := new(billing.Failure)
+	f := new(billingapi.Failure)
 	if !errors.As(err, &f) {
 		return fmt.Errorf("%s: %w", what, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spotinference/billing"
+	"spotinference/billing/command"
 	"spotinference/ledger"
 )
 
@@ -40,7 +41,7 @@ func newBillingCheck(g *global) *cobra.Command {
 func runBillingCheck(ctx context.Context, g *global, o billingCheckOptions) error {
 	const what = "billing check"
 	if o.schema {
-		_, err := g.stdout.Write(billing.ExecSchema())
+		_, err := g.stdout.Write(command.Schema())
 		return err
 	}
 	asJSON, err := o.json(what)

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spotinference/billing"
+	billingapi "spotinference/billing/api"
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
@@ -64,7 +65,7 @@ func runBillingProbe(ctx context.Context, g *global, o billingProbeOptions) (err
 	// vain, and the series go on from where they are. One that is not there is made
 	// only when there is something to write.
 	var led *ledger.Ledger
-	var history billing.History
+	var history billingapi.History
 	if _, err := os.Stat(path); err == nil {
 		if led, err = g.openToProbe(path); err != nil {
 			return err
@@ -114,7 +115,7 @@ func (g *global) openToProbe(path string) (*ledger.Ledger, error) {
 }
 
 // probe measures the bill, and tells of each poll that is news.
-func probe(ctx context.Context, progress io.Writer, p billing.Provider, o billingProbeOptions) (m billing.Measured, err error) {
+func probe(ctx context.Context, progress io.Writer, p billingapi.Provider, o billingProbeOptions) (m billing.Measured, err error) {
 	const what = "billing probe"
 	cfg := billing.ProbeConfig{Provider: p, Every: o.every, For: o.long, OnPoll: func(p billing.Poll) {
 		at := p.At.UTC().Format(time.TimeOnly)
@@ -134,7 +135,7 @@ func probe(ctx context.Context, progress io.Writer, p billing.Provider, o billin
 	case ctx.Err() != nil:
 		return m, hint.Errorf("let it run for "+o.long.String()+", or give it another --for", "%s: stopped before its time: nothing was written", what)
 	case err != nil:
-		if f := new(billing.Failure); errors.As(err, &f) {
+		if f := new(billingapi.Failure); errors.As(err, &f) {
 			return m, noSample(what, err)
 		}
 		return m, fmt.Errorf("billing %w: nothing was written", err)

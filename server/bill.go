@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"spotinference/billing"
+	billingapi "spotinference/billing/api"
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/api"
@@ -12,7 +13,7 @@ import (
 
 // openProvider opens the adapter whose bill is read, nil where none is. history knows the
 // series that the ledger holds.
-func (g *gateway) openProvider(history billing.History) (billing.Provider, error) {
+func (g *gateway) openProvider(history billingapi.History) (billingapi.Provider, error) {
 	if g.blind() {
 		return nil, nil
 	}
@@ -26,7 +27,7 @@ func (g *gateway) openProvider(history billing.History) (billing.Provider, error
 }
 
 // newSampler samples the bill into the ledger. It is nil without a provider.
-func (g *gateway) newSampler(p billing.Provider) (*billing.Sampler, error) {
+func (g *gateway) newSampler(p billingapi.Provider) (*billing.Sampler, error) {
 	if p == nil {
 		return nil, nil
 	}
@@ -91,8 +92,8 @@ func (g *gateway) warnOfBudget(st budget.State) {
 
 // newBalanceMonitor reads what the provider's account has left. It is nil where the
 // provider does not tell.
-func (g *gateway) newBalanceMonitor(p billing.Provider) (*billing.BalanceMonitor, error) {
-	reader, ok := p.(billing.BalanceReader)
+func (g *gateway) newBalanceMonitor(p billingapi.Provider) (*billing.BalanceMonitor, error) {
+	reader, ok := p.(billingapi.BalanceReader)
 	if !ok {
 		return nil, nil
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"spotinference/billing"
+	billingapi "spotinference/billing/api"
 	"spotinference/budget"
 	"spotinference/internal/hint"
 	"spotinference/internal/loopback"
@@ -55,7 +55,7 @@ type Config struct {
 
 	// Provider is whose bill is read, or NoProvider; Billing is how it is reached.
 	Provider string
-	Billing  billing.Options
+	Billing  billingapi.Options
 
 	SampleEvery  time.Duration // how often the bill is read
 	MaxSampleAge time.Duration // the oldest bill that counts as seen
