@@ -179,7 +179,7 @@ func checkedOf(s ledger.Sample, demo bool) checked {
 	for _, l := range s.Lines {
 		line := checkedLine{
 			Kind: string(l.Kind), ID: l.Resource, Status: l.Status, Running: l.Running,
-			Rate: nanosText(l.Rate), Bill: nanosText(l.Bill), Epoch: l.Epoch,
+			Rate: l.Rate.Text(), Bill: l.Bill.Text(), Epoch: l.Epoch,
 		}
 		if !l.Created.IsZero() {
 			at := l.Created.UTC()
@@ -188,15 +188,6 @@ func checkedOf(s ledger.Sample, demo bool) checked {
 		c.Lines = append(c.Lines, line)
 	}
 	return c
-}
-
-// nanosText is an amount for JSON, null where it is not known.
-func nanosText(n *ledger.Nanos) *string {
-	if n == nil {
-		return nil
-	}
-	t := n.String()
-	return &t
 }
 
 // truthText says what a truth means to who reads a bill.
@@ -418,7 +409,7 @@ func probedOf(m billing.Measured, demo bool) probed {
 		Billed: m.Billed.String(), Unit: string(m.Unit), Reread: string(m.Reread), Demo: demo,
 		EndOmitted: string(m.Windows.EndOmitted), EndFuture: string(m.Windows.EndFuture),
 		EarlyStart: string(m.Windows.EarlyStart), AccountTotal: string(m.Windows.Account),
-		SampledToday: nanosText(m.Windows.Sum), AccountToday: nanosText(m.Windows.Total),
+		SampledToday: m.Windows.Sum.Text(), AccountToday: m.Windows.Total.Text(),
 	}
 	if m.Ratio != "" {
 		p.Ratio = &m.Ratio

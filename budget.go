@@ -83,27 +83,19 @@ type overrideStatus struct {
 	Reason string    `json:"reason"`
 }
 
-func decimal(n *ledger.Nanos) *string {
-	if n == nil {
-		return nil
-	}
-	text := n.String()
-	return &text
-}
-
 func describeBudget(st budget.State, known bool, o *ledger.Override) (b budgetStatus) {
 	b.Budgets = []budgetWindow{}
 	if o != nil {
-		b.Override = &overrideStatus{o.At, o.Until, decimal(o.Amount), o.Reason}
+		b.Override = &overrideStatus{o.At, o.Until, o.Amount.Text(), o.Reason}
 	}
 	if !known {
 		return b
 	}
-	b.SampledAt, b.Currency, b.Rate, b.Headroom = &st.Sample, st.Currency, decimal(st.Rate), decimal(st.Headroom)
+	b.SampledAt, b.Currency, b.Rate, b.Headroom = &st.Sample, st.Currency, st.Rate.Text(), st.Headroom.Text()
 	for _, w := range st.Windows {
 		out := budgetWindow{Per: w.Per, Amount: w.Amount.String(), Spent: w.Gross.String(), From: w.From.UTC(), To: w.To.UTC()}
 		if cost, ok := st.Projected(w); ok {
-			out.WouldCost, out.Over = decimal(&cost), cost > w.Amount
+			out.WouldCost, out.Over = cost.Text(), cost > w.Amount
 		}
 		if at, ok := st.Reached(w); ok {
 			at = at.UTC().Round(time.Second)

@@ -31,7 +31,7 @@ func (c overrideCall) apply(led *ledger.Ledger) (overrideStatus, error) {
 	if errors.Is(err, ledger.ErrOverridden) {
 		return overrideStatus{}, &hintedError{err, "end it first: spotinference budget override --end"}
 	}
-	return overrideStatus{o.At, o.End(), decimal(o.Amount), o.Reason}, err
+	return overrideStatus{o.At, o.End(), o.Amount.Text(), o.Reason}, err
 }
 
 func newBudgetOverride() *cobra.Command {
