@@ -1,12 +1,9 @@
 // Package budget answers one question: may a new request start? It decides
 // from what the ledger recorded and asks no provider.
 //
-//	gate, err := budget.New(budget.Config{Ledger: led, PerDay: &limit, Location: time.UTC})
-//	go gate.Run(ctx)
-//	if err := gate.Allow(); err != nil { ... } // a nil error is the only yes
-//
-// An unreadable or unwritable ledger, a missing, stale or frozen bill and a
-// clock that moved back are all refusals. The zero Gate refuses everything.
+// A nil error of Allow is the only yes. An unreadable or unwritable ledger, a missing,
+// stale or frozen bill and a clock that moved back are all refusals. The zero Gate
+// refuses everything.
 package budget
 
 import (

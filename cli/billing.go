@@ -9,7 +9,6 @@ import (
 
 	"spotinference/billing"
 	billingapi "spotinference/billing/api"
-	"spotinference/ledger"
 	"spotinference/server"
 )
 
@@ -89,13 +88,4 @@ func (g *global) warnOfDisk() error {
 		fmt.Fprintf(g.stderr, "spotinference: hint: %s\n", help)
 	}
 	return nil
-}
-
-// decimal is an amount for JSON, null where it is not known.
-func decimal(n *ledger.Nanos) *string {
-	if n == nil {
-		return nil
-	}
-	t := n.String()
-	return &t
 }

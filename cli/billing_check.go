@@ -100,7 +100,7 @@ func checkedOf(s ledger.Sample, demo bool) checked {
 	for _, l := range s.Lines {
 		line := checkedLine{
 			Kind: string(l.Kind), ID: l.Resource, Status: l.Status, Running: l.Running,
-			Rate: decimal(l.Rate), Bill: decimal(l.Bill), Epoch: l.Epoch,
+			Rate: l.Rate.Text(), Bill: l.Bill.Text(), Epoch: l.Epoch,
 		}
 		if !l.Created.IsZero() {
 			at := l.Created.UTC()

@@ -183,7 +183,7 @@ func probedOf(m billing.Measured, demo bool) probed {
 		Billed: m.Billed.String(), Unit: string(m.Unit), Reread: string(m.Reread), Demo: demo,
 		EndOmitted: string(m.Windows.EndOmitted), EndFuture: string(m.Windows.EndFuture),
 		EarlyStart: string(m.Windows.EarlyStart), AccountTotal: string(m.Windows.Account),
-		SampledToday: decimal(m.Windows.Sum), AccountToday: decimal(m.Windows.Total),
+		SampledToday: m.Windows.Sum.Text(), AccountToday: m.Windows.Total.Text(),
 	}
 	if m.Ratio != "" {
 		p.Ratio = &m.Ratio

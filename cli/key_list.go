@@ -67,7 +67,7 @@ type listedKey struct {
 }
 
 func listed(k ledger.Key, now time.Time) listedKey {
-	l := listedKey{Name: k.Name, ID: k.ID, State: "live", Created: k.Created, Models: k.Models}
+	l := listedKey{Name: k.Name, ID: k.ID, State: "live", Created: k.Created, PerDay: k.PerDay.Text(), Models: k.Models}
 	if !k.Expires.IsZero() {
 		l.Expires = &k.Expires
 	}
@@ -76,10 +76,6 @@ func listed(k ledger.Key, now time.Time) listedKey {
 	}
 	if !k.Revoked.IsZero() {
 		l.Revoked, l.State = &k.Revoked, "revoked"
-	}
-	if k.PerDay != nil {
-		text := k.PerDay.String()
-		l.PerDay = &text
 	}
 	if k.RPM > 0 {
 		l.RPM = &k.RPM

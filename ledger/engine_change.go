@@ -41,13 +41,7 @@ type Seconds time.Duration
 
 // MarshalJSON writes microseconds: no clock of ours is better.
 func (s Seconds) MarshalJSON() ([]byte, error) {
-	us := time.Duration(s).Microseconds()
-	sign := ""
-	if us < 0 {
-		sign, us = "-", -us
-	}
-	text := fmt.Sprintf("%s%d.%06d", sign, us/1e6, us%1e6)
-	return []byte(strings.TrimSuffix(strings.TrimRight(text, "0"), ".")), nil
+	return []byte(DecimalText(big.NewInt(time.Duration(s).Microseconds()), 6)), nil
 }
 
 // UnmarshalJSON reads any number of seconds, to the nanosecond.

@@ -2,15 +2,10 @@
 // the provider's bill, and events, in one SQLite file. It knows integers and
 // times; it knows no engine, no provider and no HTTP.
 //
-// One process writes (see Open), any number read (see OpenReader):
-//
-//	led, err := ledger.Open(ledger.Config{Path: "ledger.db"})
-//	err = led.AddRequest(r)          // nil: the row is on disk, synced
-//	spend, err := led.Spent(from, to) // a subtraction between two samples
-//
-// A write returns nil only after its transaction is committed and synced, so
-// a caller may acknowledge it. Finished requests, samples and events are never
-// changed; only the table of open requests is.
+// One process writes (see Open), any number read (see OpenReader). A write returns
+// nil only after its transaction is committed and synced, so a caller may acknowledge
+// it. Finished requests, samples and events are never changed; only the table of open
+// requests is.
 package ledger
 
 import (

@@ -55,16 +55,29 @@ func clip(s string) string {
 }
 
 // String writes n as a decimal with the digits that it has: "2.5", "-0.000000001", "0".
-func (n Nanos) String() string {
-	sign, u := "", uint64(n)
-	if n < 0 {
-		sign, u = "-", -uint64(n)
+func (n Nanos) String() string { return DecimalText(big.NewInt(int64(n)), 9) }
+
+// Text is what String writes, nil where n is: in JSON, what is not known is null.
+func (n *Nanos) Text() *string {
+	if n == nil {
+		return nil
 	}
-	whole, frac := u/1e9, u%1e9
-	if frac == 0 {
-		return fmt.Sprintf("%s%d", sign, whole)
+	text := n.String()
+	return &text
+}
+
+// DecimalText writes n ÷ 10^digits, without trailing zeros.
+func DecimalText(n *big.Int, digits int) string {
+	unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(digits)), nil)
+	whole, frac := new(big.Int).QuoRem(new(big.Int).Abs(n), unit, new(big.Int))
+	s := whole.String()
+	if f := strings.TrimRight(fmt.Sprintf("%0*d", digits, frac), "0"); f != "" {
+		s += "." + f
 	}
-	return fmt.Sprintf("%s%d.%s", sign, whole, strings.TrimRight(fmt.Sprintf("%09d", frac), "0"))
+	if n.Sign() < 0 {
+		s = "-" + s
+	}
+	return s
 }
 
 // Add returns n + m. An overflow of ±9.2 billion units is no bill: it is an error.

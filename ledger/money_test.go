@@ -114,3 +114,14 @@ func TestAllot(t *testing.T) {
 	f(5, []int64{0, 0})
 	f(5, nil)
 }
+
+func TestNanosText(t *testing.T) {
+	n := ledger.Nanos(-2_500_000_000)
+	if got := n.Text(); got == nil || *got != "-2.5" {
+		t.Errorf("text %v", got)
+	}
+	var none *ledger.Nanos
+	if got := none.Text(); got != nil {
+		t.Errorf("the text of what is not known: %q", *got)
+	}
+}

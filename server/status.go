@@ -74,16 +74,16 @@ func BudgetStatus(r *ledger.Reader, st budget.State, known bool, now time.Time) 
 		return b, err
 	}
 	if ok {
-		b.Override = &control.Overridden{From: o.At, Until: o.Until, Amount: decimal(o.Amount), Reason: o.Reason}
+		b.Override = &control.Overridden{From: o.At, Until: o.Until, Amount: o.Amount.Text(), Reason: o.Reason}
 	}
 	if !known {
 		return b, nil
 	}
-	b.SampledAt, b.Currency, b.Rate, b.Headroom = &st.Sample, st.Currency, decimal(st.Rate), decimal(st.Headroom)
+	b.SampledAt, b.Currency, b.Rate, b.Headroom = &st.Sample, st.Currency, st.Rate.Text(), st.Headroom.Text()
 	for _, w := range st.Windows {
 		out := control.BudgetWindow{Per: string(w.Per), Amount: w.Amount.String(), Spent: w.Gross.String(), From: w.From.UTC(), To: w.To.UTC()}
 		if cost, ok := st.Projected(w); ok {
-			out.WouldCost, out.Over = decimal(&cost), cost > w.Amount
+			out.WouldCost, out.Over = cost.Text(), cost > w.Amount
 		}
 		if at, ok := st.Reached(w); ok {
 			at = at.UTC().Round(time.Second)
@@ -92,15 +92,6 @@ func BudgetStatus(r *ledger.Reader, st budget.State, known bool, now time.Time) 
 		b.Budgets = append(b.Budgets, out)
 	}
 	return b, nil
-}
-
-// decimal is an amount for JSON, null where it is not known.
-func decimal(n *ledger.Nanos) *string {
-	if n == nil {
-		return nil
-	}
-	text := n.String()
-	return &text
 }
 
 // ApplyOverride writes an override, or the end of one, to the ledger. It counts as soon
@@ -114,5 +105,5 @@ func ApplyOverride(led *ledger.Ledger, c control.OverrideCall) (control.Overridd
 	if errors.Is(err, ledger.ErrOverridden) {
 		return control.Overridden{}, hint.Wrap(err, "end it first: spotinference budget override --end")
 	}
-	return control.Overridden{From: o.At, Until: o.End(), Amount: decimal(o.Amount), Reason: o.Reason}, err
+	return control.Overridden{From: o.At, Until: o.End(), Amount: o.Amount.Text(), Reason: o.Reason}, err
 }

@@ -33,28 +33,16 @@ func perMillion(net ledger.Nanos, tokens int64) *Decimal {
 	return decimal(nanosPerMillion(net, tokens), 9)
 }
 
-// decimal is n ÷ 10^digits, without trailing zeros; nil where n is.
+// decimal is n ÷ 10^digits; nil where n is.
 func decimal(n *big.Int, digits int) *Decimal {
 	if n == nil {
 		return nil
 	}
-	unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(digits)), nil)
-	whole, frac := new(big.Int).QuoRem(new(big.Int).Abs(n), unit, new(big.Int))
-	s := whole.String()
-	if f := strings.TrimRight(fmt.Sprintf("%0*d", digits, frac), "0"); f != "" {
-		s += "." + f
-	}
-	if n.Sign() < 0 {
-		s = "-" + s
-	}
-	d := Decimal(s)
+	d := Decimal(ledger.DecimalText(n, digits))
 	return &d
 }
 
-func nanosDecimal(n ledger.Nanos) *Decimal {
-	d := Decimal(n.String())
-	return &d
-}
+func nanosDecimal(n ledger.Nanos) *Decimal { return (*Decimal)(n.Text()) }
 
 // share is part ÷ whole with four digits, "0.3720"; nil where there is no whole.
 func share(part, whole int64) *Decimal {

@@ -20,12 +20,7 @@ func overridden(r *ledger.Reader, w ledger.Window) ([]Override, error) {
 	found, err := r.Overrides(w.From, w.To)
 	var out []Override
 	for _, o := range found {
-		v := Override{From: o.At, To: o.End(), Reason: o.Reason}
-		if o.Amount != nil {
-			d := Decimal(o.Amount.String())
-			v.Amount = &d
-		}
-		out = append(out, v)
+		out = append(out, Override{From: o.At, To: o.End(), Amount: (*Decimal)(o.Amount.Text()), Reason: o.Reason})
 	}
 	return out, err
 }

@@ -344,7 +344,7 @@ func (rep *ReconcileReport) addDay(day time.Time, d *ledgerDay, invoice map[stri
 		row := ReconcileRow{Day: day.Format(time.DateOnly), Resource: name, day: day}
 		var inv, led ledger.Nanos
 		if amount, ok := invoice[name]; ok {
-			inv, row.inv, row.Invoice = amount, &amount, decimalOf(amount)
+			inv, row.inv, row.Invoice = amount, &amount, nanosDecimal(amount)
 		}
 		if d.dark != "" {
 			row.State, row.Why = StateDark, d.dark
@@ -353,13 +353,13 @@ func (rep *ReconcileReport) addDay(day time.Time, d *ledgerDay, invoice map[stri
 			continue
 		}
 		if s, ok := d.by[name]; ok {
-			led, row.led, row.Ledger = s.net, &s.net, decimalOf(s.net)
+			led, row.led, row.Ledger = s.net, &s.net, nanosDecimal(s.net)
 		}
 		var err error
 		if row.diff, err = inv.Sub(led); err != nil {
 			return err
 		}
-		row.Difference = decimalOf(row.diff)
+		row.Difference = nanosDecimal(row.diff)
 		if row.State = StateDifferent; within(row.diff, tolerance) {
 			row.State = StateEqual
 			rep.Equal++
@@ -373,11 +373,6 @@ func (rep *ReconcileReport) addDay(day time.Time, d *ledgerDay, invoice map[stri
 
 // within tells whether n is no more than most, either way.
 func within(n, most ledger.Nanos) bool { return -most <= n && n <= most }
-
-func decimalOf(n ledger.Nanos) *Decimal {
-	d := Decimal(n.String())
-	return &d
-}
 
 // cause guesses what made a row differ, from that row's own day.
 func cause(row ReconcileRow, d *ledgerDay, ambiguous map[string][]string) (cause, why string) {
@@ -497,7 +492,7 @@ func (rep *ReconcileReport) sum() error {
 		}
 	}
 	diff, err := inv.Sub(led)
-	rep.Invoice, rep.Ledger, rep.Difference = *decimalOf(inv), *decimalOf(led), *decimalOf(diff)
+	rep.Invoice, rep.Ledger, rep.Difference = *nanosDecimal(inv), *nanosDecimal(led), *nanosDecimal(diff)
 	return err
 }
 

@@ -3,10 +3,6 @@
 // provider, no engine, no flag of a command line. It sees no figure that the
 // ledger does not hold, estimates none, and makes a quotient only where both
 // its parts are known.
-//
-//	rep, err := report.Cost(reader, report.CostQuery{Window: w, Now: now, MaxSampleAge: 3 * time.Minute})
-//	err = rep.Write(os.Stdout, report.Text)
-//	if rep.Refused() { ... } // the ledger cannot tell, and rep.Reason says why
 package report
 
 import (

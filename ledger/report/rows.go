@@ -191,19 +191,12 @@ func exportSamples(ctx context.Context, r *ledger.Reader, w ledger.Window, row f
 		}
 		for _, ln := range s.Lines {
 			if err := row(append(slices.Clip(of), field{"resource", ln.Resource}, field{"epoch", ln.Epoch}, field{"kind", string(ln.Kind)}, field{"status", ln.Status},
-				field{"running", ln.Running}, field{"rate_per_hour", amountOrNil(ln.Rate)}, field{"bill", amountOrNil(ln.Bill)}, field{"created", timeOrNil(ln.Created)})...); err != nil {
+				field{"running", ln.Running}, field{"rate_per_hour", (*Decimal)(ln.Rate.Text())}, field{"bill", (*Decimal)(ln.Bill.Text())}, field{"created", timeOrNil(ln.Created)})...); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-}
-
-func amountOrNil(n *ledger.Nanos) *Decimal {
-	if n == nil {
-		return nil
-	}
-	return nanosDecimal(*n)
 }
 
 func exportFailures(ctx context.Context, r *ledger.Reader, w ledger.Window, row func(...field) error) error {
