@@ -46,6 +46,7 @@ func (r *running) post(path, body string) string {
 // TestNeverGetsReady: each way in which a start can hang ends by the start timeout and
 // says what was seen.
 func TestNeverGetsReady(t *testing.T) {
+	t.Parallel()
 	patience := 700 * time.Millisecond // chatter makes it four times as long
 	for _, c := range []struct {
 		name    string
@@ -60,6 +61,7 @@ func TestNeverGetsReady(t *testing.T) {
 		{"talks and ignores SIGTERM", vllmCommand(t, "-load", "1h", "-chatter", "-ignore-term", "-escape"), "it listens and does not answer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			r := start(t, engine.Config{Command: c.command, StartTimeout: patience, StopGrace: 300 * time.Millisecond, Backoff: time.Hour})
 			if s, want := r.waitState(queue.Crashed), "start timeout: "+c.want; s.LastExit != want {
 				t.Errorf("LastExit = %q, want %q", s.LastExit, want)
@@ -75,11 +77,13 @@ func TestNeverGetsReady(t *testing.T) {
 // TestRefusesToSleep: an engine that refuses, or never answers, is stopped instead; one
 // that does so twice is not asked a third time.
 func TestRefusesToSleep(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, flag, want string }{
 		{"refuses", "-fail-on", "escalated: POST /sleep?level=1&mode=wait: status 500"},
 		{"hangs", "-hang-on", "escalated: POST /sleep?level=1&mode=wait: not done after 200ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			command, env := sleeper(t, c.flag, "/sleep")
 			r := start(t, engine.Config{Command: command, Env: env, SuspendTimeout: 200 * time.Millisecond})
 			r.waitState(queue.Ready)
@@ -105,6 +109,7 @@ func TestRefusesToSleep(t *testing.T) {
 // TestWakesWrong: an engine that cannot be woken, or that answers nonsense when it is,
 // is started afresh, and who waited is let in by a process that works.
 func TestWakesWrong(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		flags []string
@@ -121,6 +126,7 @@ func TestWakesWrong(t *testing.T) {
 		{"level 2: the reload hangs", []string{"-hang-on", "/collective_rpc"}, 2, "POST /collective_rpc: not done after 300ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			command, env := sleeper(t, c.flags...)
 			// A hang takes all of the first waiter's patience: the next one is let in.
 			r := start(t, engine.Config{Command: command, Env: env, SleepLevel: c.level, WakeTimeout: 300 * time.Millisecond})
@@ -148,6 +154,7 @@ func TestWakesWrong(t *testing.T) {
 
 // TestLevelTwoReads: what the weights held is lost asleep and there again awake.
 func TestLevelTwoReads(t *testing.T) {
+	t.Parallel()
 	command, env := sleeper(t)
 	r := start(t, engine.Config{Command: command, Env: env, SleepLevel: 2})
 	r.waitState(queue.Ready)
@@ -172,6 +179,7 @@ func TestLevelTwoReads(t *testing.T) {
 // TestWhoGaveUp: waiters that leave and waiters that are sent away are told apart, and
 // from those who stay.
 func TestWhoGaveUp(t *testing.T) {
+	t.Parallel()
 	command, env := sleeper(t, "-wake-time", "600ms")
 	r := start(t, engine.Config{Command: command, Env: env, Suspend: engine.Sleep})
 	r.waitState(queue.Ready)
