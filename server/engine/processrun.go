@@ -125,7 +125,7 @@ func (r *processRun) cleanUp(how ending) {
 	e.at.Store(nil)
 	e.updateStatus(func(s *queue.Status) { s.PID, s.StartedAt, s.LastExit = 0, time.Time{}, how.exit })
 	if how.end == endCrashed {
-		// Recorded before the rest, which may take seconds: from now on nobody should dial.
+		// Recorded before the rest, which may take seconds: from now on no connection is to be opened.
 		e.transition(Transition{To: queue.Crashed, Cause: how.exit, PID: r.pid, Phases: phases})
 	}
 	if stuck := r.process.close(how.report); stuck > 0 {
@@ -154,7 +154,7 @@ func (r *processRun) cleanUp(how ending) {
 func (e *Engine) execError(why string) error {
 	advice := "run it by hand first"
 	if u := e.cfg.User; u != nil {
-		advice += ", as " + u.Name // we are root, who may come to any file
+		advice += ", as " + u.Name // we are root, who may read any file
 	}
 	return hint.Errorf(advice, "engine command %q cannot be executed: %s", e.command[0], why)
 }

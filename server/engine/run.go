@@ -172,8 +172,7 @@ func (e *Engine) transition(t Transition) {
 	e.answerSuspendCallers(t)
 }
 
-// answerSuspendCallers tells those who asked for a suspension how it went, once that is
-// recorded.
+// answerSuspendCallers tells the callers of Suspend how it went, once that is recorded.
 func (e *Engine) answerSuspendCallers(t Transition) {
 	if t.To == queue.Suspending {
 		return

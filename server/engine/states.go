@@ -132,8 +132,8 @@ func (p *startProgress) check(e *Engine, progress int64) (why string) {
 	return ""
 }
 
-// ready leaves the engine to its requests, until none has come for long, or somebody
-// asks for a suspension.
+// ready leaves the engine to its requests until it was idle for Config.Idle, or is to be
+// suspended now.
 func (r *processRun) ready(ctx context.Context) step {
 	e := r.e
 	idle := time.NewTimer(e.cfg.Idle)

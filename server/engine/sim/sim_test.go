@@ -313,7 +313,7 @@ func longestLine(text string) (n int) {
 	return n
 }
 
-// TestDisconnect: vLLM stops at once, llama-server when it next looks; both count
+// TestDisconnect: vLLM stops at once, llama-server when it next checks; both count
 // what was made.
 func TestDisconnect(t *testing.T) {
 	t.Parallel()
