@@ -16,7 +16,7 @@ import (
 )
 
 // Engines that misbehave, beyond those of the tests of each step. What must hold each
-// time: a state that tells, a text that says why, and an end within a bound.
+// time: the right state, a text that says why, and an end within a bound.
 
 // bound is what everything here takes at most on a slow machine; each test's own
 // limits are far shorter.
@@ -107,7 +107,7 @@ func TestRefusesToSleep(t *testing.T) {
 }
 
 // TestWakesWrong: an engine that cannot be woken, or that answers nonsense when it is,
-// is started afresh, and who waited is let in by a process that works.
+// is started afresh, and requests that wait are admitted by a process that works.
 func TestWakesWrong(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -128,13 +128,13 @@ func TestWakesWrong(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			command, env := sleeper(t, c.flags...)
-			// A hang takes all of the first waiter's patience: the next one is let in.
+			// A hang takes all of the first waiter's patience: the next one is admitted.
 			r := start(t, engine.Config{Command: command, Env: env, SleepLevel: c.level, WakeTimeout: 300 * time.Millisecond})
 			r.waitState(queue.Ready)
 			if err := r.Suspend(t.Context()); err != nil {
 				t.Fatalf("Suspend = %v", err)
 			}
-			waitWithin(t, bound, "to be let in", func() bool {
+			waitWithin(t, bound, "to be admitted", func() bool {
 				err := r.Admit(t.Context())
 				if err != nil && !errors.Is(err, queue.ErrWakeTimeout) {
 					t.Fatalf("Admit = %v", err)
@@ -176,8 +176,7 @@ func TestLevelTwoReads(t *testing.T) {
 	}
 }
 
-// TestWhoGaveUp: waiters that leave and waiters that are sent away are told apart, and
-// from those who stay.
+// TestWhoGaveUp: waiters that leave are counted apart from those that stay.
 func TestWhoGaveUp(t *testing.T) {
 	t.Parallel()
 	command, env := sleeper(t, "-wake-time", "600ms")
@@ -215,13 +214,13 @@ func TestWhoGaveUp(t *testing.T) {
 	}
 }
 
-// TestLearns: auto leaves a way that woke more slowly than a start takes, in this life
-// or in earlier ones.
+// TestLearns: auto drops a method that woke more slowly than a start takes, under this
+// gateway or earlier ones.
 func TestLearns(t *testing.T) {
 	command, env := sleeper(t)
 	for _, c := range []struct {
 		name  string
-		sleep []time.Duration // wakes of earlier lives
+		sleep []time.Duration // wakes under earlier gateways
 		want  engine.Method
 	}{
 		{"nothing", nil, engine.Sleep},

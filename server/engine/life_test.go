@@ -276,7 +276,7 @@ func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 				seen.Woken++
 			case tr.To == queue.Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
 				seen.Escalated++
-			case tr.To == queue.Starting && strings.HasPrefix(tr.Cause, causeNoWake):
+			case tr.To == queue.Starting && strings.HasPrefix(tr.Cause, causeWakeFailed):
 				seen.NoWake++
 			}
 		},
@@ -306,7 +306,7 @@ func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 	}
 	e.canary = func(ctx context.Context) (Usage, error) {
 		if w.chance(w.flaky / 2) {
-			return Usage{}, errors.New("it croaks")
+			return Usage{}, errors.New("the canary is not answered")
 		}
 		return Usage{1, 1}, nil
 	}
@@ -352,9 +352,9 @@ func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 		w.errorf("Run = %v", err)
 	}
 	if last != queue.Stopped {
-		w.errorf("the last state told of is %s", last)
+		w.errorf("the last transition is to %s", last)
 	}
-	wg.Wait() // late clients are sent away
+	wg.Wait() // late clients are refused
 	if inside, waiting := e.Load(); waiting != 0 || inside != 0 || w.alive != 0 || w.inside != 0 {
 		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", waiting, inside, w.inside, w.alive)
 	}
@@ -374,7 +374,7 @@ func (w *world) client(e *Engine, stay, patience time.Duration, seen *outcomes) 
 		seen.In++
 		w.inside++
 		if w.asleep {
-			w.errorf("let in while the engine sleeps")
+			w.errorf("admitted while the engine is suspended")
 		}
 	case errors.Is(err, queue.ErrFull):
 		seen.Full++
