@@ -78,7 +78,7 @@ func (a argv) without(names ...string) (rest argv, cut []string) {
 	}
 }
 
-// refusal is a flag that contradicts us, and what to do instead.
+// refusal is a flag that contradicts ours, and what to do instead.
 type refusal struct {
 	flag, hint string
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // Engines that misbehave, beyond those of the tests of each step. What must hold each
-// time: a state that tells, a text that says why, and an end within a bound.
+// time: the right state, a text that says why, and an end within a bound.
 
 // bound is what everything here takes at most on a slow machine; each test's own
 // limits are far shorter.
@@ -46,6 +46,7 @@ func (r *running) post(path, body string) string {
 // TestNeverGetsReady: each way in which a start can hang ends by the start timeout and
 // says what was seen.
 func TestNeverGetsReady(t *testing.T) {
+	t.Parallel()
 	patience := 700 * time.Millisecond // chatter makes it four times as long
 	for _, c := range []struct {
 		name    string
@@ -60,6 +61,7 @@ func TestNeverGetsReady(t *testing.T) {
 		{"talks and ignores SIGTERM", vllmCommand(t, "-load", "1h", "-chatter", "-ignore-term", "-escape"), "it listens and does not answer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			r := start(t, engine.Config{Command: c.command, StartTimeout: patience, StopGrace: 300 * time.Millisecond, Backoff: time.Hour})
 			if s, want := r.waitState(queue.Crashed), "start timeout: "+c.want; s.LastExit != want {
 				t.Errorf("LastExit = %q, want %q", s.LastExit, want)
@@ -75,11 +77,13 @@ func TestNeverGetsReady(t *testing.T) {
 // TestRefusesToSleep: an engine that refuses, or never answers, is stopped instead; one
 // that does so twice is not asked a third time.
 func TestRefusesToSleep(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, flag, want string }{
 		{"refuses", "-fail-on", "escalated: POST /sleep?level=1&mode=wait: status 500"},
 		{"hangs", "-hang-on", "escalated: POST /sleep?level=1&mode=wait: not done after 200ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			command, env := sleeper(t, c.flag, "/sleep")
 			r := start(t, engine.Config{Command: command, Env: env, SuspendTimeout: 200 * time.Millisecond})
 			r.waitState(queue.Ready)
@@ -103,8 +107,9 @@ func TestRefusesToSleep(t *testing.T) {
 }
 
 // TestWakesWrong: an engine that cannot be woken, or that answers nonsense when it is,
-// is started afresh, and who waited is let in by a process that works.
+// is started afresh, and requests that wait are admitted by a process that works.
 func TestWakesWrong(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		flags []string
@@ -121,14 +126,15 @@ func TestWakesWrong(t *testing.T) {
 		{"level 2: the reload hangs", []string{"-hang-on", "/collective_rpc"}, 2, "POST /collective_rpc: not done after 300ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			command, env := sleeper(t, c.flags...)
-			// A hang takes all of the first waiter's patience: the next one is let in.
+			// A hang takes all of the first waiter's patience: the next one is admitted.
 			r := start(t, engine.Config{Command: command, Env: env, SleepLevel: c.level, WakeTimeout: 300 * time.Millisecond})
 			r.waitState(queue.Ready)
 			if err := r.Suspend(t.Context()); err != nil {
 				t.Fatalf("Suspend = %v", err)
 			}
-			waitWithin(t, bound, "to be let in", func() bool {
+			waitWithin(t, bound, "to be admitted", func() bool {
 				err := r.Admit(t.Context())
 				if err != nil && !errors.Is(err, queue.ErrWakeTimeout) {
 					t.Fatalf("Admit = %v", err)
@@ -148,6 +154,7 @@ func TestWakesWrong(t *testing.T) {
 
 // TestLevelTwoReads: what the weights held is lost asleep and there again awake.
 func TestLevelTwoReads(t *testing.T) {
+	t.Parallel()
 	command, env := sleeper(t)
 	r := start(t, engine.Config{Command: command, Env: env, SleepLevel: 2})
 	r.waitState(queue.Ready)
@@ -169,9 +176,9 @@ func TestLevelTwoReads(t *testing.T) {
 	}
 }
 
-// TestWhoGaveUp: waiters that leave and waiters that are sent away are told apart, and
-// from those who stay.
+// TestWhoGaveUp: waiters that leave are counted apart from those that stay.
 func TestWhoGaveUp(t *testing.T) {
+	t.Parallel()
 	command, env := sleeper(t, "-wake-time", "600ms")
 	r := start(t, engine.Config{Command: command, Env: env, Suspend: engine.Sleep})
 	r.waitState(queue.Ready)
@@ -207,13 +214,13 @@ func TestWhoGaveUp(t *testing.T) {
 	}
 }
 
-// TestLearns: auto leaves a way that woke more slowly than a start takes, in this life
-// or in earlier ones.
+// TestLearns: auto drops a method that woke more slowly than a start takes, under this
+// gateway or earlier ones.
 func TestLearns(t *testing.T) {
 	command, env := sleeper(t)
 	for _, c := range []struct {
 		name  string
-		sleep []time.Duration // wakes of earlier lives
+		sleep []time.Duration // wakes under earlier gateways
 		want  engine.Method
 	}{
 		{"nothing", nil, engine.Sleep},

@@ -16,12 +16,12 @@ import (
 
 const (
 	killWait  = killBound + 2*time.Second // for the guard to clear the tree
-	guardWait = 2 * time.Second           // for a guard that has reported to exit
-	drainWait = time.Second               // for the last lines, once nobody can write more
+	guardWait = 2 * time.Second           // for the guard to exit, once it has reported the end
+	drainWait = time.Second               // for the last lines, once no process can write more
 )
 
-// report is what the guard told of, in its words. lost means that the guard is gone
-// without having said how the engine ended.
+// report is one report of the guard's. lost means that the guard is gone and has not
+// reported how the engine ended.
 type report struct {
 	word, rest string
 	lost       bool
@@ -32,7 +32,7 @@ func (r report) number() int {
 	return n
 }
 
-// ending says in one phrase how the engine ended; "" while it hasn't.
+// ending says in one phrase how the engine ended; "" where the report is not of its end.
 func (r report) ending() string {
 	switch {
 	case r.lost:
@@ -49,31 +49,31 @@ func (r report) ending() string {
 
 // process is one engine process, as Run sees it.
 type process interface {
-	reports() <-chan report    // the last one has an ending; never closed
+	reports() <-chan report    // the last one is of the end; never closed
 	progress() int64           // changes while the process does something
 	stop(time.Duration) report // ends it, within that time if it listens, and soon after if not
 	kill() report              // ends it now
-	close(report) (stuck int)  // must follow the ending
+	close(report) (stuck int)  // must follow the report of the end
 	print(io.Writer)           // its last lines
 }
 
 // child is one engine process with its guard. Its fields are owned by Run.
 type child struct {
-	guard   *exec.Cmd
-	control *os.File
-	told    chan report
-	lines   *ring
-	output  *os.File      // read end of stdout and stderr of the whole tree
-	drained chan struct{} // closed when output is at its end
-	marks   marks
+	guard     *exec.Cmd
+	control   *os.File
+	fromGuard chan report // from the guard
+	lines     *ring
+	output    *os.File      // read end of stdout and stderr of the whole tree
+	drained   chan struct{} // closed when output is at its end
+	marks     marks
 }
 
-func (c *child) reports() <-chan report { return c.told }
+func (c *child) reports() <-chan report { return c.fromGuard }
 
 func (c *child) print(w io.Writer) { c.lines.print(w) }
 
-// progress is what the engine has said and read so far, in bytes: one that loads
-// weights or tells of its downloads is slow; one that does neither may be stuck.
+// progress is how many bytes the engine has logged and read so far. One that loads
+// weights, or logs its downloads, is slow; one that does neither may be stuck.
 func (c *child) progress() int64 {
 	sum := c.lines.total()
 	all, err := processes()
@@ -81,7 +81,7 @@ func (c *child) progress() int64 {
 		return sum
 	}
 	for _, p := range descendants(all, c.guard.Process.Pid) {
-		sum += p.read()
+		sum += p.bytesRead()
 	}
 	return sum
 }
@@ -89,7 +89,7 @@ func (c *child) progress() int64 {
 // startChild starts the guard, which starts the engine and says so in a report.
 func (e *Engine) startChild(p plan) (_ process, err error) {
 	guard, key := e.cfg.Guard, e.key
-	dir := "" // what the guard removes if we cannot: only what is ours
+	dir := "" // what the guard removes if we cannot: only a directory that we made
 	if e.ownedDir {
 		dir = e.cfg.Dir
 	}
@@ -124,8 +124,8 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 		cmd.Args = append(cmd.Args, "--dir", dir)
 	}
 	if as := e.cfg.User; as != nil {
-		cmd.Args = append(cmd.Args, "--user", as.words())
-		// Who opens /dev/stderr anew must be let.
+		cmd.Args = append(cmd.Args, "--user", as.arg())
+		// A process that opens /dev/stderr anew needs the right to.
 		if err := outputW.Chown(int(as.UID), int(as.GID)); err != nil {
 			closeAll(files...)
 			return nil, fmt.Errorf("open the guard's pipes: %w", err)
@@ -145,19 +145,19 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 	closeAll(controlR, statusW, outputW)
 
 	c := &child{
-		guard:   cmd,
-		control: controlW,
-		told:    make(chan report, 4), // all that one guard can say: the reader never waits
-		lines:   &ring{},
-		output:  outputR,
-		drained: make(chan struct{}),
-		marks:   marks{key: key, session: cmd.Process.Pid, pipe: inode},
+		guard:     cmd,
+		control:   controlW,
+		fromGuard: make(chan report, 4), // all that one guard can report: readReports never waits
+		lines:     &ring{},
+		output:    outputR,
+		drained:   make(chan struct{}),
+		marks:     marks{key: key, session: cmd.Process.Pid, pipe: inode},
 	}
 	go func() {
 		defer close(c.drained)
 		io.Copy(c.lines, outputR)
 	}()
-	go readReports(statusR, c.told)
+	go readReports(statusR, c.fromGuard)
 	return c, nil
 }
 
@@ -175,7 +175,7 @@ func pipeName(f *os.File) (string, error) {
 	return fmt.Sprintf("pipe:[%d]", st.Ino), statErr
 }
 
-// readReports passes the guard's lines on and ends with the one that has an ending.
+// readReports passes the guard's reports on, the last of which is of the end.
 func readReports(status *os.File, reports chan<- report) {
 	defer status.Close()
 	lines := bufio.NewScanner(status)
@@ -195,34 +195,34 @@ func readReports(status *os.File, reports chan<- report) {
 	reports <- report{lost: true}
 }
 
-// order tells the guard what to do. A guard that is gone is known by its report.
-func (c *child) order(b byte) { c.control.Write([]byte{b}) }
+// sendOrder tells the guard what to do. A guard that is gone is known by its report.
+func (c *child) sendOrder(b byte) { c.control.Write([]byte{b}) }
 
 // stop ends the engine: SIGTERM, then SIGKILL to the whole tree after grace. It
 // returns how it ended, and always returns.
 func (c *child) stop(grace time.Duration) report {
-	c.order(orderTerm)
-	if r, ok := c.await(grace); ok {
+	c.sendOrder(orderTerm)
+	if r, ok := c.awaitEnd(grace); ok {
 		return r
 	}
 	return c.kill()
 }
 
 func (c *child) kill() report {
-	c.order(orderKill)
-	if r, ok := c.await(killWait); ok {
+	c.sendOrder(orderKill)
+	if r, ok := c.awaitEnd(killWait); ok {
 		return r
 	}
 	c.guard.Process.Kill()
 	return report{lost: true}
 }
 
-// await waits for the ending.
-func (c *child) await(limit time.Duration) (report, bool) {
+// awaitEnd waits for the report of the end.
+func (c *child) awaitEnd(limit time.Duration) (report, bool) {
 	timeout := time.After(limit)
 	for {
 		select {
-		case r := <-c.told:
+		case r := <-c.fromGuard:
 			if r.word == reportFailed || r.ending() != "" {
 				return r, true
 			}
@@ -232,9 +232,9 @@ func (c *child) await(limit time.Duration) (report, bool) {
 	}
 }
 
-// close must follow the ending. It leaves no process, no descriptor and no goroutine
-// of this child, and returns how many processes it had to leave: those that hang in
-// the kernel, where no signal reaches them.
+// close must follow the report of the end. It leaves no process, no descriptor and no
+// goroutine of this child, but for the processes that hang in the kernel, where no signal
+// reaches them: it returns how many they are.
 func (c *child) close(r report) (stuck int) {
 	c.control.Close()
 	switch {

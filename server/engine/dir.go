@@ -27,8 +27,8 @@ func randomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// defaultDir is a name that nobody has, in the place for sockets. That of our own
-// user is closed to another one.
+// defaultDir is an unused name in the directory for sockets: our user's own, which as
+// could not enter, or else the temporary one.
 func defaultDir(as *User) string {
 	base := os.Getenv("XDG_RUNTIME_DIR")
 	if as != nil {
@@ -48,9 +48,8 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// makeDir makes sure that dir is a directory that only we can enter, and as, who is
-// nil or makes us root: whoever can reach the socket can ask the engine for its key's
-// worth of work.
+// makeDir makes sure that dir can be entered only by us, or by the engine's user and
+// root where as is not nil: a process that reaches the socket can try keys.
 func makeDir(dir string, as *User) (made bool, err error) {
 	owner := os.Geteuid()
 	err = os.Mkdir(dir, 0o700)

@@ -1,11 +1,11 @@
 // Package engine runs the inference engine, llama-server or vLLM, as a child
 // process: it writes its command line and environment, starts it, sees when it
-// is ready, starts it again after a crash, and makes sure that nothing of it
-// outlives us.
+// is ready, suspends and wakes it, starts it again after a crash, and makes sure
+// that nothing of it outlives us.
 //
 // It knows processes, signals and one health endpoint. It refuses to know what a
-// request is, who may send one and what it costs; nothing of an engine's log
-// leaves it except to Config.Stderr, because those lines hold prompts.
+// request is, who may send one and what it costs. An engine's log goes nowhere but
+// to Config.Stderr, because its lines hold prompts.
 //
 //	e, err := engine.New(engine.Config{Command: []string{"llama-server", "-m", "q4.gguf"}})
 //	if err != nil {

@@ -61,13 +61,13 @@ type Config struct {
 	WakeQueue      int           // how many may; 256 by default
 
 	Checkpointer Checkpointer // nil where there is none
-	// GPUMemory tells how many bytes of the GPU's memory processes are seen to hold, by
-	// a reading that is newer than the call; an error where that is not known. It
-	// returns soon after ctx ends. Nil where there is nothing to read.
+	// GPUMemory returns how many bytes of the GPU's memory the processes hold, by a
+	// reading that is newer than the call; an error where that is not known. It returns
+	// soon after ctx ends. Nil where there is nothing to read.
 	GPUMemory func(ctx context.Context, pids []int) (int64, error)
 
 	// OnTransition is called by Run for every change of state, in order. It must not
-	// block for long: nobody watches the engine meanwhile.
+	// block for long: Run does not watch the engine meanwhile.
 	OnTransition func(Transition)
 
 	Log *slog.Logger // none by default
@@ -163,7 +163,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.methods = e.suspendMethods()
 	prober := newProber(e.Dial, e.key)
-	e.awaitHealth, e.healthSeen, e.spawn = prober.run, prober.seen, e.startChild
+	e.awaitHealth, e.healthSeen, e.spawn = prober.awaitHealth, prober.seen, e.startChild
 	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, e.cfg.Kind) }
 	e.status.Store(&queue.Status{State: queue.Stopped, Since: time.Now()})
 	return e, nil
@@ -189,7 +189,7 @@ func findProgram(name string) (path string, err error) {
 // check refuses what could only fail in Run.
 func (e *Engine) check() error {
 	if e.cfg.User != nil {
-		if err := e.cfg.User.canEnter(filepath.Dir(e.cfg.Dir)); err != nil {
+		if err := e.cfg.User.checkCanEnter(filepath.Dir(e.cfg.Dir)); err != nil {
 			return err
 		}
 	}

@@ -42,6 +42,7 @@ func (r *running) get(path string) (int, string) {
 }
 
 func TestStartReadyStop(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		command []string
@@ -53,6 +54,7 @@ func TestStartReadyStop(t *testing.T) {
 		{"vllm on TCP", vllmCommand(t), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			r := start(t, engine.Config{Command: append(c.command, "-gpu", gpu), TCP: c.tcp})
 			s := r.waitState(queue.Ready)
@@ -90,6 +92,7 @@ func TestStartReadyStop(t *testing.T) {
 
 // TestReplacedFlags: one line tells the user which words of theirs were replaced.
 func TestReplacedFlags(t *testing.T) {
+	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t, "--host", "0.0.0.0", "--port=8080")})
 	r.waitState(queue.Ready)
 	if want := `replaced="--host 0.0.0.0, --port=8080"`; strings.Count(r.log.String(), want) != 1 {
@@ -98,6 +101,7 @@ func TestReplacedFlags(t *testing.T) {
 }
 
 func TestTransitionsTellPhases(t *testing.T) {
+	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t, "-load", "150ms")})
 	r.waitState(queue.Ready)
 	r.cancel()
@@ -113,6 +117,7 @@ func TestTransitionsTellPhases(t *testing.T) {
 }
 
 func TestCrashRestarts(t *testing.T) {
+	t.Parallel()
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-gpu", gpu), Backoff: 10 * time.Millisecond})
 	first := r.waitState(queue.Ready)
@@ -138,6 +143,7 @@ func TestCrashRestarts(t *testing.T) {
 
 // TestBackoffDoubles: each pause is at least twice the one before.
 func TestBackoffDoubles(t *testing.T) {
+	t.Parallel()
 	const backoff = 40 * time.Millisecond
 	r := start(t, engine.Config{Command: llamaCommand(t, "-exit-at-start", "3"), Backoff: backoff})
 	r.wait()
@@ -153,6 +159,7 @@ func TestBackoffDoubles(t *testing.T) {
 }
 
 func TestNeverReady(t *testing.T) {
+	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t, "-exit-at-start", "3"), Backoff: time.Millisecond})
 	err := r.wait()
 	if want := `engine "llama-server" was never ready: exit status 3, 3 times in a row`; err == nil || err.Error() != want {
@@ -202,6 +209,7 @@ func TestForeignKey(t *testing.T) {
 // TestHungHealth: a socket that is bound and mute is not ready, and ends by the
 // start timeout.
 func TestHungHealth(t *testing.T) {
+	t.Parallel()
 	r := start(t, engine.Config{
 		Command:      vllmCommand(t, "-load", "1h"),
 		StartTimeout: 300 * time.Millisecond,
@@ -219,6 +227,7 @@ func TestHungHealth(t *testing.T) {
 
 // TestStopWhileLoading: llama-server dies of SIGTERM then, vLLM stops in order.
 func TestStopWhileLoading(t *testing.T) {
+	t.Parallel()
 	for kind, command := range map[string][]string{
 		"signal terminated": llamaCommand(t, "-load", "1h"),
 		"exit status 0":     vllmCommand(t, "-load", "1h"),
@@ -242,6 +251,7 @@ func TestStopWhileLoading(t *testing.T) {
 }
 
 func TestIgnoredSigtermIsKilled(t *testing.T) {
+	t.Parallel()
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{
 		Command:   vllmCommand(t, "-ignore-term", "-gpu", gpu),
@@ -264,6 +274,7 @@ func TestIgnoredSigtermIsKilled(t *testing.T) {
 
 // TestLogFlood: a great deal of log neither blocks the engine nor stays in memory.
 func TestLogFlood(t *testing.T) {
+	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t, "-flood", "20000"), Backoff: time.Hour})
 	s := r.waitState(queue.Ready)
 	unix.Kill(s.PID, unix.SIGKILL)
@@ -275,6 +286,7 @@ func TestLogFlood(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	r := start(t, engine.Config{Command: llamaCommand(t), Env: []string{
 		"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), "HOME=" + dir,
@@ -352,6 +364,7 @@ func TestNoInheritedFiles(t *testing.T) {
 
 // TestStaleSocket: a socket file left by a killed gateway is no obstacle.
 func TestStaleSocket(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "run")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

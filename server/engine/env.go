@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// secretNames are the environment variables that pay for the box or steer us, which
-// the engine has no use for: every SPOTINFERENCE_* and the credentials of the
-// providers. A name that ends in * is a prefix. AWS_* and HF_TOKEN stay, since
-// engines fetch weights with them. This list is the only one.
+// secretNames are the environment variables that the engine has no use for: every
+// SPOTINFERENCE_*, which configure us, and the credentials of the providers, which pay for
+// the box. A name that ends in * is a prefix. AWS_* and HF_TOKEN stay, since engines fetch
+// weights with them. This list is the only one.
 var secretNames = []string{
 	"SPOTINFERENCE_*",
 	"HYPERSTACK_*",
@@ -31,8 +31,8 @@ var secretNames = []string{
 	"OVH_*",
 }
 
-// Scrub returns env less what pays for the box or steers us, but for the names in keep:
-// what a command of the user's may see.
+// Scrub returns env less secretNames, but for the names in keep: what a command of the
+// user's may see.
 func Scrub(env []string, keep ...string) []string {
 	var out []string
 	for _, entry := range env {

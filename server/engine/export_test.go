@@ -9,4 +9,4 @@ func (e *Engine) Chosen() Method {
 }
 
 // CanEnter says whether a user comes to a directory.
-func (u *User) CanEnter(dir string) error { return u.canEnter(dir) }
+func (u *User) CanEnter(dir string) error { return u.checkCanEnter(dir) }

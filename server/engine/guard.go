@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The guard's two pipes, as Config.Guard's process inherits them, and what is said
-// on them. Orders are single bytes; a report is a line. The end of the control pipe
-// is the order that counts: it comes from the kernel when the gateway dies.
+// The guard's two pipes, as Config.Guard's process inherits them, and what is written
+// to them. An order is one byte, a report one line. The end of the control pipe is the
+// order that counts: the kernel gives it when the gateway dies.
 const (
 	controlFD = 3
 	statusFD  = 4
@@ -41,10 +41,10 @@ const (
 // Guard is the main function of the hidden guard command:
 // [--dir DIR] [--user UID,GID,...] -- COMMAND. DIR is the run directory, which the guard
 // removes when the gateway cannot. It is the engine's parent and the subreaper of all
-// that the engine starts, and nobody else's: it must run in a process of its own,
+// that the engine starts, and of nothing else: it must run in a process of its own,
 // started by Engine.Run. The engine alone runs as the user, with those groups.
 //
-// It ignores the signals that a terminal or an init system sends to everybody, since
+// It ignores the signals that a terminal or an init system sends to all processes, since
 // its one duty is to be there until the tree is gone. If it is killed itself, the
 // leader dies with it (Pdeathsig) and Engine.Run sweeps up the rest.
 func Guard(args []string) int {
@@ -96,8 +96,8 @@ func Guard(args []string) int {
 	}
 	fmt.Fprintf(status, "%s %d\n", reportStarted, leader)
 	t := &tree{leader: leader, exited: make(chan unix.WaitStatus, 1), gone: make(chan struct{})}
-	code, alone := t.watch(readOrders(control), status)
-	if alone && dir != "" {
+	code, orphaned := t.supervise(readOrders(control), status)
+	if orphaned && dir != "" {
 		os.Remove(filepath.Join(dir, socketName))
 		os.Remove(dir)
 	}
@@ -151,9 +151,9 @@ type tree struct {
 	reaped bool // the leader; guarded by mu
 }
 
-// watch carries out orders until nothing is left of the tree, reports and returns
-// the exit status of the guard, and whether the gateway has gone before.
-func (t *tree) watch(orders <-chan byte, status *os.File) (code int, alone bool) {
+// supervise carries out orders until no process of the tree is left, and reports that. It
+// returns the exit status of the guard, and whether the gateway was gone before.
+func (t *tree) supervise(orders <-chan byte, status *os.File) (code int, orphaned bool) {
 	go t.reap()
 	var (
 		end     unix.WaitStatus
@@ -172,7 +172,7 @@ func (t *tree) watch(orders <-chan byte, status *os.File) (code int, alone bool)
 		case order, ok := <-orders:
 			switch {
 			case !ok:
-				orders = nil // the gateway is gone, and so is the reason for the engine
+				orders = nil // the gateway is gone
 				killAll()
 			case order == orderTerm:
 				t.terminate()
@@ -237,8 +237,8 @@ func (t *tree) terminate() {
 	}
 }
 
-// kill is one round of SIGKILL over the tree. Whoever forks faster than we read
-// /proc is met in the next round: by then it is our child, for its parent is dead.
+// kill is one round of SIGKILL over the tree. A process that is forked while /proc is read
+// is killed in the next round: its parent is dead by then, and it is our child.
 func (t *tree) kill() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,12 +39,25 @@ func TestRandomLives(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("SPOTINFERENCE_TEST_LIVES")); err == nil {
 		lives = n
 	}
-	var seen outcomes
-	for seed := range lives {
-		synctest.Test(t, func(t *testing.T) { randomLife(t, uint64(seed), &seen) })
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
+	// One share of the seeds for each core.
+	shares := make([]outcomes, runtime.GOMAXPROCS(0))
+	t.Run("share", func(t *testing.T) {
+		for i := range shares {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				t.Parallel()
+				dir := filepath.Join(t.TempDir(), "run") // made once: it costs more than a life
+				for seed := i; seed < lives; seed += len(shares) {
+					synctest.Test(t, func(t *testing.T) { randomLife(t, dir, uint64(seed), &shares[i]) })
+					if t.Failed() {
+						t.Fatalf("seed %d", seed)
+					}
+				}
+			})
 		}
+	})
+	var seen outcomes
+	for _, s := range shares {
+		seen.add(s)
 	}
 	t.Logf("%d lives: %+v", lives, seen)
 	if known := slices.Sorted(maps.Keys(mayFollow)); !slices.Equal(known, slices.Sorted(slices.Values(queue.States()))) {
@@ -58,6 +72,19 @@ func TestRandomLives(t *testing.T) {
 type outcomes struct {
 	In, Left, Full, Late, NotReady        int // how Admit ended
 	Woken, Escalated, NoWake, Asked, Busy int
+}
+
+func (o *outcomes) add(p outcomes) {
+	o.In += p.In
+	o.Left += p.Left
+	o.Full += p.Full
+	o.Late += p.Late
+	o.NotReady += p.NotReady
+	o.Woken += p.Woken
+	o.Escalated += p.Escalated
+	o.NoWake += p.NoWake
+	o.Asked += p.Asked
+	o.Busy += p.Busy
 }
 
 // world is all that an engine touches, simulated.
@@ -228,7 +255,7 @@ var mayFollow = map[queue.State][]queue.State{
 	queue.Crashed:    {queue.Starting, queue.Stopped},
 }
 
-func randomLife(t *testing.T, seed uint64, seen *outcomes) {
+func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1))}
 	w.crashes = w.chance(0.5)
 	if w.chance(0.5) {
@@ -236,7 +263,7 @@ func randomLife(t *testing.T, seed uint64, seen *outcomes) {
 	}
 	last := queue.Stopped
 	e, err := New(Config{
-		Command: []string{"/bin/true"}, Kind: queue.Llama, Dir: filepath.Join(t.TempDir(), "run"), Suspend: Auto,
+		Command: []string{"/bin/true"}, Env: []string{}, Kind: queue.Llama, Dir: dir, Suspend: Auto,
 		Idle: w.upTo(20 * time.Minute), SuspendTimeout: w.upTo(5 * time.Minute), WakeTimeout: w.upTo(5 * time.Minute),
 		StartTimeout: w.upTo(30 * time.Minute), WakeQueue: 1 + int(w.upTo(8)), Stderr: io.Discard,
 		OnTransition: func(tr Transition) {
@@ -249,7 +276,7 @@ func randomLife(t *testing.T, seed uint64, seen *outcomes) {
 				seen.Woken++
 			case tr.To == queue.Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
 				seen.Escalated++
-			case tr.To == queue.Starting && strings.HasPrefix(tr.Cause, causeNoWake):
+			case tr.To == queue.Starting && strings.HasPrefix(tr.Cause, causeWakeFailed):
 				seen.NoWake++
 			}
 		},
@@ -279,7 +306,7 @@ func randomLife(t *testing.T, seed uint64, seen *outcomes) {
 	}
 	e.canary = func(ctx context.Context) (Usage, error) {
 		if w.chance(w.flaky / 2) {
-			return Usage{}, errors.New("it croaks")
+			return Usage{}, errors.New("the canary is not answered")
 		}
 		return Usage{1, 1}, nil
 	}
@@ -325,9 +352,9 @@ func randomLife(t *testing.T, seed uint64, seen *outcomes) {
 		w.errorf("Run = %v", err)
 	}
 	if last != queue.Stopped {
-		w.errorf("the last state told of is %s", last)
+		w.errorf("the last transition is to %s", last)
 	}
-	wg.Wait() // late clients are sent away
+	wg.Wait() // late clients are refused
 	if inside, waiting := e.Load(); waiting != 0 || inside != 0 || w.alive != 0 || w.inside != 0 {
 		w.errorf("left behind: %d waiters, %d and %d inside, %d processes", waiting, inside, w.inside, w.alive)
 	}
@@ -347,7 +374,7 @@ func (w *world) client(e *Engine, stay, patience time.Duration, seen *outcomes) 
 		seen.In++
 		w.inside++
 		if w.asleep {
-			w.errorf("let in while the engine sleeps")
+			w.errorf("admitted while the engine is suspended")
 		}
 	case errors.Is(err, queue.ErrFull):
 		seen.Full++

@@ -25,14 +25,14 @@ const (
 // errKeyRefused is an engine that is up and asks for another key than ours.
 var errKeyRefused = errors.New("the engine refuses our key")
 
-// prober asks one engine process for its health.
+// prober asks one engine for its health.
 type prober struct {
 	transport *http.Transport
 	key       string
-	last      atomic.Pointer[string] // what run saw last
+	last      atomic.Pointer[string] // what awaitHealth saw last
 }
 
-// What run may have seen last, for a person who asks why the engine does not get ready.
+// What awaitHealth may have seen last: why the engine is not ready, for people.
 const (
 	seenNothing  = "nothing listens where it was told to"
 	seenMute     = "it listens and does not answer"
@@ -41,7 +41,7 @@ const (
 	seenNoAnswer = "its health check passes, and it answers no request"
 )
 
-// seen is one of these, or "" before the first probe.
+// seen is one of these, "" before the first probe.
 func (p *prober) seen() string {
 	if s := p.last.Load(); s != nil {
 		return *s
@@ -49,7 +49,7 @@ func (p *prober) seen() string {
 	return ""
 }
 
-func (p *prober) note(seen string) { p.last.Store(&seen) }
+func (p *prober) setSeen(seen string) { p.last.Store(&seen) }
 
 // seenIn is what a probe's outcome says.
 func seenIn(status int, err error) string {
@@ -74,27 +74,27 @@ func newProber(dial func(context.Context) (net.Conn, error), key string) *prober
 	}}
 }
 
-// run asks GET /health until it says 200, and returns nil, or until ctx ends. An
-// engine that then wants another key, from a script or a file that we cannot see, is
-// errKeyRefused.
+// awaitHealth asks GET /health until it is answered with 200, and returns nil, or until
+// ctx ends. It returns errKeyRefused where the engine then wants another key, from a
+// script or a file that we cannot see.
 //
 // llama-server answers 503 while it loads. vLLM binds its socket long before it
 // reads from it, so a request hangs until then: each has its own deadline, and the
 // one that hangs when the engine gets ready is answered at once. A refused
-// connection says nothing: whether the process lives is for others to know.
-func (p *prober) run(ctx context.Context) error {
+// connection is no failure: the guard reports whether the process lives.
+func (p *prober) awaitHealth(ctx context.Context) error {
 	wait := probeWait
-	// One that is connected to and has never answered is mute, and not just slow to.
+	// An engine that accepts a connection and has never answered is mute already.
 	asking := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
 		if s := p.seen(); s == "" || s == seenNothing {
-			p.note(seenMute)
+			p.setSeen(seenMute)
 		}
 	}})
 	for {
 		asked := time.Now()
 		status, err := p.get(asking, "/health", wait)
 		if ctx.Err() == nil {
-			p.note(seenIn(status, err))
+			p.setSeen(seenIn(status, err))
 		}
 		if status == http.StatusOK {
 			break
@@ -137,9 +137,9 @@ func (p *prober) post(ctx context.Context, path, body string) error {
 	return nil
 }
 
-// canary asks for one token, of which nothing comes from llama-server's cache: what is
-// counted is what was read. An engine that serves no completions, embeddings only,
-// says so in an error of the client's, and that is an answer too.
+// canary asks for one token. Nothing comes from llama-server's cache, so the tokens
+// counted are those read. An engine that serves embeddings alone answers with a client
+// error, which is an answer too.
 func (p *prober) canary(ctx context.Context, kind queue.Kind) (usage Usage, err error) {
 	model := ""
 	if status, body, err := p.do(ctx, http.MethodGet, "/v1/models", ""); err == nil && status == http.StatusOK {

@@ -22,7 +22,7 @@ func TestProbeSees(t *testing.T) {
 	}, "key")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- p.run(ctx) }()
+	go func() { done <- p.awaitHealth(ctx) }()
 	for deadline := time.Now().Add(10 * time.Second); p.seen() != seenNoHTTP; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("seen %q, want %q", p.seen(), seenNoHTTP)

@@ -35,7 +35,7 @@ const (
 	endDiedSuspended                // it died while it was suspended, or on the way there: nothing is held any more
 	endCrashed                      // it died, or it was killed because it did not get ready
 	endWakeFailed                   // it died while it was woken, or it was killed because it could not be
-	endStartedInVain                // it is of no use to start it again
+	endGaveUp                       // to start it again would be of no use
 )
 
 // running reports whether the process still runs.
@@ -49,7 +49,7 @@ type ending struct {
 	report report    // the guard's last word, where the process does not run any more
 	exit   string    // Status.LastExit, where the process does not run any more
 	frozen bool      // the process still runs and cannot answer to a signal
-	err    error     // why: of endEscalated, endWakeFailed and endStartedInVain
+	err    error     // why: of endEscalated, endWakeFailed and endGaveUp
 	ready  time.Time // when the process got ready; zero where it never did
 }
 
@@ -59,7 +59,7 @@ func (e *Engine) runProcess(ctx context.Context, cause string) ending {
 	at, p, err := e.prepare()
 	if err != nil {
 		e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
-		return ending{end: endStartedInVain, err: err}
+		return ending{end: endGaveUp, err: err}
 	}
 	if cause == causeServe && len(p.replaced) > 0 {
 		e.cfg.Log.Info("engine flags replaced by ours", "replaced", strings.Join(p.replaced, ", "), "listens_on", at.addr)
@@ -68,7 +68,7 @@ func (e *Engine) runProcess(ctx context.Context, cause string) ending {
 	e.transition(Transition{To: queue.Starting, Cause: cause, Phases: e.queuePhase()})
 	if r.process, err = e.spawn(p); err != nil {
 		e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
-		return ending{end: endStartedInVain, err: err}
+		return ending{end: endGaveUp, err: err}
 	}
 	e.at.Store(&at)
 	how := r.follow(ctx)
@@ -125,7 +125,7 @@ func (r *processRun) cleanUp(how ending) {
 	e.at.Store(nil)
 	e.updateStatus(func(s *queue.Status) { s.PID, s.StartedAt, s.LastExit = 0, time.Time{}, how.exit })
 	if how.end == endCrashed {
-		// Recorded before the rest, which may take seconds: from now on nobody should dial.
+		// Recorded before the rest, which may take seconds: from now on no connection is to be opened.
 		e.transition(Transition{To: queue.Crashed, Cause: how.exit, PID: r.pid, Phases: phases})
 	}
 	if stuck := r.process.close(how.report); stuck > 0 {
@@ -135,7 +135,7 @@ func (r *processRun) cleanUp(how ending) {
 	switch how.end {
 	case endShutdown:
 		e.transition(Transition{To: queue.Stopped, Cause: causeShutdown, PID: r.pid, Phases: phases})
-	case endStartedInVain:
+	case endGaveUp:
 		e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
 	case endStopToSuspend:
 		suspended.Cause = causeDone
@@ -154,7 +154,7 @@ func (r *processRun) cleanUp(how ending) {
 func (e *Engine) execError(why string) error {
 	advice := "run it by hand first"
 	if u := e.cfg.User; u != nil {
-		advice += ", as " + u.Name // we are root, who may come to any file
+		advice += ", as " + u.Name // we are root, who may read any file
 	}
 	return hint.Errorf(advice, "engine command %q cannot be executed: %s", e.command[0], why)
 }

@@ -14,6 +14,7 @@ import (
 
 // TestRealLlamaServer runs llama.cpp's own server through the same life.
 func TestRealLlamaServer(t *testing.T) {
+	t.Parallel()
 	command, model := realengine.Find(t), realengine.Model(t)
 	r := start(t, engine.Config{
 		Command: []string{command, "-m", model, "--alias", "real", "--host", "0.0.0.0", "--port", "8080"},

@@ -34,12 +34,12 @@ func (r *ring) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		i := bytes.IndexAny(rest, "\r\n")
 		if i < 0 {
-			r.add(rest)
+			r.appendPart(rest)
 			break
 		}
-		r.add(rest[:i])
+		r.appendPart(rest[:i])
 		if rest[i] == '\n' {
-			r.end()
+			r.endLine()
 		} else {
 			r.cr = true
 		}
@@ -48,9 +48,9 @@ func (r *ring) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// add appends to the line being written. After a lone carriage return it starts
+// appendPart appends to the line being written. After a lone carriage return it starts
 // over, as a terminal would: progress bars must not push the error out of the ring.
-func (r *ring) add(text []byte) {
+func (r *ring) appendPart(text []byte) {
 	if len(text) == 0 {
 		return
 	}
@@ -63,7 +63,7 @@ func (r *ring) add(text []byte) {
 	r.part = append(r.part, text...)
 }
 
-func (r *ring) end() {
+func (r *ring) endLine() {
 	line := string(r.part)
 	if r.long {
 		line += "..."
@@ -84,7 +84,7 @@ func (r *ring) total() int64 {
 func (r *ring) print(w io.Writer) {
 	r.mu.Lock()
 	if len(r.part) > 0 {
-		r.end()
+		r.endLine()
 	}
 	n := min(r.n, ringLines)
 	lines := make([]string, 0, n)

@@ -68,10 +68,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		switch how.end {
 		case endShutdown:
 			return nil
-		case endStartedInVain:
+		case endGaveUp:
 			return how.err
 		case endWakeFailed:
-			cause = causeNoWake + how.err.Error()
+			cause = causeWakeFailed + how.err.Error()
 		case endStopToSuspend, endEscalated, endDiedSuspended:
 			cause = e.awaitRequest(ctx)
 		case endCrashed:
@@ -135,7 +135,7 @@ func (e *Engine) awaitRequest(ctx context.Context) (cause string) {
 	return ""
 }
 
-// transition changes the state and tells of it. Called by Run alone. It completes t, and
+// transition changes the state and calls Config.OnTransition. Called by Run alone. It completes t, and
 // opens or closes the queue as the new state asks.
 func (e *Engine) transition(t Transition) {
 	t.At, t.From = time.Now(), e.Status().State
@@ -172,8 +172,7 @@ func (e *Engine) transition(t Transition) {
 	e.answerSuspendCallers(t)
 }
 
-// answerSuspendCallers tells those who asked for a suspension how it went, once that is
-// recorded.
+// answerSuspendCallers tells the callers of Suspend how it went, once that is recorded.
 func (e *Engine) answerSuspendCallers(t Transition) {
 	if t.To == queue.Suspending {
 		return

@@ -9,16 +9,16 @@ import (
 	"spotinference/server/queue"
 )
 
-// The states of a process run. Each is a function that returns what it leads to; no
-// other leads there:
+// The states of a process run. Each is a function that returns the next state or the end
+// of the run. These are all of its exits:
 //
-//	starting   → ready | crashed, started in vain, shutdown
+//	starting   → ready | crashed, gave up, shutdown
 //	ready      → suspending | stop to suspend, crashed, shutdown
 //	suspending → suspended | escalated, died suspended, shutdown
 //	suspended  → waking | died suspended, shutdown
 //	waking     → ready | wake failed, shutdown
 //
-// Left of the bar is the next state, right of it are the ends.
+// Before the bar is the next state, after it are the ends.
 
 // step is what a state leads to.
 type step struct {
@@ -74,7 +74,7 @@ func (r *processRun) starting(ctx context.Context) step {
 				r.pid, r.spawnedAt, done = rep.number(), time.Now(), op.done
 				e.updateStatus(func(s *queue.Status) { s.PID, s.StartedAt = r.pid, r.spawnedAt })
 			case rep.word == reportFailed:
-				return over(ending{end: endStartedInVain, report: rep, exit: "not executed", err: e.execError(rep.rest)})
+				return over(ending{end: endGaveUp, report: rep, exit: "not executed", err: e.execError(rep.rest)})
 			case rep.ending() != "":
 				return over(ending{end: endCrashed, report: rep, exit: rep.ending()})
 			}
@@ -83,7 +83,7 @@ func (r *processRun) starting(ctx context.Context) step {
 			case ctx.Err() != nil: // it may have failed for that alone
 				return r.shutdown(nil)
 			case errors.Is(out.err, errKeyRefused):
-				return over(ending{end: endStartedInVain, report: r.process.kill(), exit: "key refused", err: e.keyError()})
+				return over(ending{end: endGaveUp, report: r.process.kill(), exit: "key refused", err: e.keyError()})
 			case out.err != nil:
 				return over(ending{end: endCrashed, report: r.process.kill(), exit: out.err.Error()})
 			}
@@ -108,7 +108,7 @@ type startProgress struct {
 	began   time.Time
 	seen    int64     // process.progress, as it was last
 	changed time.Time // when that was seen to change
-	logged  time.Time // when a line of the log told of the loading
+	logged  time.Time // when the loading was logged
 }
 
 // check says why a start is not to be waited for any more, "" where it is.
@@ -132,8 +132,8 @@ func (p *startProgress) check(e *Engine, progress int64) (why string) {
 	return ""
 }
 
-// ready leaves the engine to its requests, until none has come for long, or somebody
-// asks for a suspension.
+// ready leaves the engine to its requests until it was idle for Config.Idle, or is to be
+// suspended now.
 func (r *processRun) ready(ctx context.Context) step {
 	e := r.e
 	idle := time.NewTimer(e.cfg.Idle)

@@ -58,6 +58,7 @@ func phases(tr engine.Transition) string {
 }
 
 func TestSuspendAndWake(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		vllm   bool
@@ -71,6 +72,7 @@ func TestSuspendAndWake(t *testing.T) {
 		{"sleep, level 2", true, 2, "suspending suspended waking ready", engine.Sleep, "wake_up reload kv_cache canary"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			cfg := engine.Config{Idle: soon, SleepLevel: c.level}
 			if c.vllm {
@@ -123,6 +125,7 @@ func TestSuspendAndWake(t *testing.T) {
 }
 
 func TestSuspendByOrder(t *testing.T) {
+	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t)})
 	r.waitState(queue.Ready)
 	for range 2 { // the second finds it so
@@ -192,6 +195,7 @@ func (g *gpuDouble) memory(context.Context, []int) (int64, error) {
 // TestCheckpoint: the driver takes the whole tree off the GPU, which is seen, and puts
 // it back; the record says what each step took.
 func TestCheckpoint(t *testing.T) {
+	t.Parallel()
 	g := &gpuDouble{held: []int64{20 << 30, 20 << 30, 4 << 30, 0}}
 	r := start(t, engine.Config{Command: vllmCommand(t), Idle: soon, Suspend: engine.Checkpoint, Checkpointer: g, GPUMemory: g.memory})
 	s := r.waitState(queue.Suspended)
@@ -213,6 +217,7 @@ func TestCheckpoint(t *testing.T) {
 
 // TestMemoryThatIsNeverSeen, as in a container, holds up no suspension, and proves none.
 func TestMemoryThatIsNeverSeen(t *testing.T) {
+	t.Parallel()
 	g := &gpuDouble{held: []int64{0}}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
 	r.waitState(queue.Suspended)
@@ -223,6 +228,7 @@ func TestMemoryThatIsNeverSeen(t *testing.T) {
 
 // TestAutoAsksTheDriver: where it cannot, the engine is stopped.
 func TestAutoAsksTheDriver(t *testing.T) {
+	t.Parallel()
 	g := &gpuDouble{held: []int64{0}, cannot: errors.New("too old")}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
 	if s := r.waitState(queue.Suspended); s.SuspendedBy != string(engine.Stop) || len(g.asked) > 0 {
@@ -233,6 +239,7 @@ func TestAutoAsksTheDriver(t *testing.T) {
 // TestSuspendEscalates: what could not be suspended, or still holds the GPU after it
 // was, or is not seen any more to let go of it, is stopped.
 func TestSuspendEscalates(t *testing.T) {
+	t.Parallel()
 	held := []int64{70 << 30}
 	for _, c := range []struct {
 		name  string
@@ -246,6 +253,7 @@ func TestSuspendEscalates(t *testing.T) {
 		{"not off the card", false, &gpuDouble{held: held, fails: errors.New("checkpoint process 7: no; rolled back")}, "escalated: checkpoint process 7: no; rolled back"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			cfg := engine.Config{Idle: soon, SuspendTimeout: 300 * time.Millisecond, GPUMemory: c.g.memory}
 			if c.sleep {
 				cfg.Command, cfg.Env = sleeper(t)
@@ -265,6 +273,7 @@ func TestSuspendEscalates(t *testing.T) {
 
 // TestRestoreFails: what the driver cannot put back is started afresh.
 func TestRestoreFails(t *testing.T) {
+	t.Parallel()
 	g := &gpuDouble{held: []int64{0}, lost: errors.New("restore process 7: no")}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
 	r.waitState(queue.Suspended)
@@ -277,6 +286,7 @@ func TestRestoreFails(t *testing.T) {
 
 // TestDiesAsleep: an engine that dies while it sleeps is as good as suspended.
 func TestDiesAsleep(t *testing.T) {
+	t.Parallel()
 	command, env := sleeper(t)
 	r := start(t, engine.Config{Command: command, Env: env, Idle: soon})
 	s := r.waitState(queue.Suspended)
@@ -291,7 +301,9 @@ func TestDiesAsleep(t *testing.T) {
 
 // TestWakesMute: an engine that answers its health check and no request lets nobody in.
 func TestWakesMute(t *testing.T) {
+	t.Parallel()
 	t.Run("asleep", func(t *testing.T) {
+		t.Parallel()
 		command, env := sleeper(t, "-hang")
 		r := start(t, engine.Config{Command: command, Env: env, Idle: soon, WakeTimeout: 300 * time.Millisecond})
 		r.waitState(queue.Suspended)
@@ -304,6 +316,7 @@ func TestWakesMute(t *testing.T) {
 		}
 	})
 	t.Run("stopped", func(t *testing.T) {
+		t.Parallel()
 		r := start(t, engine.Config{Command: llamaCommand(t, "-hang"), Idle: soon, StartTimeout: 500 * time.Millisecond, Backoff: time.Hour})
 		r.waitState(queue.Suspended)
 		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrNotReady) {
@@ -315,6 +328,7 @@ func TestWakesMute(t *testing.T) {
 		waitFor(t, "the time of the next start", func() bool { return !r.Status().NextStart.IsZero() })
 	})
 	t.Run("dies of it", func(t *testing.T) {
+		t.Parallel()
 		r := start(t, engine.Config{Command: llamaCommand(t, "-exit-on", "1"), Idle: soon, Backoff: time.Hour})
 		r.waitState(queue.Suspended)
 		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrNotReady) {
@@ -325,6 +339,7 @@ func TestWakesMute(t *testing.T) {
 
 // TestSuspendDeaf: an engine that does not listen to SIGTERM is suspended all the same.
 func TestSuspendDeaf(t *testing.T) {
+	t.Parallel()
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-ignore-term", "-escape", "-gpu", gpu), Idle: soon, StopGrace: 100 * time.Millisecond})
 	r.waitState(queue.Suspended)

@@ -13,10 +13,10 @@ const (
 	sweepBound = 5 * time.Second
 )
 
-// marks are how the processes of one engine are known when its guard is gone and
-// they have become our children, among others that os/exec waits for. Any one mark
-// is enough: a process may leave the session, vLLM's overwrite their environment with
-// their title, and a daemon closes its output.
+// marks tell the processes of one engine from our other children, which os/exec waits
+// for, when the guard is gone and they have become our children. Any one mark is enough:
+// a process may leave the session, vLLM's overwrite their environment with their title,
+// and a daemon closes its output.
 type marks struct {
 	key     string // in the environment, handed down from the guard
 	session int    // the guard's pid: it leads a session
@@ -36,9 +36,9 @@ func (m marks) on(p proc) bool {
 	return err == nil && bytes.Contains(env, []byte(m.key))
 }
 
-// sweep kills whatever bears the marks, and all below it, and reaps what thereby
-// became our child. It returns how many processes would not die in time. The guard
-// must not be reaped yet, or its pid, a mark, could be another's session by now.
+// sweep kills the processes that have a mark, and all below them, and reaps those that
+// thereby became our children. It returns how many did not die in time. The guard must
+// not be reaped yet: its pid is a mark, and could be another session's by then.
 //
 // It waits for single pids only: wait4(-1) would take children from os/exec.
 func (m marks) sweep() int {
@@ -74,7 +74,7 @@ func (m marks) sweep() int {
 					continue
 				}
 			}
-			left++ // lives, or has a dying parent and will be our child
+			left++ // it lives, or has a dying parent and will be our child
 		}
 		if left == 0 || time.Now().After(deadline) {
 			return left

@@ -21,17 +21,17 @@ type Transition struct {
 
 // Causes of transitions.
 const (
-	causeServe    = "serve"         // the first start
-	causeRestart  = "restart"       // after a crash
-	causeHealthy  = "healthy"       // it answers
-	causeShutdown = "shutdown"      // we were told to stop
-	causeGaveUp   = "gave up"       // no use in trying again
-	causeIdle     = "idle"          // no request was inside for Config.Idle
-	causeAsked    = "asked"         // somebody called Suspend or Wake
-	causeRequest  = "request"       // a request waits
-	causeDone     = "done"          // the suspension succeeded
-	causeEscalate = "escalated: "   // the suspension failed, as follows; the process is stopped
-	causeNoWake   = "wake failed: " // as follows; the process is started afresh
+	causeServe      = "serve"         // the first start
+	causeRestart    = "restart"       // after a crash
+	causeHealthy    = "healthy"       // it answers
+	causeShutdown   = "shutdown"      // Run's context ended
+	causeGaveUp     = "gave up"       // no use in trying again
+	causeIdle       = "idle"          // no request was inside for Config.Idle
+	causeAsked      = "asked"         // somebody called Suspend or Wake
+	causeRequest    = "request"       // a request waits
+	causeDone       = "done"          // the suspension succeeded
+	causeEscalate   = "escalated: "   // the suspension failed, as follows; the process is stopped
+	causeWakeFailed = "wake failed: " // as follows; the process is started afresh
 )
 
 // isWake reports whether a start of that cause is one that a request waits for.

@@ -82,10 +82,9 @@ func descendants(all []proc, roots ...int) []proc {
 	return found
 }
 
-// read is how many bytes p has read so far, by its own calls; 0 where that cannot be
-// seen. What it maps into memory does not count, but the pages that it faults in
-// come from the disk: both are taken together.
-func (p proc) read() (n int64) {
+// bytesRead is how many bytes p has read so far, 0 where that cannot be seen: those of its
+// read calls, and those of the disk, which has the pages of a file that it maps.
+func (p proc) bytesRead() (n int64) {
 	io, err := os.ReadFile(procPath(p.pid, "io"))
 	if err != nil {
 		return 0
@@ -100,7 +99,7 @@ func (p proc) read() (n int64) {
 	return n
 }
 
-// kill sends SIGKILL to p and to nobody who got its pid since.
+// kill sends SIGKILL to p, and not to a process that got its pid since.
 func (p proc) kill() {
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if errors.Is(err, unix.ESRCH) {

@@ -39,8 +39,10 @@ func treeCommands(t *testing.T) map[string][]string {
 
 // TestGatewayKilled: SIGKILL of the gateway leaves no process of the engine.
 func TestGatewayKilled(t *testing.T) {
+	t.Parallel()
 	for name, command := range treeCommands(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			self, err := os.Executable()
 			if err != nil {
@@ -97,8 +99,10 @@ func processesUsing(path string) (pids []int) {
 
 // TestGuardKilled: without its guard the tree is swept up, and started again.
 func TestGuardKilled(t *testing.T) {
+	t.Parallel()
 	for name, command := range treeCommands(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			r := start(t, engine.Config{Command: append(command, "-gpu", gpu), Backoff: 10 * time.Millisecond})
 			first := r.waitState(queue.Ready)
@@ -141,6 +145,7 @@ func parent(t *testing.T, pid int) int {
 
 // TestLeaderKilled: a core that left group and session dies with its leader.
 func TestLeaderKilled(t *testing.T) {
+	t.Parallel()
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-escape", "-gpu", gpu), Backoff: time.Hour})
 	s := r.waitState(queue.Ready)
@@ -152,6 +157,7 @@ func TestLeaderKilled(t *testing.T) {
 // TestGuardIgnoresSignals: what a terminal or an init system sends to everybody does
 // not end the guard, and the engine gets none of it.
 func TestGuardIgnoresSignals(t *testing.T) {
+	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t)})
 	s := r.waitState(queue.Ready)
 	guard := parent(t, s.PID)

@@ -14,9 +14,8 @@ import (
 	"spotinference/internal/hint"
 )
 
-// User is whom the engine runs as: what a model's code or a hole in the engine can do
-// is then what that user may. The guard stays ours, so that nothing of the engine's
-// can end it.
+// User is the user that the engine runs as: a model's code, or a hole in the engine, can
+// then do no more than that user. The guard runs as us, so that the engine cannot end it.
 type User struct {
 	Name, Home string
 	UID, GID   uint32
@@ -24,7 +23,7 @@ type User struct {
 }
 
 // LookupUser finds a user by name or number. It refuses, with a hint, where we may not
-// become somebody else.
+// start a process as another user.
 func LookupUser(name string) (*User, error) {
 	if os.Geteuid() != 0 {
 		return nil, hint.Errorf("start spotinference as root, or leave out --engine-user",
@@ -53,8 +52,8 @@ func LookupUser(name string) (*User, error) {
 	return &User{Name: found.Username, Home: found.HomeDir, UID: ids[0], GID: ids[1], Groups: ids[2:]}, nil
 }
 
-// env is the environment that our own leaves to u: its home is u's, and so are the
-// places that are told by XDG_*.
+// env is our environment as u gets it: with u's home, and without the directories of
+// ours that XDG_* name.
 func (u *User) env(env []string) []string {
 	if u == nil {
 		return env
@@ -63,8 +62,8 @@ func (u *User) env(env []string) []string {
 	return append(env, "HOME="+u.Home, "USER="+u.Name, "LOGNAME="+u.Name)
 }
 
-// words are u for the guard's command line.
-func (u *User) words() string {
+// arg is u on the guard's command line.
+func (u *User) arg() string {
 	ids := []string{fmt.Sprint(u.UID), fmt.Sprint(u.GID)}
 	for _, g := range u.Groups {
 		ids = append(ids, fmt.Sprint(g))
@@ -72,9 +71,9 @@ func (u *User) words() string {
 	return strings.Join(ids, ",")
 }
 
-// credential is the reverse of words.
-func credential(words string) (*syscall.Credential, error) {
-	ids, err := parseIDs(strings.Split(words, ","))
+// credential is the reverse of arg.
+func credential(arg string) (*syscall.Credential, error) {
+	ids, err := parseIDs(strings.Split(arg, ","))
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +94,8 @@ func parseIDs(texts []string) (ids []uint32, err error) {
 	return ids, nil
 }
 
-// canEnter refuses a directory that u cannot come to.
-func (u *User) canEnter(dir string) error {
+// checkCanEnter refuses a directory that u cannot enter.
+func (u *User) checkCanEnter(dir string) error {
 	for at := dir; ; at = filepath.Dir(at) {
 		st, err := os.Stat(at)
 		if err != nil {

@@ -18,7 +18,8 @@ var (
 // Queue admits requests to one engine. It is open while the engine is ready; while the
 // engine is about to get ready it queues requests in the order in which they come; else
 // it is closed. It counts the requests inside, so that the engine is never suspended
-// under one: that nobody is inside, and that nobody comes in from now on, is one step.
+// under one: StartQueueingIfIdle checks that none is inside, and keeps new ones out, in
+// one step.
 type Queue struct {
 	limit    int           // how many may wait
 	patience time.Duration // how long one may wait
@@ -30,7 +31,7 @@ type Queue struct {
 	idleSince       time.Time // when the last active request was released, or the queue opened
 	signalWhenEmpty bool      // the owner waits for the last request inside to be released
 	waiting         list.List // of *waiter, in the order in which they came
-	abandoned       Abandoned // who gave up since all were admitted or refused
+	abandoned       Abandoned // since all were admitted or refused
 }
 
 // Abandoned counts requests that waited and gave up.
@@ -140,14 +141,15 @@ func (q *Queue) releaseLocked(active bool) {
 	}
 }
 
-// Load says how many requests are inside, and how many wait.
+// Load returns how many requests are inside, and how many wait.
 func (q *Queue) Load() (inside, waiting int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.inside, q.waiting.Len()
 }
 
-// What follows is for the queue's owner, who knows how the engine is: one goroutine.
+// The methods below are for the queue's owner: the one goroutine that knows how the
+// engine is.
 
 // Changed tells the owner that a request has begun to wait or given up, or that the last
 // one which StartQueueingIfIdle met inside was released. It says no more than that:
@@ -163,7 +165,7 @@ func (q *Queue) signal() {
 }
 
 // Open admits all requests that wait, and those that come. It returns how many waited,
-// and who had given up.
+// and how many had given up.
 func (q *Queue) Open() (waited int, abandoned Abandoned) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -172,7 +174,7 @@ func (q *Queue) Open() (waited int, abandoned Abandoned) {
 	return q.answerLocked(nil)
 }
 
-// StartQueueing makes the requests wait that come from now on.
+// StartQueueing makes requests wait that come from now on.
 func (q *Queue) StartQueueing() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -197,8 +199,9 @@ func (q *Queue) answerLocked(err error) (waited int, abandoned Abandoned) {
 	return waited, abandoned
 }
 
-// StartQueueingIfIdle is StartQueueing where no request has been inside for so long.
-// Else it changes nothing, and says how many are inside, and in how long it could be.
+// StartQueueingIfIdle is StartQueueing where no request has been inside for so long. Else
+// it changes nothing, and returns how many are inside, and how long it is until none has
+// been for so long.
 func (q *Queue) StartQueueingIfIdle(idle time.Duration) (ok bool, inside int, in time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -213,8 +216,8 @@ func (q *Queue) StartQueueingIfIdle(idle time.Duration) (ok bool, inside int, in
 	return true, 0, 0
 }
 
-// First says how many requests wait, and of the first of them since when, and what it
-// wakes the engine by.
+// First returns how many requests wait, and of the first of them since when it waits and
+// its cause.
 func (q *Queue) First() (waiting int, since time.Time, cause string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -225,7 +228,7 @@ func (q *Queue) First() (waiting int, since time.Time, cause string) {
 	return q.waiting.Len(), since, cause
 }
 
-// Waiting says who waits and who has given up, as Open will unless more happens.
+// Waiting returns what Open and Close would return now.
 func (q *Queue) Waiting() (waiting int, abandoned Abandoned) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -1,7 +1,7 @@
 package sim
 
 // chat is POST /v1/chat/completions.
-type chat struct{ endStream }
+type chat struct{ doneStream }
 
 func (chat) prompts(r *request) ([]prompt, error) {
 	p, err := chatPrompt(nil, r.Messages)
@@ -39,7 +39,7 @@ func (chat) token(j *job, q *sequence, st *stream) {
 		st.data(llamaChunk(j, list{llamaDelta(q, role, nil)}))
 	}
 	if j.req.toolName() != "" {
-		delta = callPiece(j, q)
+		delta = callDelta(j, q)
 	}
 	choice := llamaDelta(q, delta, nil)
 	if j.req.wantsLogprobs() {
@@ -153,7 +153,7 @@ func vllmChunk(j *job, q *sequence, delta obj, finish any) obj {
 	return c
 }
 
-// logprob is llama-server's word on one token and its rivals.
+// logprob is llama-server's entry for one token and the tokens that it was chosen from.
 func logprob(word string, top int) obj {
 	entry := func(word string, p float64) obj {
 		raw := list{}
@@ -162,9 +162,9 @@ func logprob(word string, top int) obj {
 		}
 		return obj{{"id", tokenID(word)}, {"token", word}, {"bytes", raw}, {"logprob", p}}
 	}
-	rivals := list{}
+	others := list{}
 	for i := range top {
-		rivals = append(rivals, entry(answer(word, i+1)[i], -0.5-float64(i)))
+		others = append(others, entry(answer(word, i+1)[i], -0.5-float64(i)))
 	}
-	return entry(word, -0.25).with("top_logprobs", rivals)
+	return entry(word, -0.25).with("top_logprobs", others)
 }

@@ -1,7 +1,7 @@
 package sim
 
 // completions is POST /v1/completions.
-type completions struct{ endStream }
+type completions struct{ doneStream }
 
 func (completions) prompts(r *request) ([]prompt, error) { return textPrompts(r.Prompt) }
 

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is the simulated GPU: whoever holds the lock has all of it. A zero memory
-// is a machine without one.
+// memory is the simulated GPU's: the process that holds the lock has all of it. A zero
+// memory is a machine without a GPU.
 type memory struct {
 	file *os.File
 }
@@ -59,8 +59,9 @@ func (m *memory) free() {
 	}
 }
 
-// The engine core's words. It reads orders on its standard input and answers each
-// on its standard output, after one line when it has started: its pid, or why not.
+// The engine core's orders and its answer. It reads orders on its standard input and
+// answers each on its standard output. The first line there is its pid, or why it did not
+// start.
 const (
 	coreSleep = "sleep"
 	coreWake  = "wake"
@@ -116,9 +117,9 @@ func coreCommand(command []string, flags ...string) *exec.Cmd {
 	return cmd
 }
 
-// escapeCore is the process between an API server and a core that shall be found
-// neither by group nor by parent: it starts the core and ends. The core has no
-// environment: that of the real one, which sets its title, cannot be read either.
+// escapeCore is the process between an API server and a core that can be found neither by
+// its group nor by its parent: it starts the core and ends. The core has no environment,
+// for that of the real one, which sets its title, cannot be read either.
 func escapeCore(command []string) int {
 	cmd := coreCommand(command, "-escape=false")
 	cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout

@@ -81,7 +81,7 @@ func (s *server) newJob(req *request, prompts []prompt) (*job, error) {
 				length, q.finish = limit, "length"
 			}
 			q.words = answer(fmt.Sprintf("%s#%d", p.text, choice), length)
-			if s.rest.spoilt() { // weights that hold nothing
+			if s.sleep.answersNonsense() {
 				q.words = slices.Repeat([]string{"!"}, length)
 			}
 			if j.faults.Say != "" && length > 0 {
@@ -119,7 +119,7 @@ func (s *server) run(ctx context.Context, j *job, prefilled func(), made func(*s
 		<-live.Done()
 		return live.Err()
 	}
-	if err := sleep(live, s.opts.prefill); err != nil {
+	if err := pause(live, s.opts.prefill); err != nil {
 		return err
 	}
 	j.prefill = time.Since(j.began)
@@ -129,7 +129,7 @@ func (s *server) run(ctx context.Context, j *job, prefilled func(), made func(*s
 	began, total := time.Now(), 0
 	for left := true; left; {
 		left = false
-		if err := sleep(live, delay); err != nil {
+		if err := pause(live, delay); err != nil {
 			return err
 		}
 		for i := len(j.seqs) - 1; i >= 0; i-- {
@@ -155,20 +155,20 @@ func (s *server) run(ctx context.Context, j *job, prefilled func(), made func(*s
 }
 
 // untilNoticed is a context that ends when the engine notices that ctx did: vLLM at
-// once, llama-server when it next looks at the socket.
+// once, llama-server when it next checks the socket.
 func (s *server) untilNoticed(ctx context.Context) (context.Context, context.CancelFunc) {
 	if s.opts.vllm() || s.opts.linger <= 0 {
 		return context.WithCancel(ctx)
 	}
 	live, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
-		look := time.NewTicker(s.opts.linger)
-		defer look.Stop()
+		check := time.NewTicker(s.opts.linger)
+		defer check.Stop()
 		for {
 			select {
 			case <-live.Done():
 				return
-			case <-look.C:
+			case <-check.C:
 				if ctx.Err() != nil {
 					cancel()
 				}
@@ -178,7 +178,7 @@ func (s *server) untilNoticed(ctx context.Context) (context.Context, context.Can
 	return live, cancel
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+func pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}

@@ -2,7 +2,7 @@ package sim
 
 // messages is POST /v1/messages, Anthropic's dialect. Its streams have named events
 // and no [DONE].
-type messages struct{ endSilent }
+type messages struct{ eventStream }
 
 func (messages) prompts(r *request) ([]prompt, error) {
 	p, err := chatPrompt(r.System, r.Messages)

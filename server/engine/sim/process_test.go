@@ -113,6 +113,7 @@ func holder(gpu string) int {
 // TestParentKilled: SIGKILL of vLLM's server alone leaves the GPU held, and the next
 // start fails; llama-server is one process.
 func TestParentKilled(t *testing.T) {
+	t.Parallel()
 	for _, flags := range [][]string{
 		{"-flavour", "vllm"},
 		{"-flavour", "vllm", "-escape"},
@@ -146,6 +147,7 @@ func TestParentKilled(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	f := func(health int, want string, flags ...string) {
 		t.Helper()
 		p := startProcess(t, filepath.Join(t.TempDir(), "gpu"), flags...)
@@ -170,6 +172,7 @@ func TestSignals(t *testing.T) {
 
 // TestCoreKilled: a server without its core ends by itself.
 func TestCoreKilled(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t, filepath.Join(t.TempDir(), "gpu"), "-flavour", "vllm")
 	p.waitHealth(200)
 	unix.Kill(holder(p.gpu), unix.SIGKILL)
@@ -179,6 +182,7 @@ func TestCoreKilled(t *testing.T) {
 }
 
 func TestSleep(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t, filepath.Join(t.TempDir(), "gpu"), "-flavour", "vllm", "--enable-sleep-mode", "-crash-on-request-while-asleep")
 	p.waitHealth(200)
 	core := holder(p.gpu)
@@ -213,6 +217,7 @@ func TestSleep(t *testing.T) {
 // TestSleepLevelTwo: what the weights held is gone until it is read again, and cannot be
 // read before there is room for it.
 func TestSleepLevelTwo(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t, filepath.Join(t.TempDir(), "gpu"), "-flavour", "vllm", "--enable-sleep-mode")
 	p.waitHealth(200)
 	core := holder(p.gpu)

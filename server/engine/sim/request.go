@@ -74,10 +74,10 @@ const (
 	templateOnce   = 3
 )
 
-// says is an error in the engine's own words, capitals and full stops as they come.
-type says string
+// engineError is an error in the engine's own words, capitals and full stops included.
+type engineError string
 
-func (s says) Error() string { return string(s) }
+func (e engineError) Error() string { return string(e) }
 
 // chatPrompt renders messages, and a system text if there is one, as one prompt.
 func chatPrompt(system, messages json.RawMessage) (prompt, error) {
@@ -86,7 +86,7 @@ func chatPrompt(system, messages json.RawMessage) (prompt, error) {
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(messages, &list); err != nil {
-		return prompt{}, says("Expected 'messages' to be an array")
+		return prompt{}, engineError("Expected 'messages' to be an array")
 	}
 	p := prompt{tokens: templateOnce}
 	add := func(content json.RawMessage) {
@@ -103,7 +103,7 @@ func chatPrompt(system, messages json.RawMessage) (prompt, error) {
 			Content json.RawMessage `json:"content"`
 		}
 		if err := json.Unmarshal(raw, &m); err != nil || m.Role == "" {
-			return prompt{}, says("Failed to parse messages: Missing 'role' in message: " + string(raw))
+			return prompt{}, engineError("Failed to parse messages: Missing 'role' in message: " + string(raw))
 		}
 		add(m.Content)
 	}
@@ -138,13 +138,13 @@ func textPrompts(raw json.RawMessage) ([]prompt, error) {
 	}
 	var many []json.RawMessage
 	if err := json.Unmarshal(raw, &many); err != nil || len(many) == 0 {
-		return nil, says("\"prompt\" must be a string, an list of tokens, a list of mixed strings & tokens, or a list of prompts")
+		return nil, engineError("\"prompt\" must be a string, an list of tokens, a list of mixed strings & tokens, or a list of prompts")
 	}
 	var prompts []prompt
 	for _, each := range many {
 		p, ok := onePrompt(each)
 		if !ok {
-			return nil, says("\"prompt\" elements must be a string, a list of tokens, a JSON object containing a prompt string, or a list of mixed strings & tokens.")
+			return nil, engineError("\"prompt\" elements must be a string, a list of tokens, a JSON object containing a prompt string, or a list of mixed strings & tokens.")
 		}
 		prompts = append(prompts, p)
 	}

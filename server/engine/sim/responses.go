@@ -1,7 +1,7 @@
 package sim
 
 // responses is POST /v1/responses. Its streams have named events and no [DONE].
-type responses struct{ endSilent }
+type responses struct{ eventStream }
 
 func (responses) prompts(r *request) ([]prompt, error) {
 	p, err := responsesPrompt(r)

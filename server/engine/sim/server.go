@@ -30,7 +30,7 @@ type server struct {
 	slots   chan struct{} // llama: a place is a running request; nil for vLLM
 	served  atomic.Int64  // inference requests that came in
 	core    *core         // vllm's; nil for llama and in tests
-	rest    rest          // vllm's
+	sleep   sleepState    // vllm's
 	logf    func(format string, args ...any)
 	exit    func(status int)
 }
@@ -47,12 +47,12 @@ func newServer(opts options) *server {
 	if !opts.vllm() {
 		s.slots = make(chan struct{}, max(opts.slots, 1))
 	}
-	s.route()
+	s.addRoutes()
 	return s
 }
 
-// route lists what exists. It is the same for both flavours as far as they agree.
-func (s *server) route() {
+// addRoutes lists the routes: first those that both flavours have.
+func (s *server) addRoutes() {
 	s.routes.HandleFunc("GET /v1/models", s.models)
 	s.routes.HandleFunc("POST /v1/chat/completions", s.serve(chat{}))
 	s.routes.HandleFunc("POST /v1/completions", s.serve(completions{}))
@@ -68,7 +68,7 @@ func (s *server) route() {
 	if s.opts.vllm() {
 		s.routes.HandleFunc("GET /ping", s.health)
 		s.routes.HandleFunc("GET /version", s.version)
-		s.routeSleep()
+		s.addSleepRoutes()
 	} else {
 		s.routes.HandleFunc("GET /v1/health", s.health)
 		s.routes.HandleFunc("GET /models", s.models)
@@ -130,7 +130,7 @@ func (s *server) misbehaves(w http.ResponseWriter, r *http.Request) bool {
 		<-r.Context().Done()
 	case path == s.opts.failOn:
 		s.writeError(w, apiError{status: 500, message: "simulated failure"})
-	case s.opts.garbage != "" && r.Method == http.MethodPost && strings.HasPrefix(path, "/v1/") && s.rest.hasSlept():
+	case s.opts.garbage != "" && r.Method == http.MethodPost && strings.HasPrefix(path, "/v1/") && s.sleep.hasSlept():
 		io.WriteString(w, s.opts.garbage)
 	default:
 		return false
@@ -312,21 +312,21 @@ func (s *server) serveStream(w http.ResponseWriter, r *http.Request, d dialect, 
 	}
 }
 
-// endStream fails in the way of the dialects that end with [DONE]. llama-server
-// leaves [DONE] out after an error, vLLM doesn't.
-type endStream struct{}
+// doneStream is the failure of the dialects that end with [DONE]. llama-server leaves
+// [DONE] out after an error, vLLM doesn't.
+type doneStream struct{}
 
-func (endStream) fail(j *job, e apiError, st *stream) {
+func (doneStream) fail(j *job, e apiError, st *stream) {
 	st.data(e.body(j.vllm))
 	if j.vllm {
 		st.done()
 	}
 }
 
-// endSilent fails in the way of the dialects with named events.
-type endSilent struct{}
+// eventStream is the failure of the dialects with named events.
+type eventStream struct{}
 
-func (endSilent) fail(j *job, e apiError, st *stream) {
+func (eventStream) fail(j *job, e apiError, st *stream) {
 	if j.vllm {
 		st.event("error", obj{{"type", "error"}, {"error", obj{{"type", e.kind(true)}, {"message", e.message}}}})
 		return

@@ -92,6 +92,7 @@ func usages(t *testing.T, body string) (all []string) {
 
 // TestUsage: who reports what, right or wrong as the engine does.
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	_, llama := engine(t, "-flavour", "llama", "-cached", "2", "--metrics")
 	_, vllm := engine(t, "-flavour", "vllm", "-cached", "2", "--enable-prompt-tokens-details")
 	_, bare := engine(t, "-flavour", "vllm", "-cached", "2")
@@ -142,6 +143,7 @@ func TestUsage(t *testing.T) {
 
 // TestMetrics: llama-server leaves cached prompt tokens out, vLLM doesn't.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	const body = `{"messages":[{"role":"user","content":"a b c"}],"max_tokens":4,"n":2}`
 	_, llama := engine(t, "-flavour", "llama", "-cached", "2", "--metrics")
 	post(t, llama+"/v1/chat/completions", body)
@@ -244,6 +246,7 @@ func TestVLLMErrors(t *testing.T) {
 }
 
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	_, llama := engine(t, "-flavour", "llama", "-linger", "10ms")
 	_, vllm := engine(t, "-flavour", "vllm")
 	stream := func(url, path, faults string) (string, error) {
@@ -310,11 +313,12 @@ func longestLine(text string) (n int) {
 	return n
 }
 
-// TestDisconnect: vLLM stops at once, llama-server when it next looks; both count
+// TestDisconnect: vLLM stops at once, llama-server when it next checks; both count
 // what was made.
 func TestDisconnect(t *testing.T) {
-	for _, flavour := range []string{"llama", "vllm"} {
-		s, url := engine(t, "-flavour", flavour, "-delay", "2ms", "-linger", "1s", "-tokens", "100000", "--metrics")
+	t.Parallel()
+	for flavour, linger := range map[string]string{"llama": "300ms", "vllm": "1s"} {
+		s, url := engine(t, "-flavour", flavour, "-delay", "2ms", "-linger", linger, "-tokens", "100000", "--metrics")
 		ctx, cancel := context.WithCancel(t.Context())
 		req, _ := http.NewRequestWithContext(ctx, "POST", url+"/v1/completions", strings.NewReader(`{"prompt":"a","stream":true}`))
 		resp, err := http.DefaultClient.Do(req)
@@ -350,6 +354,7 @@ func TestDisconnect(t *testing.T) {
 
 // TestSlots: a request that waits for a slot sees no byte.
 func TestSlots(t *testing.T) {
+	t.Parallel()
 	s, url := engine(t, "-np", "1", "-linger", "10ms")
 	hang := func() context.CancelFunc {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -4,8 +4,8 @@ import (
 	"net/http"
 )
 
-// stream is an answer of server-sent events. Errors in writing are not looked at:
-// like the engine, we learn from the socket that the client left.
+// stream is an answer of server-sent events. Errors in writing are ignored: as the engine
+// does, we learn from the socket that the client has left.
 type stream struct {
 	w     http.ResponseWriter
 	flush *http.ResponseController

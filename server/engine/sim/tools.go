@@ -16,7 +16,7 @@ func (r *request) toolName() string {
 	return tools[0].Function.Name
 }
 
-// call is a whole call: its one argument is what would have been said.
+// call is a whole call: its one argument is the text that the model would have answered.
 func call(j *job, q *sequence) obj {
 	args, err := json.Marshal(map[string]string{"text": q.text()})
 	if err != nil {
@@ -25,8 +25,8 @@ func call(j *job, q *sequence) obj {
 	return obj{{"type", "function"}, {"function", obj{{"name", j.req.toolName()}, {"arguments", string(args)}}}, {"id", "call-" + j.id}}
 }
 
-// callPiece is what a token adds to the arguments of a call that is streamed.
-func callPiece(j *job, q *sequence) obj {
+// callDelta is what a token adds to the arguments of a streamed call.
+func callDelta(j *job, q *sequence) obj {
 	word, err := json.Marshal(q.last())
 	if err != nil {
 		panic("BUG: a word that is not JSON: " + err.Error())
@@ -38,11 +38,11 @@ func callPiece(j *job, q *sequence) obj {
 	if q.done() {
 		text += `"}`
 	}
-	piece := obj{{"index", 0}}
+	delta := obj{{"index", 0}}
 	function := obj{{"arguments", text}}
 	if q.made == 1 {
-		piece = append(piece, field{"id", "call-" + j.id}, field{"type", "function"})
+		delta = append(delta, field{"id", "call-" + j.id}, field{"type", "function"})
 		function = obj{{"name", j.req.toolName()}, {"arguments", text}}
 	}
-	return obj{{"tool_calls", list{append(piece, field{"function", function})}}}
+	return obj{{"tool_calls", list{append(delta, field{"function", function})}}}
 }
