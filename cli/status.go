@@ -10,9 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"spotinference/internal/hint"
+	"spotinference/ledger"
 	"spotinference/ledger/report"
 	"spotinference/server/control"
-	"spotinference/server/queue"
 )
 
 type statusOptions struct{ outputOptions }
@@ -72,7 +72,7 @@ func writeStatus(w io.Writer, s control.Status, now time.Time) {
 	if s.Engine.Restarts > 0 {
 		fmt.Fprintf(w, ", %d restarts", s.Engine.Restarts)
 	}
-	if s.Engine.LastExit != "" && (s.Engine.Restarts > 0 || s.Engine.State == string(queue.Crashed)) {
+	if s.Engine.LastExit != "" && (s.Engine.Restarts > 0 || s.Engine.State == string(ledger.Crashed)) {
 		fmt.Fprintf(w, ", last ended with %s", s.Engine.LastExit)
 	}
 	if t := s.Engine.NextStart; t != nil {
@@ -94,7 +94,7 @@ func writeStatus(w io.Writer, s control.Status, now time.Time) {
 	}
 	writeBudget(w, s.Budget, now)
 	writeGPU(w, s.GPU, now)
-	if s.Engine.State == string(queue.Suspended) {
+	if s.Engine.State == string(ledger.Suspended) {
 		fmt.Fprintln(w, "note     "+report.SuspendedBill)
 	}
 }

@@ -7,13 +7,12 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/engine"
-	"spotinference/server/queue"
 )
 
 // newEngine makes the engine that is supervised; it is checked, and nothing is started.
 func (g *gateway) newEngine() (*engine.Engine, error) {
 	c := g.cfg.Engine
-	c.Log, c.Stderr, c.OnTransition = g.cfg.Log, g.cfg.Stderr, g.engineChanged
+	c.Now, c.Log, c.Stderr = g.cfg.Now, g.cfg.Log, g.cfg.Stderr
 	if g.gpus != nil {
 		c.GPUMemory = g.gpus.Held
 	}
@@ -27,10 +26,15 @@ func (g *gateway) newEngine() (*engine.Engine, error) {
 	return eng, nil
 }
 
+// runEngine supervises the engine until ctx ends.
+func (g *gateway) runEngine(ctx context.Context) error {
+	return g.engine.Run(ctx, engine.Hooks{OnTransition: g.engineChanged})
+}
+
 // engineChanged is told of each change of the engine's state.
 func (g *gateway) engineChanged(t engine.Transition) {
 	g.record.engine(g.engine.Identity(), t)
-	if t.To != queue.Suspending {
+	if t.To != ledger.Suspending {
 		return
 	}
 	// Its counters may end with it.

@@ -9,7 +9,6 @@ import (
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/engine"
-	"spotinference/server/queue"
 )
 
 // record writes what happens to the log and, as events, to the ledger.
@@ -36,7 +35,7 @@ func (r record) failed(at time.Time, d ledger.EventDetail, err error) {
 func (r record) engine(identity string, t engine.Transition) {
 	args := []any{"was", t.From, "cause", t.Cause}
 	c := ledger.EngineChange{
-		At: t.At, From: ledger.EngineState(t.From), To: ledger.EngineState(t.To), Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
+		At: t.At, From: t.From, To: t.To, Engine: identity, Cause: t.Cause, PID: t.PID, Method: string(t.Method),
 		Waiters: int64(t.Waiters), Left: int64(t.Abandoned.Left), Late: int64(t.Abandoned.Late), Phases: map[string]ledger.Seconds{},
 	}
 	for _, p := range t.Phases {
@@ -50,7 +49,7 @@ func (r record) engine(identity string, t engine.Transition) {
 		args = append(args, "by", t.Method)
 	}
 	level := slog.LevelInfo
-	if t.To == queue.Crashed {
+	if t.To == ledger.Crashed {
 		level = slog.LevelWarn
 	}
 	r.log.Log(context.Background(), level, "engine "+string(t.To), args...)

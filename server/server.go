@@ -120,7 +120,7 @@ func (g *gateway) run(ctx, hard context.Context) error {
 	backCtx, stopBack := context.WithCancel(context.Background())
 	drained := make(chan struct{})
 	group.Go(func() error { defer stopEngine(); defer close(drained); return g.api.Run(ctx, hard, g.in.Listener) })
-	group.Go(func() error { defer stopBack(); return g.engine.Run(engineCtx) })
+	group.Go(func() error { defer stopBack(); return g.runEngine(engineCtx) })
 	for _, part := range g.background() {
 		group.Go(func() error { return part(backCtx) })
 	}

@@ -38,7 +38,7 @@ func (s *Server) watchCounters(ctx context.Context) {
 }
 
 // counted reports whether the engine's process is one whose counters can be read.
-func counted(s queue.Status) bool { return s.State == queue.Ready || s.State == queue.Suspending }
+func counted(s queue.Status) bool { return s.State == ledger.Ready || s.State == ledger.Suspending }
 
 // SampleCounters takes one sample and says whether it agrees with the rows. It is for
 // the moment before an engine is suspended, whose counters may end with its process;

@@ -90,12 +90,12 @@ func TestTheEnginesCountersAreSampled(t *testing.T) {
 		t.Errorf("one drift is told %d times", drifts())
 	}
 	// A new process begins at zero.
-	w.engine.set(queue.Starting)
+	w.engine.set(ledger.Starting)
 	w.engine.mu.Lock()
 	w.engine.started = time.Now()
 	w.engine.mu.Unlock()
 	made.Store(0)
-	w.engine.set(queue.Ready)
+	w.engine.set(ledger.Ready)
 	eventually(t, "the new process is sampled", func() bool {
 		runs, err := led.EngineRuns(time.Time{}, time.Now())
 		return err == nil && len(runs) == 2 && runs[1].Completion == 0

@@ -157,7 +157,7 @@ func (e benchEngine) Dial(ctx context.Context) (net.Conn, error) {
 }
 func (benchEngine) Key() string                 { return "engine-key" }
 func (benchEngine) Kind() queue.Kind            { return queue.Llama }
-func (benchEngine) Status() queue.Status        { return queue.Status{State: queue.Ready, Admits: true} }
+func (benchEngine) Status() queue.Status        { return queue.Status{State: ledger.Ready, Admits: true} }
 func (benchEngine) Admit(context.Context) error { return nil }
 func (benchEngine) TryAdmit() bool              { return true }
 func (benchEngine) Release(bool)                {}

@@ -61,7 +61,7 @@ type pipeEngine struct{ *pipes }
 func (e pipeEngine) Dial(context.Context) (net.Conn, error) { return e.dial() }
 func (pipeEngine) Key() string                              { return "engine-key" }
 func (pipeEngine) Kind() queue.Kind                         { return queue.Llama }
-func (pipeEngine) Status() queue.Status                     { return queue.Status{State: queue.Ready, Admits: true} }
+func (pipeEngine) Status() queue.Status                     { return queue.Status{State: ledger.Ready, Admits: true} }
 func (pipeEngine) Admit(context.Context) error              { return nil }
 func (pipeEngine) TryAdmit() bool                           { return true }
 func (pipeEngine) Release(bool)                             {}

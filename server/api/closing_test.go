@@ -32,7 +32,7 @@ func (g *fakeGate) set(err error) {
 // itself says they are, for each reason, whatever the engine is doing: it is not asked,
 // not woken, and not even dialled.
 func TestAClosedGateAsksNoEngine(t *testing.T) {
-	for _, state := range []queue.State{queue.Ready, queue.Suspended, queue.Waking} {
+	for _, state := range []ledger.EngineState{ledger.Ready, ledger.Suspended, ledger.Waking} {
 		w := newWorld(t, queue.Llama, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("the engine was asked for %s", r.URL.Path) }, nil)
 		w.engine.set(state)
 		_, unknown := w.do("POST", "/v1/nothing", "")
@@ -190,7 +190,7 @@ func TestTheGrace(t *testing.T) {
 // TestWhoWaitsLeavesAtOnce: nobody is woken for them, and the grace is for answers.
 func TestWhoWaitsLeavesAtOnce(t *testing.T) {
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) { cfg.CloseGrace = time.Hour })
-	w.engine.set(queue.Suspended)
+	w.engine.set(ledger.Suspended)
 	w.seenOpen()
 	go func() {
 		eventually(t, "a waiter", func() bool { _, n := w.engine.load(); return n == 1 })
@@ -245,7 +245,7 @@ func TestAClosingWhoseEndIsSlow(t *testing.T) {
 		cfg.OnClosed = func(ctx context.Context, reason string) { c.closed(ctx, reason); <-let }
 	})
 	t.Cleanup(func() { close(let) }) // or the server could not end
-	w.engine.set(queue.Suspended)
+	w.engine.set(ledger.Suspended)
 	w.seenOpen()
 	w.gate.set(spent)
 	eventually(t, "the first", func() bool { return len(c.heard()) == 1 })

@@ -23,18 +23,18 @@ type fakeEngine struct {
 	kind            queue.Kind
 	sock            string
 	mu              sync.Mutex
-	state           queue.State // guarded by mu
-	dials           int         // guarded by mu
-	asked           int         // to be entered; guarded by mu
-	inside, waiting int         // guarded by mu
-	wakes           chan error  // what Admit is told that waits
+	state           ledger.EngineState // guarded by mu
+	dials           int                // guarded by mu
+	asked           int                // to be entered; guarded by mu
+	inside, waiting int                // guarded by mu
+	wakes           chan error         // what Admit is told that waits
 
 	started time.Time // of its process; guarded by mu
 }
 
 func newFakeEngine(t *testing.T, kind queue.Kind, h http.HandlerFunc) *fakeEngine {
 	t.Helper()
-	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: queue.Ready, wakes: make(chan error)}
+	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: ledger.Ready, wakes: make(chan error)}
 	ln, err := net.Listen("unix", e.sock)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func (e *fakeEngine) Kind() queue.Kind { return e.kind }
 func (e *fakeEngine) Status() queue.Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return queue.Status{State: e.state, StartedAt: e.started, Admits: e.state != queue.Starting && e.state != queue.Stopped && e.state != queue.Crashed}
+	return queue.Status{State: e.state, StartedAt: e.started, Admits: e.state != ledger.Starting && e.state != ledger.Stopped && e.state != ledger.Crashed}
 }
 
 // Admit waits while the engine is suspended or on the way, for as long as wakes is
@@ -66,7 +66,7 @@ func (e *fakeEngine) Admit(ctx context.Context) error {
 	defer e.mu.Unlock()
 	e.asked++
 	switch e.state {
-	case queue.Suspended, queue.Waking:
+	case ledger.Suspended, ledger.Waking:
 		e.waiting++
 		e.mu.Unlock()
 		var err error
@@ -80,7 +80,7 @@ func (e *fakeEngine) Admit(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-	case queue.Ready:
+	case ledger.Ready:
 	default:
 		return queue.ErrNotReady
 	}
@@ -93,7 +93,7 @@ func (e *fakeEngine) TryAdmit() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.asked++
-	if e.state != queue.Ready {
+	if e.state != ledger.Ready {
 		return false
 	}
 	e.inside++
@@ -113,7 +113,7 @@ func (e *fakeEngine) load() (inside, waiting int) {
 	return e.inside, e.waiting
 }
 
-func (e *fakeEngine) set(s queue.State) {
+func (e *fakeEngine) set(s ledger.EngineState) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.state = s

@@ -228,10 +228,10 @@ func TestModelsOfAKey(t *testing.T) {
 	const only = `{"data":[{"id":"a","x":1}],"models":[{"name":"a","model":"a"}],"object":"list"}`
 	see("all", list)
 	see("a-only", only)
-	w.engine.set(queue.Suspended) // from memory
+	w.engine.set(ledger.Suspended) // from memory
 	see("a-only", only)
 	see("all", list)
-	w.engine.set(queue.Ready)
+	w.engine.set(ledger.Ready)
 	list = `what is this`
 	see("a-only", `{"data":[],"object":"list"}`)
 }
@@ -277,7 +277,7 @@ func TestKeyBudget(t *testing.T) {
 func TestAKeyThatEndsWhileItsRequestWaits(t *testing.T) {
 	clock := newStopped()
 	w, led := keyed(t, jsonAnswer(200, chatAnswer), "", clock, keyOf("ann", clock.Now(), nil))
-	w.engine.set(queue.Suspended)
+	w.engine.set(ledger.Suspended)
 	answered := make(chan string)
 	go func() {
 		_, body := w.chat("ann")

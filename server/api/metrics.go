@@ -10,7 +10,6 @@ import (
 
 	"spotinference/budget"
 	"spotinference/ledger"
-	"spotinference/server/queue"
 )
 
 // Metrics are what GET /metrics tells. One set a process: main makes it and
@@ -69,9 +68,9 @@ func (m *Metrics) watch(s *Server) {
 		})
 	}
 	m.set.NewGauge("spotinference_engine_restarts", func() float64 { return float64(s.cfg.Engine.Status().Restarts) })
-	for _, state := range queue.States() {
-		m.set.NewGauge(fmt.Sprintf("spotinference_engine_state{state=%q}", state), func() float64 {
-			return asFloat(s.cfg.Engine.Status().State == state)
+	for _, state := range ledger.EngineStates() {
+		m.set.NewGauge(fmt.Sprintf("spotinference_engine_state{state=%q}", state.Name), func() float64 {
+			return asFloat(s.cfg.Engine.Status().State == state.Name)
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"spotinference/budget"
+	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/queue"
 )
@@ -38,7 +39,7 @@ func TestEveryRefusal(t *testing.T) {
 		return jsonAnswer(status, fmt.Sprintf(`{"error":{"code":%d,"message":"no","type":%q}}`, status, typ))
 	}
 	gate := func(err error) func(*world) { return func(w *world) { w.gate.err = err } }
-	is := func(s queue.State) func(*world) { return func(w *world) { w.engine.set(s) } }
+	is := func(s ledger.EngineState) func(*world) { return func(w *world) { w.engine.set(s) } }
 	const length, goOn = "Content-Length: ", "Expect: 100-continue\r\n"
 	for name, c := range map[string]struct {
 		h     http.HandlerFunc // the engine; nil where it must not be asked
@@ -62,9 +63,9 @@ func TestEveryRefusal(t *testing.T) {
 		"the budget is spent":   {setup: gate(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, RetryAfter: 90*time.Minute + time.Millisecond}), body: chatBody, want: refusal{429, "insufficient_quota", "insufficient_quota", "rate_limit_error", "5401", true}},
 		"the bill is not seen":  {setup: gate(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale, RetryAfter: time.Minute}), body: chatBody, want: refusal{503, "server_error", "billing_unobservable", "overloaded_error", "60", true}},
 		"the gate says no more": {setup: gate(errDisk), body: chatBody, want: refusal{503, "server_error", "billing_unobservable", "overloaded_error", "60", true}},
-		"the engine stopped":    {setup: is(queue.Stopped), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
-		"the engine starts":     {setup: is(queue.Starting), body: streamBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
-		"the engine crashed":    {setup: is(queue.Crashed), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
+		"the engine stopped":    {setup: is(ledger.Stopped), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
+		"the engine starts":     {setup: is(ledger.Starting), body: streamBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
+		"the engine crashed":    {setup: is(ledger.Crashed), body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
 		"the engine is gone":    {setup: func(w *world) { os.Remove(w.engine.sock) }, body: chatBody, want: refusal{503, "server_error", "engine_not_ready", "overloaded_error", "5", false}},
 		"the engine dies":       {h: die, body: chatBody, want: refusal{502, "server_error", "engine_failed", "api_error", "5", false}},
 		"the engine dies before a stream begins": {h: die, body: streamBody,

@@ -396,12 +396,12 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("refusals left rows: %+v", rows)
 	}
 
-	w.engine.set(queue.Starting)
+	w.engine.set(ledger.Starting)
 	resp, body := w.do("POST", "/v1/chat/completions", chatBody, "Authorization", "Bearer "+right)
 	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" || !strings.Contains(body, "engine_not_ready") {
 		t.Errorf("engine not ready: %d %v %s", resp.StatusCode, resp.Header, body)
 	}
-	w.engine.set(queue.Ready)
+	w.engine.set(ledger.Ready)
 	resp, _ = w.do("POST", "/v1/chat/completions", `{"messages":[]}`, "Authorization", "Bearer "+right)
 	if resp.StatusCode != 200 {
 		t.Errorf("a body without a model: %d, want it forwarded", resp.StatusCode)
@@ -724,7 +724,8 @@ func TestMetricNames(t *testing.T) {
 // TestEngineStateMetric: in each state exactly one series is 1, that of the state.
 func TestEngineStateMetric(t *testing.T) {
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
-	for _, state := range queue.States() {
+	for _, row := range ledger.EngineStates() {
+		state := row.Name
 		w.engine.set(state)
 		_, text := w.do("GET", "/metrics", "")
 		var ones []string

@@ -22,14 +22,14 @@ func asleep(t *testing.T, events []string, heartbeat time.Duration) *world {
 		h = sse(nil, events...)
 	}
 	w := newWorld(t, queue.Llama, h, func(c *api.Config) { c.Heartbeat = heartbeat })
-	w.engine.set(queue.Suspended)
+	w.engine.set(ledger.Suspended)
 	return w
 }
 
 // wake lets one request in that waits, or sends it away.
 func (w *world) wake(err error) {
 	if err == nil {
-		w.engine.set(queue.Ready)
+		w.engine.set(ledger.Ready)
 	}
 	w.engine.wakes <- err
 }
@@ -121,7 +121,7 @@ func TestNoWake(t *testing.T) {
 func TestTheEngineFailsAfterTheWait(t *testing.T) {
 	w := newWorld(t, queue.Llama, jsonAnswer(400, `{"error":{"code":400,"message":"too long","type":"invalid_request_error"}}`),
 		func(c *api.Config) { c.Heartbeat = time.Millisecond })
-	w.engine.set(queue.Suspended)
+	w.engine.set(ledger.Suspended)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
 	w.wake(nil)
@@ -158,7 +158,7 @@ func TestAsleepIsReady(t *testing.T) {
 	if resp, body := w.do("GET", "/v1/models", ""); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
-	w.engine.set(queue.Suspended)
+	w.engine.set(ledger.Suspended)
 	if resp, body := w.do("GET", "/v1/models", ""); resp.StatusCode != 200 || !strings.Contains(body, `"id":"m"`) {
 		t.Errorf("models while asleep: %d %s", resp.StatusCode, body)
 	}
@@ -197,7 +197,7 @@ func TestAPanicAfterTheWait(t *testing.T) {
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) {
 		c.Heartbeat, c.Ledger = time.Millisecond, &brokenLedger{}
 	})
-	w.engine.set(queue.Suspended)
+	w.engine.set(ledger.Suspended)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
 	w.wake(nil)

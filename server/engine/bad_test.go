@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/ledger"
 	"spotinference/server/engine"
 	"spotinference/server/queue"
 )
@@ -63,7 +64,7 @@ func TestNeverGetsReady(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := start(t, engine.Config{Command: c.command, StartTimeout: patience, StopGrace: 300 * time.Millisecond, Backoff: time.Hour})
-			if s, want := r.waitState(queue.Crashed), "start timeout: "+c.want; s.LastExit != want {
+			if s, want := r.waitState(ledger.Crashed), "start timeout: "+c.want; s.LastExit != want {
 				t.Errorf("LastExit = %q, want %q", s.LastExit, want)
 			}
 			r.cancel()
@@ -86,12 +87,12 @@ func TestRefusesToSleep(t *testing.T) {
 			t.Parallel()
 			command, env := sleeper(t, c.flag, "/sleep")
 			r := start(t, engine.Config{Command: command, Env: env, SuspendTimeout: 200 * time.Millisecond})
-			r.waitState(queue.Ready)
+			r.waitState(ledger.Ready)
 			for i := range 3 {
 				if err := r.Suspend(t.Context()); err != nil {
 					t.Fatalf("Suspend = %v", err)
 				}
-				tr, want := r.last(queue.Suspended), c.want
+				tr, want := r.last(ledger.Suspended), c.want
 				if i == 2 {
 					want = "done"
 				}
@@ -130,7 +131,7 @@ func TestWakesWrong(t *testing.T) {
 			command, env := sleeper(t, c.flags...)
 			// A hang takes all of the first waiter's patience: the next one is admitted.
 			r := start(t, engine.Config{Command: command, Env: env, SleepLevel: c.level, WakeTimeout: 300 * time.Millisecond})
-			r.waitState(queue.Ready)
+			r.waitState(ledger.Ready)
 			if err := r.Suspend(t.Context()); err != nil {
 				t.Fatalf("Suspend = %v", err)
 			}
@@ -145,7 +146,7 @@ func TestWakesWrong(t *testing.T) {
 			if got, want := r.path(), "stopped starting ready suspending suspended waking starting ready"; got != want {
 				t.Errorf("path = %q, want %q", got, want)
 			}
-			if tr := r.last(queue.Starting); tr.Cause != "wake failed: "+c.want {
+			if tr := r.last(ledger.Starting); tr.Cause != "wake failed: "+c.want {
 				t.Errorf("started because of %q, want %q", tr.Cause, c.want)
 			}
 		})
@@ -157,7 +158,7 @@ func TestLevelTwoReads(t *testing.T) {
 	t.Parallel()
 	command, env := sleeper(t)
 	r := start(t, engine.Config{Command: command, Env: env, SleepLevel: 2})
-	r.waitState(queue.Ready)
+	r.waitState(ledger.Ready)
 	ask := func() string {
 		answer := r.post("/v1/completions", `{"prompt":"who pays?","max_tokens":4}`)
 		_, text, _ := strings.Cut(answer, `"text":`)
@@ -181,14 +182,14 @@ func TestWhoGaveUp(t *testing.T) {
 	t.Parallel()
 	command, env := sleeper(t, "-wake-time", "600ms")
 	r := start(t, engine.Config{Command: command, Env: env, Suspend: engine.Sleep})
-	r.waitState(queue.Ready)
+	r.waitState(ledger.Ready)
 	if err := r.Suspend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
 	go func() { left <- r.Admit(ctx) }()
-	r.waitState(queue.Waking)
+	r.waitState(ledger.Waking)
 	stayed := make(chan error, 1)
 	go func() { stayed <- r.Admit(t.Context()) }()
 	waitFor(t, "two waiters", func() bool { _, n := r.Load(); return n == 2 })
@@ -200,7 +201,7 @@ func TestWhoGaveUp(t *testing.T) {
 		t.Fatalf("who stayed: %v", err)
 	}
 	r.Release(true)
-	if tr := r.last(queue.Ready); tr.Waiters != 1 || tr.Abandoned != (queue.Abandoned{Left: 1}) {
+	if tr := r.last(ledger.Ready); tr.Waiters != 1 || tr.Abandoned != (queue.Abandoned{Left: 1}) {
 		t.Errorf("woken with %+v, want one waiter and one that left", tr)
 	}
 	if err := r.Suspend(t.Context()); err != nil {
@@ -209,7 +210,7 @@ func TestWhoGaveUp(t *testing.T) {
 	if err := r.Wake(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if tr := r.last(queue.Waking); tr.Cause != "asked" {
+	if tr := r.last(ledger.Waking); tr.Cause != "asked" {
 		t.Errorf("woken by %q, want asked", tr.Cause)
 	}
 }

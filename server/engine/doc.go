@@ -11,7 +11,7 @@
 //	if err != nil {
 //		return err
 //	}
-//	go e.Run(ctx) // owner; returns once the whole tree is gone
+//	go e.Run(ctx, engine.Hooks{}) // owner; returns once the whole tree is gone
 //	conn, err := e.Dial(ctx)
 //
 // Between us and the engine stands a guard: our own binary, started as Config.Guard

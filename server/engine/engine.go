@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"spotinference/internal/hint"
+	"spotinference/ledger"
 	"spotinference/server/queue"
 )
 
@@ -66,13 +67,17 @@ type Config struct {
 	// soon after ctx ends. Nil where there is nothing to read.
 	GPUMemory func(ctx context.Context, pids []int) (int64, error)
 
-	// OnTransition is called by Run for every change of state, in order. It must not
-	// block for long: Run does not watch the engine meanwhile.
-	OnTransition func(Transition)
-
-	Log *slog.Logger // none by default
+	Now func() time.Time // the wall clock, of transitions; time.Now by default
+	Log *slog.Logger     // none by default
 	// Stderr gets the engine's last lines when it ends unexpectedly; os.Stderr by default.
 	Stderr io.Writer
+}
+
+// Hooks say who is told.
+type Hooks struct {
+	// OnTransition is called by Run for every change of state, in order. It must not
+	// block for long: Run does not watch the engine meanwhile. Nil is nobody.
+	OnTransition func(Transition)
 }
 
 // Engine is one supervised engine. Its methods may be called from any goroutine.
@@ -90,6 +95,7 @@ type Engine struct {
 	ended           chan struct{}     // closed when Run has returned
 
 	// Owned by Run.
+	hooks          Hooks
 	methods        []suspendMethod            // that it has, the quickest to wake first
 	failures       map[Method]int             // how often each failed
 	wakeTimes      map[Method][]time.Duration // the last wakes by each, the newest last; by Stop, all starts
@@ -121,6 +127,9 @@ func (cfg Config) withDefaults() Config {
 	cfg.SuspendTimeout = cmp.Or(cfg.SuspendTimeout, defaultSuspendTimeout)
 	cfg.WakeTimeout = cmp.Or(cfg.WakeTimeout, defaultWakeTimeout)
 	cfg.WakeQueue = cmp.Or(cfg.WakeQueue, defaultWakeQueue)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -165,7 +174,7 @@ func New(cfg Config) (*Engine, error) {
 	prober := newProber(e.Dial, e.key)
 	e.awaitHealth, e.healthSeen, e.spawn = prober.awaitHealth, prober.seen, e.startChild
 	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, e.cfg.Kind) }
-	e.status.Store(&queue.Status{State: queue.Stopped, Since: time.Now()})
+	e.status.Store(&queue.Status{State: ledger.Stopped, Since: cfg.Now()})
 	return e, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/internal/hint"
+	"spotinference/ledger"
 	"spotinference/server/engine"
 	"spotinference/server/queue"
 )
@@ -57,7 +58,7 @@ func TestStartReadyStop(t *testing.T) {
 			t.Parallel()
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			r := start(t, engine.Config{Command: append(c.command, "-gpu", gpu), TCP: c.tcp})
-			s := r.waitState(queue.Ready)
+			s := r.waitState(ledger.Ready)
 			if !alive(s.PID) || s.StartedAt.IsZero() || s.Restarts != 0 || s.LastExit != "" {
 				t.Errorf("status when ready = %+v", s)
 			}
@@ -77,7 +78,7 @@ func TestStartReadyStop(t *testing.T) {
 			if got, want := r.path(), "stopped starting ready stopped"; got != want {
 				t.Errorf("path = %q, want %q", got, want)
 			}
-			if s := r.Status(); s.State != queue.Stopped || s.PID != 0 || s.LastExit != "exit status 0" {
+			if s := r.Status(); s.State != ledger.Stopped || s.PID != 0 || s.LastExit != "exit status 0" {
 				t.Errorf("status when stopped = %+v", s)
 			}
 			if r.stderr.String() != "" {
@@ -94,7 +95,7 @@ func TestStartReadyStop(t *testing.T) {
 func TestReplacedFlags(t *testing.T) {
 	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t, "--host", "0.0.0.0", "--port=8080")})
-	r.waitState(queue.Ready)
+	r.waitState(ledger.Ready)
 	if want := `replaced="--host 0.0.0.0, --port=8080"`; strings.Count(r.log.String(), want) != 1 {
 		t.Errorf("the log has %s not once", want)
 	}
@@ -103,7 +104,7 @@ func TestReplacedFlags(t *testing.T) {
 func TestTransitionsTellPhases(t *testing.T) {
 	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t, "-load", "150ms")})
-	r.waitState(queue.Ready)
+	r.waitState(ledger.Ready)
 	r.cancel()
 	r.wait()
 	ready, stopped := r.transitions[1], r.transitions[2]
@@ -120,12 +121,12 @@ func TestCrashRestarts(t *testing.T) {
 	t.Parallel()
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-gpu", gpu), Backoff: 10 * time.Millisecond})
-	first := r.waitState(queue.Ready)
+	first := r.waitState(ledger.Ready)
 	if err := unix.Kill(first.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	// A core left behind would hold the GPU, and the next start fail.
-	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == queue.Ready && s.PID != first.PID })
+	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == ledger.Ready && s.PID != first.PID })
 	s := r.Status()
 	if s.Restarts != 1 || s.LastExit != "signal killed" {
 		t.Errorf("status after the crash = %+v", s)
@@ -149,7 +150,7 @@ func TestBackoffDoubles(t *testing.T) {
 	r.wait()
 	var pauses []time.Duration
 	for i, tr := range r.transitions {
-		if tr.To == queue.Starting && i > 0 {
+		if tr.To == ledger.Starting && i > 0 {
 			pauses = append(pauses, tr.At.Sub(r.transitions[i-1].At))
 		}
 	}
@@ -186,7 +187,7 @@ func TestNotExecutable(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "exec format error") || hint.Of(err) == "" {
 		t.Errorf("Run = %v, want exec format error and a hint, at once", err)
 	}
-	if got := r.Status().State; got != queue.Stopped {
+	if got := r.Status().State; got != ledger.Stopped {
 		t.Errorf("state = %s, want stopped", got)
 	}
 }
@@ -215,7 +216,7 @@ func TestHungHealth(t *testing.T) {
 		StartTimeout: 300 * time.Millisecond,
 		Backoff:      time.Hour,
 	})
-	s := r.waitState(queue.Crashed)
+	s := r.waitState(ledger.Crashed)
 	if want := "start timeout: it listens and does not answer"; s.LastExit != want {
 		t.Errorf("LastExit = %q, want %q", s.LastExit, want)
 	}
@@ -257,7 +258,7 @@ func TestIgnoredSigtermIsKilled(t *testing.T) {
 		Command:   vllmCommand(t, "-ignore-term", "-gpu", gpu),
 		StopGrace: 200 * time.Millisecond,
 	})
-	r.waitState(queue.Ready)
+	r.waitState(ledger.Ready)
 	asked := time.Now()
 	r.cancel()
 	r.wait()
@@ -276,9 +277,9 @@ func TestIgnoredSigtermIsKilled(t *testing.T) {
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t, "-flood", "20000"), Backoff: time.Hour})
-	s := r.waitState(queue.Ready)
+	s := r.waitState(ledger.Ready)
 	unix.Kill(s.PID, unix.SIGKILL)
-	r.waitState(queue.Crashed)
+	r.waitState(ledger.Crashed)
 	waitFor(t, "the last lines", func() bool { return strings.Contains(r.stderr.String(), "flood 19999") })
 	if lines := strings.Count(r.stderr.String(), "\n"); lines > 40 {
 		t.Errorf("%d lines were printed, want at most 40", lines)
@@ -294,7 +295,7 @@ func TestEnvironment(t *testing.T) {
 		"SPOTINFERENCE_BUDGET=1", "HYPERSTACK_API_KEY=secret", "RUNPOD_API_KEY=secret", "VERDA_CLIENT_SECRET=secret",
 		"LLAMA_API_KEY=theirs", "LLAMA_ARG_PORT=1", "AIP_MODE=PREDICTION",
 	}})
-	s := r.waitState(queue.Ready)
+	s := r.waitState(ledger.Ready)
 	raw, err := os.ReadFile("/proc/" + itoa(s.PID) + "/environ")
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +329,7 @@ func TestNoInheritedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := start(t, engine.Config{Command: llamaCommand(t)})
-	s := r.waitState(queue.Ready)
+	s := r.waitState(ledger.Ready)
 	dir := "/proc/" + itoa(s.PID) + "/fd"
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -381,8 +382,8 @@ func TestStaleSocket(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	waitFor(t, "ready", func() bool { return e.Status().State == queue.Ready })
+	go func() { done <- e.Run(ctx, engine.Hooks{}) }()
+	waitFor(t, "ready", func() bool { return e.Status().State == ledger.Ready })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run = %v, want nil", err)
@@ -401,7 +402,7 @@ func TestRunDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Run(t.Context()); hint.Of(err) == "" || !strings.Contains(err.Error(), "open to others") {
+	if err := e.Run(t.Context(), engine.Hooks{}); hint.Of(err) == "" || !strings.Contains(err.Error(), "open to others") {
 		t.Errorf("Run in a directory open to others = %v, want an error and a hint", err)
 	}
 
@@ -418,8 +419,8 @@ func TestRunDirectory(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	waitFor(t, "ready", func() bool { return e.Status().State == queue.Ready })
+	go func() { done <- e.Run(ctx, engine.Hooks{}) }()
+	waitFor(t, "ready", func() bool { return e.Status().State == ledger.Ready })
 	made, _ := filepath.Glob(filepath.Join(base, "spotinference-*", "engine.sock"))
 	if len(made) != 1 {
 		t.Errorf("sockets under XDG_RUNTIME_DIR = %q, want one", made)

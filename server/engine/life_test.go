@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"spotinference/internal/hint"
+	"spotinference/ledger"
 	"spotinference/server/queue"
 )
 
@@ -60,8 +61,13 @@ func TestRandomLives(t *testing.T) {
 		seen.add(s)
 	}
 	t.Logf("%d lives: %+v", lives, seen)
-	if known := slices.Sorted(maps.Keys(mayFollow)); !slices.Equal(known, slices.Sorted(slices.Values(queue.States()))) {
-		t.Errorf("the states are %v, and transitions known of %v", queue.States(), known)
+	var states []ledger.EngineState
+	for _, row := range ledger.EngineStates() {
+		states = append(states, row.Name)
+	}
+	slices.Sort(states)
+	if known := slices.Sorted(maps.Keys(mayFollow)); !slices.Equal(known, states) {
+		t.Errorf("the states are %v, and transitions known of %v", states, known)
 	}
 	if seen.In == 0 || seen.Left == 0 || seen.Full == 0 || seen.Late == 0 || seen.NotReady == 0 || seen.Woken == 0 || seen.Escalated == 0 || seen.NoWake == 0 || seen.Asked == 0 || seen.Busy == 0 {
 		t.Errorf("some kind of story was never told")
@@ -245,14 +251,14 @@ func (r *fakeMethod) wake(ctx context.Context, lap func(string)) error {
 }
 
 // mayFollow are the transitions that there are.
-var mayFollow = map[queue.State][]queue.State{
-	queue.Stopped:    {queue.Starting},
-	queue.Starting:   {queue.Ready, queue.Crashed, queue.Stopped, queue.Starting},
-	queue.Ready:      {queue.Suspending, queue.Crashed, queue.Stopped},
-	queue.Suspending: {queue.Suspended, queue.Stopped},
-	queue.Suspended:  {queue.Waking, queue.Starting, queue.Stopped, queue.Suspended},
-	queue.Waking:     {queue.Ready, queue.Starting, queue.Stopped},
-	queue.Crashed:    {queue.Starting, queue.Stopped},
+var mayFollow = map[ledger.EngineState][]ledger.EngineState{
+	ledger.Stopped:    {ledger.Starting},
+	ledger.Starting:   {ledger.Ready, ledger.Crashed, ledger.Stopped, ledger.Starting},
+	ledger.Ready:      {ledger.Suspending, ledger.Crashed, ledger.Stopped},
+	ledger.Suspending: {ledger.Suspended, ledger.Stopped},
+	ledger.Suspended:  {ledger.Waking, ledger.Starting, ledger.Stopped, ledger.Suspended},
+	ledger.Waking:     {ledger.Ready, ledger.Starting, ledger.Stopped},
+	ledger.Crashed:    {ledger.Starting, ledger.Stopped},
 }
 
 func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
@@ -261,25 +267,11 @@ func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 	if w.chance(0.5) {
 		w.flaky = 0.3
 	}
-	last := queue.Stopped
+	last := ledger.Stopped
 	e, err := New(Config{
 		Command: []string{"/bin/true"}, Env: []string{}, Kind: queue.Llama, Dir: dir, Suspend: Auto,
 		Idle: w.upTo(20 * time.Minute), SuspendTimeout: w.upTo(5 * time.Minute), WakeTimeout: w.upTo(5 * time.Minute),
 		StartTimeout: w.upTo(30 * time.Minute), WakeQueue: 1 + int(w.upTo(8)), Stderr: io.Discard,
-		OnTransition: func(tr Transition) {
-			if tr.From != last || !slices.Contains(mayFollow[tr.From], tr.To) || tr.At.IsZero() || tr.Cause == "" {
-				w.errorf("transition %+v after %s", tr, last)
-			}
-			last = tr.To
-			switch {
-			case tr.To == queue.Ready && tr.Waiters > 0:
-				seen.Woken++
-			case tr.To == queue.Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
-				seen.Escalated++
-			case tr.To == queue.Starting && strings.HasPrefix(tr.Cause, causeWakeFailed):
-				seen.NoWake++
-			}
-		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -313,7 +305,23 @@ func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 
 	ctx, shutdown := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
-	go func() { ran <- e.Run(ctx) }()
+	hooks := Hooks{
+		OnTransition: func(tr Transition) {
+			if tr.From != last || !slices.Contains(mayFollow[tr.From], tr.To) || tr.At.IsZero() || tr.Cause == "" {
+				w.errorf("transition %+v after %s", tr, last)
+			}
+			last = tr.To
+			switch {
+			case tr.To == ledger.Ready && tr.Waiters > 0:
+				seen.Woken++
+			case tr.To == ledger.Suspended && strings.HasPrefix(tr.Cause, causeEscalate):
+				seen.Escalated++
+			case tr.To == ledger.Starting && strings.HasPrefix(tr.Cause, causeWakeFailed):
+				seen.NoWake++
+			}
+		},
+	}
+	go func() { ran <- e.Run(ctx, hooks) }()
 
 	var wg sync.WaitGroup
 	for range 1 + w.upTo(40) {
@@ -351,7 +359,7 @@ func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 	if err != nil && (hint.Of(err) == "" || !strings.Contains(err.Error(), "never ready")) {
 		w.errorf("Run = %v", err)
 	}
-	if last != queue.Stopped {
+	if last != ledger.Stopped {
 		w.errorf("the last transition is to %s", last)
 	}
 	wg.Wait() // late clients are refused

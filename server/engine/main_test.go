@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/ledger"
 	"spotinference/server/engine"
 	"spotinference/server/engine/sim"
 	"spotinference/server/queue"
@@ -42,11 +43,10 @@ func TestMain(m *testing.M) {
 // standard output, until it is killed.
 func gateway(command []string) int {
 	e, err := engine.New(engine.Config{
-		Command:      command,
-		OnTransition: func(t engine.Transition) { json.NewEncoder(os.Stdout).Encode(t) },
+		Command: command,
 	})
 	if err == nil {
-		err = e.Run(context.Background())
+		err = e.Run(context.Background(), engine.Hooks{OnTransition: func(t engine.Transition) { json.NewEncoder(os.Stdout).Encode(t) }})
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
@@ -96,7 +96,7 @@ func start(t *testing.T, cfg engine.Config) *running {
 	cfg.Dir = filepath.Join(t.TempDir(), "run")
 	cfg.Stderr = r.stderr
 	cfg.Log = slog.New(slog.NewTextHandler(r.log, nil))
-	cfg.OnTransition = func(tr engine.Transition) {
+	told := func(tr engine.Transition) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.transitions = append(r.transitions, tr)
@@ -107,7 +107,7 @@ func start(t *testing.T, cfg engine.Config) *running {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	go func() { r.done <- r.Run(ctx) }()
+	go func() { r.done <- r.Run(ctx, engine.Hooks{OnTransition: told}) }()
 	t.Cleanup(func() {
 		cancel()
 		r.wait()
@@ -131,7 +131,7 @@ func (r *running) wait() error {
 	}
 }
 
-func (r *running) waitState(want queue.State) queue.Status {
+func (r *running) waitState(want ledger.EngineState) queue.Status {
 	r.t.Helper()
 	waitFor(r.t, "state "+string(want), func() bool { return r.Status().State == want })
 	return r.Status()
@@ -141,7 +141,7 @@ func (r *running) waitState(want queue.State) queue.Status {
 func (r *running) path() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	path := []string{string(queue.Stopped)}
+	path := []string{string(ledger.Stopped)}
 	for i, tr := range r.transitions {
 		if string(tr.From) != path[i] {
 			r.t.Errorf("transition %d is from %s, want %s", i, tr.From, path[i])

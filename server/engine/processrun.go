@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spotinference/internal/hint"
+	"spotinference/ledger"
 	"spotinference/server/queue"
 )
 
@@ -58,16 +59,16 @@ type ending struct {
 func (e *Engine) runProcess(ctx context.Context, cause string) ending {
 	at, p, err := e.prepare()
 	if err != nil {
-		e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
+		e.transition(Transition{To: ledger.Stopped, Cause: causeGaveUp})
 		return ending{end: endGaveUp, err: err}
 	}
 	if cause == causeServe && len(p.replaced) > 0 {
 		e.cfg.Log.Info("engine flags replaced by ours", "replaced", strings.Join(p.replaced, ", "), "listens_on", at.addr)
 	}
 	r := &processRun{e: e, cause: cause, asked: time.Now()}
-	e.transition(Transition{To: queue.Starting, Cause: cause, Phases: e.queuePhase()})
+	e.transition(Transition{To: ledger.Starting, Cause: cause, Phases: e.queuePhase()})
 	if r.process, err = e.spawn(p); err != nil {
-		e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
+		e.transition(Transition{To: ledger.Stopped, Cause: causeGaveUp})
 		return ending{end: endGaveUp, err: err}
 	}
 	e.at.Store(&at)
@@ -109,7 +110,7 @@ func (r *processRun) cleanUp(how ending) {
 	e := r.e
 	left := e.Status()
 	phases := []Phase{{string(left.State), time.Since(left.Since)}}
-	if left.State == queue.Suspending {
+	if left.State == ledger.Suspending {
 		phases = nil
 	}
 	if how.end.running() {
@@ -126,17 +127,17 @@ func (r *processRun) cleanUp(how ending) {
 	e.updateStatus(func(s *queue.Status) { s.PID, s.StartedAt, s.LastExit = 0, time.Time{}, how.exit })
 	if how.end == endCrashed {
 		// Recorded before the rest, which may take seconds: from now on no connection is to be opened.
-		e.transition(Transition{To: queue.Crashed, Cause: how.exit, PID: r.pid, Phases: phases})
+		e.transition(Transition{To: ledger.Crashed, Cause: how.exit, PID: r.pid, Phases: phases})
 	}
 	if stuck := r.process.close(how.report); stuck > 0 {
 		e.cfg.Log.Error("engine processes cannot be killed and may hold the GPU", "count", stuck)
 	}
-	suspended := Transition{To: queue.Suspended, PID: r.pid, Method: Stop, Phases: phases}
+	suspended := Transition{To: ledger.Suspended, PID: r.pid, Method: Stop, Phases: phases}
 	switch how.end {
 	case endShutdown:
-		e.transition(Transition{To: queue.Stopped, Cause: causeShutdown, PID: r.pid, Phases: phases})
+		e.transition(Transition{To: ledger.Stopped, Cause: causeShutdown, PID: r.pid, Phases: phases})
 	case endGaveUp:
-		e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
+		e.transition(Transition{To: ledger.Stopped, Cause: causeGaveUp})
 	case endStopToSuspend:
 		suspended.Cause = causeDone
 		e.transition(suspended)

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/ledger"
 	"spotinference/server/engine"
-	"spotinference/server/queue"
 	"spotinference/test/realengine"
 )
 
@@ -20,7 +20,7 @@ func TestRealLlamaServer(t *testing.T) {
 		Command: []string{command, "-m", model, "--alias", "real", "--host", "0.0.0.0", "--port", "8080"},
 		Backoff: 10 * time.Millisecond,
 	})
-	first := r.waitState(queue.Ready)
+	first := r.waitState(ledger.Ready)
 	if code, body := r.get("/v1/models"); code != 200 || !strings.Contains(body, `"real"`) {
 		t.Errorf("models = %d %s", code, body)
 	}
@@ -29,13 +29,13 @@ func TestRealLlamaServer(t *testing.T) {
 	}
 
 	unix.Kill(parent(t, first.PID), unix.SIGKILL) // its guard
-	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == queue.Ready && s.PID != first.PID })
+	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == ledger.Ready && s.PID != first.PID })
 	if alive(first.PID) {
 		t.Error("the first process lives")
 	}
 	second := r.Status().PID
 	unix.Kill(second, unix.SIGKILL)
-	waitFor(t, "the third start", func() bool { s := r.Status(); return s.State == queue.Ready && s.PID != second })
+	waitFor(t, "the third start", func() bool { s := r.Status(); return s.State == ledger.Ready && s.PID != second })
 	if !strings.Contains(r.stderr.String(), "engine | ") {
 		t.Error("the engine's last lines were not printed after a crash")
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/internal/hint"
+	"spotinference/ledger"
 	"spotinference/server/queue"
 )
 
@@ -29,10 +30,11 @@ const (
 //
 // It makes this process a subreaper, for good: if the guard is killed, the engine's
 // processes come to us and are swept up. Orphans of other children come to us too.
-func (e *Engine) Run(ctx context.Context) error {
+func (e *Engine) Run(ctx context.Context, hooks Hooks) error {
 	if e.ran.Swap(true) {
 		panic("BUG: Run called twice")
 	}
+	e.hooks = hooks
 	defer close(e.ended)
 	defer e.queue.Close()
 	if ctx.Err() != nil {
@@ -76,7 +78,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			cause = e.awaitRequest(ctx)
 		case endCrashed:
 			if crashes++; !everReady && crashes == neverReadyMax {
-				e.transition(Transition{To: queue.Stopped, Cause: causeGaveUp})
+				e.transition(Transition{To: ledger.Stopped, Cause: causeGaveUp})
 				return hint.Errorf("the engine's last lines are above",
 					"engine %q was never ready: %s, %d times in a row", filepath.Base(e.command[0]), how.exit, crashes)
 			}
@@ -84,8 +86,8 @@ func (e *Engine) Run(ctx context.Context) error {
 			cause = causeRestart
 		}
 	}
-	if e.Status().State != queue.Stopped { // which it is where ctx ended before the first start
-		e.transition(Transition{To: queue.Stopped, Cause: causeShutdown})
+	if e.Status().State != ledger.Stopped { // which it is where ctx ended before the first start
+		e.transition(Transition{To: ledger.Stopped, Cause: causeShutdown})
 	}
 	return nil
 }
@@ -135,50 +137,50 @@ func (e *Engine) awaitRequest(ctx context.Context) (cause string) {
 	return ""
 }
 
-// transition changes the state and calls Config.OnTransition. Called by Run alone. It completes t, and
-// opens or closes the queue as the new state asks.
+// transition changes the state and calls Hooks.OnTransition. Called by Run alone. It
+// completes t, and opens or closes the queue as the new state asks.
 func (e *Engine) transition(t Transition) {
-	t.At, t.From = time.Now(), e.Status().State
+	t.At, t.From = e.cfg.Now(), e.Status().State
 	// The canary's tokens are recorded before anybody sees the engine ready: its counters
 	// are never ahead of what is recorded.
-	recorded := t.Canary != (Usage{}) && e.cfg.OnTransition != nil
+	recorded := t.Canary != (Usage{}) && e.hooks.OnTransition != nil
 	if recorded {
 		t.Waiters, t.Abandoned = e.queue.Waiting()
-		e.cfg.OnTransition(t)
+		e.hooks.OnTransition(t)
 	}
 	// No request waits for a start that none asked for: it may take for ever.
-	admits := t.To != queue.Stopped && t.To != queue.Crashed && (t.To != queue.Starting || isWake(t.Cause))
+	admits := t.To != ledger.Stopped && t.To != ledger.Crashed && (t.To != ledger.Starting || isWake(t.Cause))
 	e.updateStatus(func(s *queue.Status) {
 		s.State, s.Since, s.Admits = t.To, t.At, admits
 		if t.Cause == causeRestart {
 			s.Restarts++
 		}
 		s.SuspendedBy = ""
-		if t.To == queue.Suspended || t.To == queue.Waking {
+		if t.To == ledger.Suspended || t.To == ledger.Waking {
 			s.SuspendedBy = string(t.Method)
 		}
 	})
 	switch {
-	case t.To == queue.Ready:
+	case t.To == ledger.Ready:
 		t.Waiters, t.Abandoned = e.queue.Open()
 	case admits:
 		e.queue.StartQueueing()
 	default:
 		t.Waiters, t.Abandoned = e.queue.Close()
 	}
-	if e.cfg.OnTransition != nil && !recorded {
-		e.cfg.OnTransition(t)
+	if e.hooks.OnTransition != nil && !recorded {
+		e.hooks.OnTransition(t)
 	}
 	e.answerSuspendCallers(t)
 }
 
 // answerSuspendCallers tells the callers of Suspend how it went, once that is recorded.
 func (e *Engine) answerSuspendCallers(t Transition) {
-	if t.To == queue.Suspending {
+	if t.To == ledger.Suspending {
 		return
 	}
 	var refused error
-	if t.To != queue.Suspended {
+	if t.To != ledger.Suspended {
 		refused = fmt.Errorf("engine is %s: %s", t.To, t.Cause)
 	}
 	for _, reply := range e.suspendCallers {

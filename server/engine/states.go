@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"spotinference/ledger"
 	"spotinference/server/queue"
 )
 
@@ -22,9 +23,9 @@ import (
 
 // step is what a state leads to.
 type step struct {
-	state  queue.State   // Ready, Suspending, Suspended or Waking; "": the run is over
-	method suspendMethod // by which it is suspended, in the last three
-	ending ending        // where the run is over
+	state  ledger.EngineState // Ready, Suspending, Suspended or Waking; "": the run is over
+	method suspendMethod      // by which it is suspended, in the last three
+	ending ending             // where the run is over
 }
 
 func over(how ending) step { return step{ending: how} }
@@ -34,13 +35,13 @@ func (r *processRun) follow(ctx context.Context) ending {
 	s := r.starting(ctx)
 	for {
 		switch s.state {
-		case queue.Ready:
+		case ledger.Ready:
 			s = r.ready(ctx)
-		case queue.Suspending:
+		case ledger.Suspending:
 			s = r.suspending(ctx, s.method)
-		case queue.Suspended:
+		case ledger.Suspended:
 			s = r.suspended(ctx, s.method)
-		case queue.Waking:
+		case ledger.Waking:
 			s = r.waking(ctx, s.method)
 		default:
 			return s.ending
@@ -96,7 +97,7 @@ func (r *processRun) starting(ctx context.Context) step {
 				return over(ending{end: endCrashed, report: r.process.kill(), exit: why})
 			}
 		case reply := <-e.suspendRequests:
-			reply <- notReadyError(queue.Starting)
+			reply <- notReadyError(ledger.Starting)
 		case <-ctx.Done():
 			return r.shutdown(nil)
 		}
@@ -191,8 +192,8 @@ func (r *processRun) suspending(ctx context.Context, m suspendMethod) step {
 				e.failures[m.name()]++
 				return over(ending{end: endEscalated, err: out.err})
 			}
-			e.transition(Transition{To: queue.Suspended, Cause: causeDone, PID: r.pid, Method: m.name(), Phases: out.phases})
-			return step{state: queue.Suspended, method: m}
+			e.transition(Transition{To: ledger.Suspended, Cause: causeDone, PID: r.pid, Method: m.name(), Phases: out.phases})
+			return step{state: ledger.Suspended, method: m}
 		case reply := <-e.suspendRequests:
 			e.suspendCallers = append(e.suspendCallers, reply)
 		case <-ctx.Done():
@@ -206,8 +207,8 @@ func (r *processRun) suspended(ctx context.Context, m suspendMethod) step {
 	e := r.e
 	for {
 		if n, _, cause := e.queue.First(); n > 0 {
-			e.transition(Transition{To: queue.Waking, Cause: cause, PID: r.pid, Method: m.name(), Phases: e.queuePhase()})
-			return step{state: queue.Waking, method: m}
+			e.transition(Transition{To: ledger.Waking, Cause: cause, PID: r.pid, Method: m.name(), Phases: e.queuePhase()})
+			return step{state: ledger.Waking, method: m}
 		}
 		select {
 		case rep := <-r.process.reports():
@@ -247,7 +248,7 @@ func (r *processRun) waking(ctx context.Context, m suspendMethod) step {
 			}
 			return r.toReady(m.name(), out.phases, out.usage)
 		case reply := <-e.suspendRequests:
-			reply <- notReadyError(queue.Waking)
+			reply <- notReadyError(ledger.Waking)
 		case <-ctx.Done():
 			return r.shutdown(m)
 		}
@@ -262,11 +263,11 @@ func (r *processRun) toReady(by Method, phases []Phase, canary Usage) step {
 	}
 	e := r.e
 	e.learn(by, took)
-	if s := e.Status(); s.State == queue.Starting && !s.Admits {
+	if s := e.Status(); s.State == ledger.Starting && !s.Admits {
 		by = "" // no wake
 	}
-	e.transition(Transition{To: queue.Ready, Cause: causeHealthy, PID: r.pid, Method: by, Phases: phases, Canary: canary})
-	return step{state: queue.Ready}
+	e.transition(Transition{To: ledger.Ready, Cause: causeHealthy, PID: r.pid, Method: by, Phases: phases, Canary: canary})
+	return step{state: ledger.Ready}
 }
 
 // toSuspending begins a suspension. Requests are queued already.
@@ -276,12 +277,12 @@ func (r *processRun) toSuspending(cause string) step {
 	if m != nil {
 		name = m.name()
 	}
-	ready := Phase{string(queue.Ready), time.Since(e.Status().Since)}
-	e.transition(Transition{To: queue.Suspending, Cause: cause, PID: r.pid, Method: name, Phases: []Phase{ready}})
+	ready := Phase{string(ledger.Ready), time.Since(e.Status().Since)}
+	e.transition(Transition{To: ledger.Suspending, Cause: cause, PID: r.pid, Method: name, Phases: []Phase{ready}})
 	if m == nil {
 		return over(ending{end: endStopToSuspend})
 	}
-	return step{state: queue.Suspending, method: m}
+	return step{state: ledger.Suspending, method: m}
 }
 
 // shutdown is where every state leads when Run's context has ended. m is the method that
@@ -290,4 +291,6 @@ func (r *processRun) shutdown(m suspendMethod) step {
 	return over(ending{end: endShutdown, frozen: m != nil && m.name() == Checkpoint})
 }
 
-func notReadyError(s queue.State) error { return fmt.Errorf("%w: it is %s", queue.ErrNotReady, s) }
+func notReadyError(s ledger.EngineState) error {
+	return fmt.Errorf("%w: it is %s", queue.ErrNotReady, s)
+}

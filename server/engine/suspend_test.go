@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/internal/hint"
+	"spotinference/ledger"
 	"spotinference/server/engine"
 	"spotinference/server/queue"
 )
@@ -36,7 +37,7 @@ func (r *running) admit() {
 }
 
 // last is the newest transition to a state.
-func (r *running) last(to queue.State) engine.Transition {
+func (r *running) last(to ledger.EngineState) engine.Transition {
 	r.t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -81,7 +82,7 @@ func TestSuspendAndWake(t *testing.T) {
 				cfg.Command = llamaCommand(t, "-gpu", gpu)
 			}
 			r := start(t, cfg)
-			if s := r.waitState(queue.Suspended); s.SuspendedBy != string(c.method) {
+			if s := r.waitState(ledger.Suspended); s.SuspendedBy != string(c.method) {
 				t.Errorf("suspended by %q, want %q", s.SuspendedBy, c.method)
 			}
 			if gpuHeld(t, gpu) {
@@ -97,8 +98,8 @@ func TestSuspendAndWake(t *testing.T) {
 			if got, want := r.path(), "stopped starting ready "+c.path; got != want {
 				t.Errorf("path = %q, want %q", got, want)
 			}
-			ready := r.last(queue.Ready)
-			began := r.last(queue.State(strings.Fields(c.path)[2]))
+			ready := r.last(ledger.Ready)
+			began := r.last(ledger.EngineState(strings.Fields(c.path)[2]))
 			if phases(began) != "queue" || began.Cause != "request" {
 				t.Errorf("the wake began with %+v, want phase queue", began)
 			}
@@ -116,7 +117,7 @@ func TestSuspendAndWake(t *testing.T) {
 				t.Errorf("Suspend under a request = %v, want ErrBusy", err)
 			}
 			r.Release(true)
-			r.waitState(queue.Suspended)
+			r.waitState(ledger.Suspended)
 			if s := r.Status(); s.Restarts != 0 {
 				t.Errorf("%d restarts were counted, and none was one", s.Restarts)
 			}
@@ -127,19 +128,19 @@ func TestSuspendAndWake(t *testing.T) {
 func TestSuspendByOrder(t *testing.T) {
 	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t)})
-	r.waitState(queue.Ready)
+	r.waitState(ledger.Ready)
 	for range 2 { // the second finds it so
 		if err := r.Suspend(t.Context()); err != nil {
 			t.Fatalf("Suspend = %v", err)
 		}
-		if s := r.Status(); s.State != queue.Suspended || s.PID != 0 {
+		if s := r.Status(); s.State != ledger.Suspended || s.PID != 0 {
 			t.Errorf("status after Suspend = %+v", s)
 		}
 	}
 	if err := r.Wake(t.Context()); err != nil {
 		t.Fatalf("Wake = %v", err)
 	}
-	if s := r.Status(); s.State != queue.Ready {
+	if s := r.Status(); s.State != ledger.Ready {
 		t.Errorf("state after Wake = %s", s.State)
 	}
 }
@@ -198,16 +199,16 @@ func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	g := &gpuDouble{held: []int64{20 << 30, 20 << 30, 4 << 30, 0}}
 	r := start(t, engine.Config{Command: vllmCommand(t), Idle: soon, Suspend: engine.Checkpoint, Checkpointer: g, GPUMemory: g.memory})
-	s := r.waitState(queue.Suspended)
+	s := r.waitState(ledger.Suspended)
 	if s.SuspendedBy != string(engine.Checkpoint) || s.PID == 0 {
 		t.Errorf("suspended: %+v", s)
 	}
-	if got, want := phases(r.last(queue.Suspended)), "look state lock checkpoint release"; got != want {
+	if got, want := phases(r.last(ledger.Suspended)), "look state lock checkpoint release"; got != want {
 		t.Errorf("suspended with phases %s, want %s", got, want)
 	}
 	r.admit()
 	defer r.Release(true)
-	if got, want := phases(r.last(queue.Ready)), "restore unlock canary"; got != want {
+	if got, want := phases(r.last(ledger.Ready)), "restore unlock canary"; got != want {
 		t.Errorf("woken with phases %s, want %s", got, want)
 	}
 	if len(g.asked) != 2 || len(g.asked[0]) < 2 || g.asked[0][0] != s.PID || !slices.Equal(g.asked[0], g.asked[1]) {
@@ -220,8 +221,8 @@ func TestMemoryThatIsNeverSeen(t *testing.T) {
 	t.Parallel()
 	g := &gpuDouble{held: []int64{0}}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
-	r.waitState(queue.Suspended)
-	if got, want := phases(r.last(queue.Suspended)), "look state lock checkpoint"; got != want {
+	r.waitState(ledger.Suspended)
+	if got, want := phases(r.last(ledger.Suspended)), "look state lock checkpoint"; got != want {
 		t.Errorf("suspended with phases %s, want %s", got, want)
 	}
 }
@@ -231,7 +232,7 @@ func TestAutoAsksTheDriver(t *testing.T) {
 	t.Parallel()
 	g := &gpuDouble{held: []int64{0}, cannot: errors.New("too old")}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
-	if s := r.waitState(queue.Suspended); s.SuspendedBy != string(engine.Stop) || len(g.asked) > 0 {
+	if s := r.waitState(ledger.Suspended); s.SuspendedBy != string(engine.Stop) || len(g.asked) > 0 {
 		t.Errorf("suspended by %s, the driver was asked %v", s.SuspendedBy, g.asked)
 	}
 }
@@ -261,8 +262,8 @@ func TestSuspendEscalates(t *testing.T) {
 				cfg.Command, cfg.Checkpointer = llamaCommand(t), c.g
 			}
 			r := start(t, cfg)
-			r.waitState(queue.Suspended)
-			if tr := r.last(queue.Suspended); tr.Method != engine.Stop || tr.Cause != c.want {
+			r.waitState(ledger.Suspended)
+			if tr := r.last(ledger.Suspended); tr.Method != engine.Stop || tr.Cause != c.want {
 				t.Errorf("suspended = %+v, want stopped, %s", tr, c.want)
 			}
 			r.admit()
@@ -276,10 +277,10 @@ func TestRestoreFails(t *testing.T) {
 	t.Parallel()
 	g := &gpuDouble{held: []int64{0}, lost: errors.New("restore process 7: no")}
 	r := start(t, engine.Config{Command: llamaCommand(t), Idle: soon, Checkpointer: g, GPUMemory: g.memory})
-	r.waitState(queue.Suspended)
+	r.waitState(ledger.Suspended)
 	r.admit()
 	defer r.Release(true)
-	if tr := r.last(queue.Starting); tr.Cause != "wake failed: restore process 7: no" {
+	if tr := r.last(ledger.Starting); tr.Cause != "wake failed: restore process 7: no" {
 		t.Errorf("started because of %q", tr.Cause)
 	}
 }
@@ -289,7 +290,7 @@ func TestDiesAsleep(t *testing.T) {
 	t.Parallel()
 	command, env := sleeper(t)
 	r := start(t, engine.Config{Command: command, Env: env, Idle: soon})
-	s := r.waitState(queue.Suspended)
+	s := r.waitState(ledger.Suspended)
 	unix.Kill(s.PID, unix.SIGKILL)
 	waitFor(t, "the end of the engine", func() bool { return r.Status().PID == 0 })
 	r.admit()
@@ -306,23 +307,23 @@ func TestWakesMute(t *testing.T) {
 		t.Parallel()
 		command, env := sleeper(t, "-hang")
 		r := start(t, engine.Config{Command: command, Env: env, Idle: soon, WakeTimeout: 300 * time.Millisecond})
-		r.waitState(queue.Suspended)
+		r.waitState(ledger.Suspended)
 		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrWakeTimeout) {
 			t.Errorf("Admit = %v, want ErrWakeTimeout", err)
 		}
 		waitFor(t, "a fresh start", func() bool { return strings.HasSuffix(r.path(), "waking starting") })
-		if tr := r.last(queue.Starting); !strings.HasPrefix(tr.Cause, "wake failed: ") {
+		if tr := r.last(ledger.Starting); !strings.HasPrefix(tr.Cause, "wake failed: ") {
 			t.Errorf("started because of %q", tr.Cause)
 		}
 	})
 	t.Run("stopped", func(t *testing.T) {
 		t.Parallel()
 		r := start(t, engine.Config{Command: llamaCommand(t, "-hang"), Idle: soon, StartTimeout: 500 * time.Millisecond, Backoff: time.Hour})
-		r.waitState(queue.Suspended)
+		r.waitState(ledger.Suspended)
 		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrNotReady) {
 			t.Errorf("Admit = %v, want ErrNotReady", err)
 		}
-		if s := r.waitState(queue.Crashed); s.LastExit != "start timeout: its health check passes, and it answers no request" {
+		if s := r.waitState(ledger.Crashed); s.LastExit != "start timeout: its health check passes, and it answers no request" {
 			t.Errorf("status = %+v", s)
 		}
 		waitFor(t, "the time of the next start", func() bool { return !r.Status().NextStart.IsZero() })
@@ -330,7 +331,7 @@ func TestWakesMute(t *testing.T) {
 	t.Run("dies of it", func(t *testing.T) {
 		t.Parallel()
 		r := start(t, engine.Config{Command: llamaCommand(t, "-exit-on", "1"), Idle: soon, Backoff: time.Hour})
-		r.waitState(queue.Suspended)
+		r.waitState(ledger.Suspended)
 		if err := r.Admit(t.Context()); !errors.Is(err, queue.ErrNotReady) {
 			t.Errorf("Admit = %v, want ErrNotReady", err)
 		}
@@ -342,7 +343,7 @@ func TestSuspendDeaf(t *testing.T) {
 	t.Parallel()
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-ignore-term", "-escape", "-gpu", gpu), Idle: soon, StopGrace: 100 * time.Millisecond})
-	r.waitState(queue.Suspended)
+	r.waitState(ledger.Suspended)
 	if gpuHeld(t, gpu) {
 		t.Error("the GPU is held while suspended")
 	}
@@ -359,7 +360,7 @@ func TestSlowStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := start(t, engine.Config{Command: []string{script, "-m", "test.gguf"}, StartTimeout: 400 * time.Millisecond, Backoff: time.Hour})
-	r.waitState(queue.Ready)
+	r.waitState(ledger.Ready)
 }
 
 func TestSuspendRefusals(t *testing.T) {
@@ -379,7 +380,7 @@ func TestSuspendRefusals(t *testing.T) {
 		}
 	}
 	never := start(t, engine.Config{Command: llamaCommand(t), Suspend: engine.Never, Idle: soon})
-	never.waitState(queue.Ready)
+	never.waitState(ledger.Ready)
 	if err := never.Suspend(t.Context()); !errors.Is(err, engine.ErrNeverSuspends) {
 		t.Error("an engine that is never to be suspended was")
 	}

@@ -3,12 +3,13 @@ package engine
 import (
 	"time"
 
+	"spotinference/ledger"
 	"spotinference/server/queue"
 )
 
 // Transition is one change of state, for the record.
 type Transition struct {
-	From, To  queue.State
+	From, To  ledger.EngineState
 	At        time.Time
 	Cause     string          // see the causes below, or as queue.Status.LastExit
 	PID       int             // of the process that the change is about; 0 where there is none

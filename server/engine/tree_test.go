@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spotinference/ledger"
 	"spotinference/server/engine"
-	"spotinference/server/queue"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -61,12 +61,12 @@ func TestGatewayKilled(t *testing.T) {
 			}
 			defer cmd.Process.Kill()
 			var ready engine.Transition
-			for lines := bufio.NewScanner(out); ready.To != queue.Ready && lines.Scan(); {
+			for lines := bufio.NewScanner(out); ready.To != ledger.Ready && lines.Scan(); {
 				if err := json.Unmarshal(lines.Bytes(), &ready); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if ready.To != queue.Ready || !alive(ready.PID) || !gpuHeld(t, gpu) {
+			if ready.To != ledger.Ready || !alive(ready.PID) || !gpuHeld(t, gpu) {
 				t.Fatalf("the engine is not ready: %+v", ready)
 			}
 			tree := processesUsing(gpu)
@@ -105,12 +105,12 @@ func TestGuardKilled(t *testing.T) {
 			t.Parallel()
 			gpu := filepath.Join(t.TempDir(), "gpu")
 			r := start(t, engine.Config{Command: append(command, "-gpu", gpu), Backoff: 10 * time.Millisecond})
-			first := r.waitState(queue.Ready)
+			first := r.waitState(ledger.Ready)
 			before := processesUsing(gpu)
 			unix.Kill(parent(t, first.PID), unix.SIGKILL)
 			waitFor(t, "the second start", func() bool {
 				s := r.Status()
-				return s.State == queue.Ready && s.PID != first.PID
+				return s.State == ledger.Ready && s.PID != first.PID
 			})
 			if got := r.Status().LastExit; got != "guard lost" {
 				t.Errorf("LastExit = %q, want guard lost", got)
@@ -148,9 +148,9 @@ func TestLeaderKilled(t *testing.T) {
 	t.Parallel()
 	gpu := filepath.Join(t.TempDir(), "gpu")
 	r := start(t, engine.Config{Command: vllmCommand(t, "-escape", "-gpu", gpu), Backoff: time.Hour})
-	s := r.waitState(queue.Ready)
+	s := r.waitState(ledger.Ready)
 	unix.Kill(s.PID, unix.SIGKILL)
-	r.waitState(queue.Crashed)
+	r.waitState(ledger.Crashed)
 	waitWithin(t, 2*time.Second, "the GPU to be free", func() bool { return !gpuHeld(t, gpu) })
 }
 
@@ -159,7 +159,7 @@ func TestLeaderKilled(t *testing.T) {
 func TestGuardIgnoresSignals(t *testing.T) {
 	t.Parallel()
 	r := start(t, engine.Config{Command: llamaCommand(t)})
-	s := r.waitState(queue.Ready)
+	s := r.waitState(ledger.Ready)
 	guard := parent(t, s.PID)
 	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE} {
 		unix.Kill(guard, sig)
@@ -167,7 +167,7 @@ func TestGuardIgnoresSignals(t *testing.T) {
 	if code, _ := r.get("/health"); code != 200 {
 		t.Errorf("health = %d", code)
 	}
-	if !alive(guard) || !alive(s.PID) || r.Status().State != queue.Ready {
+	if !alive(guard) || !alive(s.PID) || r.Status().State != ledger.Ready {
 		t.Error("a signal to the guard ended it or the engine")
 	}
 	if pgid, _ := unix.Getpgid(s.PID); pgid != s.PID {

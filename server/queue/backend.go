@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"spotinference/ledger"
 )
 
 // Backend is what the API server needs of an engine or a machine. *engine.Engine is one.
@@ -29,28 +31,10 @@ const (
 	VLLM  Kind = "vllm"  // vllm serve
 )
 
-// State is where an engine is in its life.
-type State string
-
-const (
-	Stopped    State = "stopped"    // not started yet, or for good
-	Starting   State = "starting"   // its process runs or is about to; it does not answer yet
-	Ready      State = "ready"      // it answered its health check, and after a wake its canary
-	Suspending State = "suspending" // it is letting the GPU go
-	Suspended  State = "suspended"  // it holds no GPU memory to speak of; a request wakes it
-	Waking     State = "waking"     // its process lives and takes the GPU again; a stopped one is Starting
-	Crashed    State = "crashed"    // it ended by itself and will be started again
-)
-
-// States returns every State.
-func States() []State {
-	return []State{Stopped, Starting, Ready, Suspending, Suspended, Waking, Crashed}
-}
-
 // Status is a snapshot of an engine. Each is a value of its own, never changed after it
 // was published.
 type Status struct {
-	State       State
+	State       ledger.EngineState
 	Since       time.Time // when State was entered
 	Admits      bool      // a request that comes now is admitted, or waits until it is: ready, suspended, or on the way between
 	PID         int       // of the engine's leader; 0 where there is none
