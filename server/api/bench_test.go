@@ -14,11 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/test/bench/load"
-	"spotinference/test/bench/mock"
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/engine"
+	"spotinference/test/bench/load"
+	"spotinference/test/bench/mock"
 )
 
 // The benchmarks drive the real server over loopback, with a key and a ledger on

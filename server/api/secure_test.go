@@ -15,12 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/internal/socket"
 	"spotinference/ledger"
 	"spotinference/server/api"
+	"spotinference/server/engine"
 	"spotinference/server/listener"
 	"spotinference/server/listener/certtest"
-	"spotinference/server/engine"
-	"spotinference/internal/socket"
 )
 
 // ways are the ways in, each with what dials it.
