@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"spotinference/budget"
+	"spotinference/server/refusal"
 )
 
 // What a closed gate means for what runs already. New requests are refused by admit;
@@ -62,7 +63,7 @@ func (s *Server) lookAtGate(ctx context.Context, c *closing) {
 			s.cfg.Log.Warn("the gate is closed: running answers are cut unless they end", "requests", n, "within", s.cfg.CloseGrace)
 		}
 	}
-	e := fromGate(err)
+	e := refusal.Gate(err)
 	s.calls.cutWaiting(e)
 	if time.Since(c.since) < s.cfg.CloseGrace {
 		return
@@ -98,7 +99,7 @@ func (c *closing) ending() bool {
 }
 
 // cutWaiting ends the calls that wait for the engine.
-func (cs *calls) cutWaiting(cause *apiError) {
+func (cs *calls) cutWaiting(cause *refusal.Refusal) {
 	for _, c := range cs.list() {
 		if c.waiting() {
 			c.cut(cause)
@@ -108,7 +109,7 @@ func (cs *calls) cutWaiting(cause *apiError) {
 
 // cutInside ends the calls that the engine works on, and returns how many were not
 // ending anyway.
-func (cs *calls) cutInside(cause *apiError) (n int) {
+func (cs *calls) cutInside(cause *refusal.Refusal) (n int) {
 	for _, c := range cs.list() {
 		if c.inside.Load() && c.why() == nil {
 			c.cut(cause)

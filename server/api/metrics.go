@@ -11,6 +11,7 @@ import (
 	"spotinference/budget"
 	"spotinference/ledger"
 	"spotinference/server/engine"
+	"spotinference/server/refusal"
 )
 
 // Metrics are what GET /metrics tells. One set a process: main makes it and
@@ -128,8 +129,8 @@ func (m *Metrics) histogram(name, endpoint string) *metrics.PrometheusHistogram 
 }
 
 // refused counts an answer of ours that never reached the engine.
-func (m *Metrics) refused(e *apiError) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_refusals_total{code=%q,status=\"%d\"}", e.code, e.status)).Inc()
+func (m *Metrics) refused(e *refusal.Refusal) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_refusals_total{code=%q,status=\"%d\"}", e.Code, e.Status)).Inc()
 }
 
 // handshakeFailed counts a client with whom no TLS was agreed on.

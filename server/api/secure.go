@@ -8,6 +8,8 @@ import (
 	"net"
 	"time"
 
+	"spotinference/server/refusal"
+
 	"github.com/valyala/fasthttp"
 	"golang.org/x/crypto/acme"
 )
@@ -58,8 +60,6 @@ func looksLikeHTTP(head [5]byte) bool {
 	return false
 }
 
-var errPlain = &apiError{status: 400, typ: "invalid_request_error", code: "tls_required", message: "This port speaks TLS: use https://.", hopeless: true}
-
 // handshakeFailed counts it, and answers a client that spoke plain HTTP.
 func (s *Server) handshakeFailed(conn net.Conn, plain bool) []byte {
 	s.cfg.Metrics.handshakeFailed()
@@ -68,9 +68,9 @@ func (s *Server) handshakeFailed(conn net.Conn, plain bool) []byte {
 	}
 	var ctx fasthttp.RequestCtx
 	ctx.Init2(conn, quietLogger{}, true)
-	rt := route{dialect: anyDialect}
+	rt := route{dialect: refusal.AnyDialect}
 	id := newID(s.cfg.Now())
-	s.refuse(&ctx, rt, id, errPlain)
+	s.refuse(&ctx, rt, id, refusal.New(refusal.TLSRequired))
 	s.sign(&ctx, rt, id, time.Time{})
 	ctx.SetConnectionClose()
 	var b bytes.Buffer

@@ -26,6 +26,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/engine"
+	"spotinference/server/refusal"
 )
 
 // Engine is what the server needs of the supervised child. *engine.Engine has it.
@@ -204,7 +205,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 	in := &listener{
 		Listener: ln, log: s.cfg.Log, limit: s.cfg.MaxConns,
 		most:    2*int64(s.cfg.MaxBody) + maxHead, // chunks may be as large as what they hold
-		refused: func() { s.cfg.Metrics.refused(errBusy) },
+		refused: func() { s.cfg.Metrics.refused(refusal.New(refusal.TooManyConnections)) },
 		tls:     s.cfg.TLS, alien: s.handshakeFailed,
 	}
 	served := make(chan error, 1)
@@ -262,7 +263,7 @@ func (s *Server) drain(hard context.Context, patience time.Duration) error {
 	if n := s.calls.len(); n > 0 {
 		s.cfg.Log.Warn("cutting the answers that are still running", "requests", n)
 	}
-	s.calls.cut(errShutdown)
+	s.calls.cut(refusal.New(refusal.ShuttingDown))
 	select {
 	case err := <-down:
 		return err
