@@ -18,11 +18,11 @@ import (
 // point down; a package that is not here may not exist.
 var arrows = map[string][]string{
 	"":                             {"cli"},
-	"cli":                          {"server/api", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "server/control", "gpu", "ledger", "ledger/report", "server/listener", "internal/socket"},
+	"cli":                          {"server/api", "server/engine", "server/engine/sim", "billing", "billing/sim", "budget", "server/control", "gpu", "ledger", "ledger/report", "server/listener", "internal/hint", "internal/socket"},
 	"internal/hint":                {},
 	"server/control":               {"internal/socket"},
 	"internal/socket":              {},
-	"server/listener":              {},
+	"server/listener":              {"server/refusal", "internal/hint", "internal/socket"},
 	"server/listener/certtest":     {},
 	"server/api":                   {"server/engine", "server/meter", "server/refusal", "budget", "ledger"},
 	"server/refusal":               {"server/meter", "budget"},

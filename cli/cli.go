@@ -15,11 +15,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spotinference/internal/hint"
+	"spotinference/internal/socket"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
 	"spotinference/server/engine"
 	"spotinference/server/engine/sim"
-	"spotinference/internal/socket"
 )
 
 // Exit codes.
@@ -110,6 +111,9 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit %d", int(c)) }
 
 // hintFor finds what to do about err, "" where nothing can be said.
 func hintFor(err error) string {
+	if h := hint.Of(err); h != "" {
+		return h
+	}
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) {
 		return hinted.Hint()

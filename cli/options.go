@@ -2,10 +2,8 @@ package cli
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,11 +12,12 @@ import (
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/engine"
+	"spotinference/server/listener"
 )
 
 // options are serve's settings, checked.
 type options struct {
-	wayIn        wayInOptions
+	listener     listener.Config
 	ledger       string
 	ownLedger    bool // --ledger was given
 	command      []string
@@ -177,22 +176,26 @@ func serveOptions(s settings, words []string) (o options, err error) {
 		return o, err
 	}
 	o.ownLedger = s.text("ledger") != ""
-	if o.wayIn, err = readWayIn(s, o.ledger); err != nil {
+	if o.listener, err = listenerConfig(s, o.ledger); err != nil {
 		return o, err
 	}
 	// A ledger may hold keys, unless it is not there yet or about to be made afresh;
 	// runServe asks again when it has seen.
 	_, noLedger := os.Stat(o.ledger)
-	return o, o.checkWayIn(noLedger == nil && !o.demo)
+	return o, o.checkAccess(noLedger == nil && !o.demo)
 }
 
-// checkWayIn refuses what anybody could use without a key. keyed: the ledger has keys.
-func (o options) checkWayIn(keyed bool) error {
+// checkAccess refuses what anybody could use without a key. keyed: the ledger has keys.
+func (o options) checkAccess(keyed bool) error {
 	keyed = keyed || o.key != ""
 	if err := checkOrigins(o.origins, keyed); err != nil {
 		return err
 	}
-	return checkListen(o.wayIn.listen, keyed)
+	if o.listener.Exposed() && !keyed {
+		return usagef("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
+			"serve: listen on %q: anybody who reaches it could spend your money without a key", o.listener.Address)
+	}
+	return nil
 }
 
 // findMissing says all that is missing at once, and finds the provider where
@@ -253,26 +256,6 @@ func checkOrigins(origins []string, keyed bool) error {
 	if slices.Contains(origins, api.AnyOrigin) && !keyed {
 		return usagef("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or name the origins",
 			"serve: --cors-origin *: any page that is open on this machine could spend your money without a key")
-	}
-	return nil
-}
-
-// checkListen refuses an address that anybody could use without a key.
-func checkListen(addr string, keyed bool) error {
-	if path, ok := strings.CutPrefix(addr, unixListen); ok {
-		if path == "" {
-			return usagef("use a path such as unix:/run/spotinference.sock", "serve: listen on %q: no path", addr)
-		}
-		return nil // for our own user only
-	}
-	host, port, err := net.SplitHostPort(addr)
-	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
-		return usagef("use an address such as 127.0.0.1:8080", "serve: listen on %q: not an address", addr)
-	}
-	ip := net.ParseIP(host)
-	if loopback := host == "localhost" || ip != nil && ip.IsLoopback(); !loopback && !keyed {
-		return usagef("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
-			"serve: listen on %q: anybody who reaches it could spend your money without a key", addr)
 	}
 	return nil
 }

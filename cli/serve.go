@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -25,6 +26,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/engine"
+	"spotinference/server/listener"
 )
 
 const defaultSampleEvery = time.Minute
@@ -73,8 +75,6 @@ from SPOTINFERENCE_API_KEY or --api-key-file. Without any, none is asked for.`,
 	f.String("tls-key", "", "the key of --tls-cert, readable by its owner only")
 	f.StringSlice("tls-domain", nil, "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
 	f.String("tls-cache", "", "directory for the certificates of --tls-domain and their keys (default beside the ledger)")
-	f.String("tls-authority", "", "ACME directory of another authority")
-	f.Lookup("tls-authority").Hidden = true
 	f.String("engine", "", "llama or vllm, where the command's name does not tell")
 	f.String("engine-user", "", "run the engine as this user, by name or number; only root can")
 	f.Bool("engine-tcp", false, "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
@@ -150,7 +150,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	// What is wrong with the command, the address or the provider's key is said
 	// before the ledger is touched.
 	var note func(ledger.Event) // set before anything runs
-	var srv *api.Server      // and so is this
+	var srv *api.Server         // and so is this
 	var cards *gpu.Monitor      // and this; the demo has none, whose figures are all simulated
 	var eng *engine.Engine
 	engineConfig := engine.Config{
@@ -185,9 +185,13 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if why, hint := (billing.Disks{Getenv: os.Getenv}).Dying(o.ledger); why != "" && !o.demo {
 		log.Warn("the ledger may be lost with the machine: "+why, "ledger", o.ledger, "hint", hint)
 	}
-	in, err := o.wayIn.open(log)
+	o.listener.MaxRequest, o.listener.Log = api.MaxRequest(0), log
+	in, err := listener.New(o.listener)
 	if err != nil {
-		return err
+		return usagef(hintFor(err), "serve: %w", err)
+	}
+	if err := in.Listen(); err != nil {
+		return fmt.Errorf("serve: %w", err)
 	}
 	defer in.Close()
 
@@ -207,7 +211,7 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	if err := o.checkWayIn(len(keys) > 0); err != nil {
+	if err := o.checkAccess(len(keys) > 0); err != nil {
 		return err
 	}
 	note = func(e ledger.Event) {
@@ -236,9 +240,8 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	metrics.AddRuntime()
 	after := &closer{eng: eng, command: o.onClose, keep: o.onCloseEnv, event: event, log: log, hard: hard}
 	srv, err = api.New(api.Config{
-		CloseGrace: o.terms.CloseGrace, OnClosed: after.closed,
 		Engine: eng, Ledger: led, Gate: gate, Key: o.key, Keys: keys, Drain: o.drain, StallTimeout: o.stallAfter, Metrics: metrics, Now: clock, Log: log,
-		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins, TLS: in.tls,
+		Audit: led, AuditEvery: o.sampleEvery, Origins: o.origins, CloseGrace: o.terms.CloseGrace,
 	})
 	if err != nil {
 		return err
@@ -288,20 +291,26 @@ func runServe(soft, hard context.Context, o options, stderr io.Writer) (err erro
 	}
 
 	event("gateway", "started", "")
-	log.Info("listening", "url", in.url, "ledger", o.ledger, "provider", o.provider, "engine", eng.Kind())
+	log.Info("listening", "url", in.URL(), "ledger", o.ledger, "provider", o.provider, "engine", eng.Kind())
 	if provider == nil {
 		log.Warn("serving without a bill: no spend is known, and no budget holds")
 	}
 	if o.demo && !o.json {
-		demoHint(stderr, in.curl, o)
+		demoHint(stderr, in.Curl(), o)
 	}
 
 	g, ctx := errgroup.WithContext(soft)
 	engineCtx, stopEngine := context.WithCancel(context.Background())
 	backCtx, stopBack := context.WithCancel(context.Background())
 	drained := make(chan struct{})
-	g.Go(func() error { defer stopEngine(); defer close(drained); return srv.Run(ctx, hard, in.Listener) })
-	g.Go(func() error { return in.run(backCtx) })
+	g.Go(func() error {
+		defer stopEngine()
+		defer close(drained)
+		return srv.Run(ctx, hard, in, api.Hooks{Closed: after.closed})
+	})
+	g.Go(func() error {
+		return in.Run(backCtx, listener.Hooks{Refused: metrics.Refused, HandshakeFailed: metrics.HandshakeFailed, Answer: srv.Answer})
+	})
 	g.Go(func() error { defer stopBack(); return eng.Run(engineCtx) })
 	g.Go(func() error { return gate.Run(backCtx) })
 	if cards != nil {

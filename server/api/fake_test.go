@@ -16,6 +16,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/engine"
+	"spotinference/server/listener"
 )
 
 // fakeEngine answers with a handler of the test, over a real Unix socket.
@@ -204,35 +205,41 @@ type world struct {
 
 func newWorld(t *testing.T, kind engine.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newWorldAt(t, ln, kind, h, change)
+	return newWorldOf(t, kind, h, setting{config: change})
 }
 
-// newWorldAt is newWorld behind a listener of the test's.
-func newWorldAt(t *testing.T, ln net.Listener, kind engine.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
+// setting is what a world has that others have not.
+type setting struct {
+	config func(*api.Config) // changes it; nil: no change
+	listen listener.Config   // where it listens: any port of this machine's, where nothing is said
+	hooks  api.Hooks
+}
+
+var _ api.Conn = (*listener.Conn)(nil)
+
+// newWorldOf is newWorld with a setting.
+func newWorldOf(t *testing.T, kind engine.Kind, h http.HandlerFunc, set setting) *world {
 	t.Helper()
 	w := &world{t: t, engine: newFakeEngine(t, kind, h), ledger: &fakeLedger{}, gate: &fakeGate{}, client: &http.Client{Transport: &http.Transport{}}}
 	cfg := api.Config{Engine: w.engine, Ledger: w.ledger, Gate: w.gate, Drain: 10 * time.Second,
 		Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false }),
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil))}
-	if change != nil {
-		change(&cfg)
+	if set.config != nil {
+		set.config(&cfg)
 	}
 	s, err := api.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.server = s
+	ln := listen(t, s, cfg, set.listen)
 	w.addr = ln.Addr().String()
 	w.url = "http://" + w.addr
 	ctx, cancel := context.WithCancel(context.Background())
 	hard, now := context.WithCancel(context.Background())
 	w.hard = now
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, hard, ln) }()
+	go func() { done <- s.Run(ctx, hard, ln, set.hooks) }()
 	w.stop = sync.OnceValue(func() error { cancel(); return <-done })
 	t.Cleanup(func() {
 		w.client.CloseIdleConnections()
@@ -245,6 +252,30 @@ func newWorldAt(t *testing.T, ln net.Listener, kind engine.Kind, h http.HandlerF
 		}
 	})
 	return w
+}
+
+// listen listens for s as serve does, until the test ends.
+func listen(t testing.TB, s *api.Server, cfg api.Config, at listener.Config) *listener.Listener {
+	t.Helper()
+	if at.Address == "" {
+		at.Address = "127.0.0.1:0"
+	}
+	at.MaxRequest, at.Log = api.MaxRequest(cfg.MaxBody), cfg.Log
+	ln, err := listener.New(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ln.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ln.Run(ctx, listener.Hooks{Refused: cfg.Metrics.Refused, HandshakeFailed: cfg.Metrics.HandshakeFailed, Answer: s.Answer})
+	}()
+	t.Cleanup(func() { stop(); ln.Close(); <-done })
+	return ln
 }
 
 func (w *world) do(method, path, body string, headers ...string) (*http.Response, string) {

@@ -80,8 +80,8 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		}
 		s.sign(ctx, rt, id, started)
 	}()
-	if c, ok := ctx.Conn().(*client); ok && c.over {
-		s.refuse(ctx, rt, id, refusal.New(refusal.TooManyConnections))
+	if c, ok := ctx.Conn().(Conn); ok && c.Refusal() != nil {
+		s.refuse(ctx, rt, id, c.Refusal())
 		ctx.SetConnectionClose()
 		return
 	}
@@ -109,7 +109,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 
 // refuse answers a request that never reached the engine.
 func (s *Server) refuse(ctx *fasthttp.RequestCtx, rt route, id string, e *refusal.Refusal) {
-	s.cfg.Metrics.refused(e)
+	s.cfg.Metrics.Refused(e)
 	allow := string(ctx.Response.Header.Peek(fasthttp.HeaderAllow))
 	writeRefusal(ctx, rt.dialect, id, e)
 	if allow != "" {

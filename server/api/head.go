@@ -111,15 +111,17 @@ func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
 	s.refuse(ctx, rt, id, s.unread(h, ctx.Conn(), err))
 	ctx.Response.SkipBody = ctx.IsHead()
 	s.sign(ctx, rt, id, time.Time{})
-	if c, ok := ctx.Conn().(*client); ok {
-		c.linger.Store(true)
+	if c, ok := ctx.Conn().(Conn); ok {
+		c.Linger()
 	}
 }
 
 // unread says why a request was not read.
 func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *refusal.Refusal {
-	if c, ok := conn.(*client); ok && c.failed != nil {
-		err = c.failed // fasthttp hides it where it reads chunks
+	if c, ok := conn.(Conn); ok && c.Overrun() {
+		return refusal.BodyTooLarge(s.cfg.MaxBody)
+	} else if ok && c.ReadErr() != nil {
+		err = c.ReadErr() // fasthttp hides it where it reads chunks
 	}
 	var small *fasthttp.ErrSmallBuffer
 	var timeout net.Error
@@ -132,7 +134,7 @@ func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *re
 			return e
 		}
 		return refusal.BodyTooLarge(s.cfg.MaxBody)
-	case errors.Is(err, fasthttp.ErrBodyTooLarge), errors.Is(err, errTooMuch):
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		return refusal.BodyTooLarge(s.cfg.MaxBody)
 	case errors.As(err, &small):
 		return refusal.HeadersTooLarge(maxHead)

@@ -179,7 +179,7 @@ func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
 			}
 			if e != nil {
 				h.over = true
-				h.s.cfg.Metrics.refused(e)
+				h.s.cfg.Metrics.Refused(e)
 				h.s.forget(h.c)
 				return sent, write(e.Event(h.c.dialect, h.c.id))
 			}
