@@ -19,6 +19,7 @@ import (
 	"spotinference/server"
 	"spotinference/server/api"
 	"spotinference/server/engine"
+	"spotinference/server/listener"
 	"spotinference/server/queue"
 )
 
@@ -183,7 +184,7 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 	if c.Ledger, err = g.ledgerPath(); err != nil {
 		return c, err
 	}
-	if c.Listen, err = o.listenOptions(c.Ledger); err != nil {
+	if c.Listener, err = o.listener(c.Ledger); err != nil {
 		return c, err
 	}
 	// A ledger may hold keys, unless it is not there yet or about to be made afresh;
@@ -305,15 +306,13 @@ func (o serveOptions) onCloseCommand() ([]string, error) {
 	return words, nil
 }
 
-func (o serveOptions) listenOptions(ledger string) (l server.ListenOptions, err error) {
-	l = server.ListenOptions{Address: o.listen, CertFile: o.tlsCert, KeyFile: o.tlsKey, Domains: o.tlsDomains, CacheDir: cmp.Or(o.tlsCache, ledger+".acme")}
-	switch {
-	case (o.tlsCert == "") != (o.tlsKey == ""):
-		return l, usagef("give both", "serve: --tls-cert and --tls-key belong together")
-	case o.tlsCert != "" && len(o.tlsDomains) > 0:
-		return l, usagef("leave one of them out", "serve: a certificate from --tls-cert, and one for --tls-domain")
-	case len(o.tlsDomains) == 0 && o.tlsCache != "":
-		return l, usagef("name the domain with --tls-domain", "serve: --tls-cache without a domain")
+func (o serveOptions) listener(ledger string) (l listener.Config, err error) {
+	l = listener.Config{Address: o.listen, CertFile: o.tlsCert, KeyFile: o.tlsKey, Domains: o.tlsDomains, CacheDir: o.tlsCache}
+	if len(l.Domains) > 0 && l.CacheDir == "" {
+		l.CacheDir = ledger + ".acme"
+	}
+	if err := l.Check(); err != nil {
+		return l, usagef("", "serve: %w", err)
 	}
 	return l, nil
 }

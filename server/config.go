@@ -3,19 +3,16 @@ package server
 import (
 	"io"
 	"log/slog"
-	"net"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	billingapi "spotinference/billing/api"
 	"spotinference/budget"
 	"spotinference/internal/hint"
-	"spotinference/internal/loopback"
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/engine"
+	"spotinference/server/listener"
 )
 
 // NoProvider is the Provider of a gateway that reads no bill.
@@ -33,8 +30,9 @@ type Config struct {
 	// of DemoProviders it simulates.
 	Demo bool
 
-	// Listen is where clients come in.
-	Listen ListenOptions
+	// Listener is where clients connect. Its bound on requests, its clock and its log are
+	// filled in by Run.
+	Listener listener.Config
 
 	// Key is an API key that may do everything, beside those of the ledger; "": none.
 	// Where there is neither, no key is asked for, which only a loopback listener may.
@@ -100,27 +98,9 @@ func (c Config) CheckOpen(keyed bool) error {
 		return &ConfigError{hint.Errorf("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or name the origins",
 			"--cors-origin *: any page that is open on this machine could spend your money without a key")}
 	}
-	if err := checkListen(c.Listen.Address, keyed); err != nil {
-		return &ConfigError{err}
-	}
-	return nil
-}
-
-// checkListen refuses an address that anybody could use without a key.
-func checkListen(addr string, keyed bool) error {
-	if path, ok := strings.CutPrefix(addr, unixListen); ok {
-		if path == "" {
-			return hint.Errorf("use a path such as unix:/run/spotinference.sock", "listen on %q: no path", addr)
-		}
-		return nil // for our own user only
-	}
-	host, port, err := net.SplitHostPort(addr)
-	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
-		return hint.Errorf("use an address such as 127.0.0.1:8080", "listen on %q: not an address", addr)
-	}
-	if !keyed && !loopback.Host(host) {
-		return hint.Errorf("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
-			"listen on %q: anybody who reaches it could spend your money without a key", addr)
+	if c.Listener.Exposed() && !keyed {
+		return &ConfigError{hint.Errorf("make a key with spotinference key create, or set SPOTINFERENCE_API_KEY or --api-key-file, or listen on 127.0.0.1",
+			"listen on %q: anybody who reaches it could spend your money without a key", c.Listener.Address)}
 	}
 	return nil
 }

@@ -11,9 +11,11 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,10 +23,13 @@ import (
 	"spotinference/billing"
 	"spotinference/budget"
 	"spotinference/gpu"
+	"spotinference/internal/hint"
+	"spotinference/internal/socket"
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/control"
 	"spotinference/server/engine"
+	"spotinference/server/listener"
 )
 
 // gateway is one Run: its parts, in the order in which they are made. A part is used by
@@ -35,7 +40,7 @@ type gateway struct {
 	gpus         *gpu.Monitor      // nil in the demo
 	checkpointer *gpu.Checkpointer // nil where nobody wants it
 	engine       *engine.Engine
-	in           *wayIn
+	listener     *listener.Listener
 	led          *ledger.Ledger
 	record       record
 	gate         *budget.Gate
@@ -76,10 +81,10 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 		return err
 	}
 	g.warnOfDisk()
-	if g.in, err = g.cfg.Listen.open(cfg.Log); err != nil {
+	if err := g.listen(); err != nil {
 		return err
 	}
-	defer g.in.Close()
+	defer g.listener.Close()
 
 	if err := g.openLedger(); err != nil {
 		return err
@@ -119,7 +124,11 @@ func (g *gateway) run(ctx, hard context.Context) error {
 	engineCtx, stopEngine := context.WithCancel(context.Background())
 	backCtx, stopBack := context.WithCancel(context.Background())
 	drained := make(chan struct{})
-	group.Go(func() error { defer stopEngine(); defer close(drained); return g.api.Run(ctx, hard, g.in.Listener) })
+	group.Go(func() error {
+		defer stopEngine()
+		defer close(drained)
+		return g.api.Run(ctx, hard, g.listener, api.Hooks{Closed: g.closer.closed})
+	})
 	group.Go(func() error { defer stopBack(); return g.runEngine(engineCtx) })
 	for _, part := range g.background() {
 		group.Go(func() error { return part(backCtx) })
@@ -146,7 +155,7 @@ func (g *gateway) run(ctx, hard context.Context) error {
 
 // background are the parts that run until the engine has ended.
 func (g *gateway) background() []func(context.Context) error {
-	parts := []func(context.Context) error{g.in.run, g.gate.Run, g.keyBudgets.Run, g.serveControl}
+	parts := []func(context.Context) error{g.runListener, g.gate.Run, g.keyBudgets.Run, g.serveControl}
 	if g.gpus != nil {
 		parts = append(parts, g.runGPUs)
 	}
@@ -157,6 +166,27 @@ func (g *gateway) background() []func(context.Context) error {
 		parts = append(parts, g.sampler.Run)
 	}
 	return parts
+}
+
+// listen begins to listen; clients wait until runListener lets them in.
+func (g *gateway) listen() (err error) {
+	c := g.cfg.Listener
+	c.MaxRequest, c.Now, c.Log = api.MaxRequest(0), g.cfg.Now, g.cfg.Log
+	if g.listener, err = listener.New(c); err != nil {
+		return &ConfigError{err}
+	}
+	if err := g.listener.Listen(); err != nil {
+		err = fmt.Errorf("serve: %w", err)
+		if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, socket.ErrInUse) {
+			return hint.Wrap(err, "stop what listens there, or name another address with --listen")
+		}
+		return err
+	}
+	return nil
+}
+
+func (g *gateway) runListener(ctx context.Context) error {
+	return g.listener.Run(ctx, listener.Hooks{Refused: g.metrics.Refused, HandshakeFailed: g.metrics.HandshakeFailed, Answer: g.api.Answer})
 }
 
 // openLedger opens the ledger, and says what an earlier run left in it.
@@ -201,8 +231,8 @@ func (g *gateway) newMetrics() *api.Metrics {
 func (g *gateway) newAPI(keys []ledger.Key) (*api.Server, error) {
 	c := g.cfg
 	return api.New(api.Config{
-		Engine: g.engine, Ledger: g.led, Gate: g.gate, Key: c.Key, Keys: keys, TLS: g.in.tls, Origins: c.Origins,
-		Drain: c.Drain, StallTimeout: c.StallTimeout, CloseGrace: c.Budget.CloseGrace, OnClosed: g.closer.closed,
+		Engine: g.engine, Ledger: g.led, Gate: g.gate, Key: c.Key, Keys: keys, Origins: c.Origins,
+		Drain: c.Drain, StallTimeout: c.StallTimeout, CloseGrace: c.Budget.CloseGrace,
 		Audit: g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
 	})
 }
@@ -225,12 +255,12 @@ func (g *gateway) newKeyBudgets(keys []ledger.Key) *keyBudgets {
 // announce says that clients can come in.
 func (g *gateway) announce() {
 	g.record.event(ledger.GatewayStarted{})
-	g.cfg.Log.Info("listening", "url", g.in.url, "ledger", g.cfg.Ledger, "provider", g.cfg.Provider, "engine", g.engine.Kind())
+	g.cfg.Log.Info("listening", "url", g.listener.URL(), "ledger", g.cfg.Ledger, "provider", g.cfg.Provider, "engine", g.engine.Kind())
 	if g.blind() {
 		g.cfg.Log.Warn("serving without a bill: no spend is known, and no budget holds")
 	}
 	if g.cfg.OnListening != nil {
-		g.cfg.OnListening(Address{URL: g.in.url, Curl: g.in.curl})
+		g.cfg.OnListening(Address{URL: g.listener.URL(), Curl: g.listener.Curl()})
 	}
 }
 

@@ -128,7 +128,7 @@ func TestACutAtEveryByte(t *testing.T) {
 		}
 	}
 	recorded := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join("meter", "testdata", "llama-server", name+".body"))
+		b, err := os.ReadFile(filepath.Join("..", "meter", "testdata", "llama-server", name+".body"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"spotinference/server/meter"
+	"spotinference/server/refusal"
 )
 
 // assemble serves a client that did not ask for a stream from an answer that is
@@ -27,10 +28,10 @@ func (s *Server) assemble(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *
 		m.Close(nil)
 	}
 	b.first = s.cfg.Now()
-	var e *apiError
+	var e *refusal.Refusal
 	var answer []byte
 	if _, failed := m.Failed(); failed {
-		e = fromEngine(fasthttp.StatusBadGateway, m.Fault())
+		e = refusal.Engine(fasthttp.StatusBadGateway, m.Fault())
 	} else if !m.Done() {
 		if err == io.EOF {
 			err = errors.New("the engine ended an answer before its end")
@@ -40,7 +41,7 @@ func (s *Server) assemble(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *
 		e = s.fault(c, err)
 	}
 	if e = b.conclude(e); e != nil {
-		e.write(ctx, c.dialect, c.id)
+		writeRefusal(ctx, c.dialect, c.id, e)
 		return
 	}
 	ctx.Response.Header.SetContentType("application/json; charset=utf-8")

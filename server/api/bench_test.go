@@ -16,6 +16,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
+	"spotinference/server/listener"
 	"spotinference/server/queue"
 	"spotinference/test/bench/load"
 	"spotinference/test/bench/mock"
@@ -25,7 +26,7 @@ import (
 // disk. The engine and the load are processes of their own, this binary again,
 // so that what this process uses is the gateway's price, and so is its profile:
 //
-//	go test ./server -run - -bench . -cpuprofile cpu.out
+//	go test ./server/api -run - -bench . -cpuprofile cpu.out
 const (
 	engineEnv = "SPOTINFERENCE_BENCH_ENGINE" // to be the engine, on the listener that is descriptor 3
 	loadEnv   = "SPOTINFERENCE_BENCH_LOAD"   // load.Config, as JSON
@@ -87,18 +88,16 @@ func bench(b *testing.B, cfg load.Config, units int) {
 		b.Fatal(err)
 	}
 	defer led.Close()
-	s, err := api.New(api.Config{Engine: benchEngine(sock), Ledger: led, Gate: &fakeGate{}, Key: benchKey, Drain: time.Second,
-		Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false }), Log: slog.New(slog.DiscardHandler)})
+	config := api.Config{Engine: benchEngine(sock), Ledger: led, Gate: &fakeGate{}, Key: benchKey, Drain: time.Second,
+		Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false }), Log: slog.New(slog.DiscardHandler)}
+	s, err := api.New(config)
 	if err != nil {
 		b.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
+	ln := listen(b, s, config, listener.Config{})
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- s.Run(ctx, context.Background(), ln) }()
+	go func() { served <- s.Run(ctx, context.Background(), ln, api.Hooks{}) }()
 	defer func() {
 		stop()
 		if err := <-served; err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/meter"
+	"spotinference/server/refusal"
 )
 
 // body is an answer on its way to the client. fasthttp has it write itself in
@@ -263,12 +264,12 @@ func (b *body) finish() {
 	case b.json:
 		b.buf.out = append(b.buf.out, b.held...)
 	case err != nil:
-		b.buf.out = append(b.buf.out, errLedger.event(b.c.dialect, b.c.id)...)
+		b.buf.out = append(b.buf.out, refusal.New(refusal.LedgerUnwritable).Event(b.c.dialect, b.c.id)...)
 	case failed:
-		b.buf.out = append(b.buf.out, fromEngine(fasthttp.StatusBadGateway, b.m.Fault()).event(b.c.dialect, b.c.id)...)
+		b.buf.out = append(b.buf.out, refusal.Engine(fasthttp.StatusBadGateway, b.m.Fault()).Event(b.c.dialect, b.c.id)...)
 	case !b.m.Done():
 		b.s.cfg.Log.Warn("the engine ended an answer before its end", "request", b.c.id)
-		b.buf.out = append(b.buf.out, errEngine.event(b.c.dialect, b.c.id)...)
+		b.buf.out = append(b.buf.out, refusal.New(refusal.EngineFailed).Event(b.c.dialect, b.c.id)...)
 	default:
 		b.buf.out = append(b.buf.out, b.m.Tail()...)
 	}
@@ -282,24 +283,24 @@ func (b *body) broken(err error) error {
 	}
 	e := b.s.fault(b.c, err)
 	if b.record(statusFor(e)) != nil {
-		e = errLedger
+		e = refusal.New(refusal.LedgerUnwritable)
 	}
-	if b.json || e == errGone {
+	if b.json || e.Kind == refusal.ClientClosed {
 		return fmt.Errorf("answer cut: %w", err)
 	}
-	b.buf.out = append(b.buf.out, e.event(b.c.dialect, b.c.id)...)
+	b.buf.out = append(b.buf.out, e.Event(b.c.dialect, b.c.id)...)
 	return nil
 }
 
 // conclude writes the row of an answer of which nothing has left yet, e being what is
 // wrong with it, and returns what the client is to be told instead; nil for nothing.
-func (b *body) conclude(e *apiError) *apiError {
+func (b *body) conclude(e *refusal.Refusal) *refusal.Refusal {
 	status := ledger.OK
 	if e != nil {
-		status, b.status = statusFor(e), e.status
+		status, b.status = statusFor(e), e.Status
 	}
 	if b.record(status) != nil {
-		return errLedger
+		return refusal.New(refusal.LedgerUnwritable)
 	}
 	return e
 }
@@ -352,7 +353,7 @@ func (b *body) letGo() {
 // call that has no row by then lost its client.
 func (b *body) Close() error {
 	if !b.c.recorded {
-		b.c.cut(errGone)
+		b.c.cut(refusal.New(refusal.ClientClosed))
 		_ = b.record(statusFor(b.c.why())) // logged where it failed; nobody is left to tell
 	}
 	b.letGo()

@@ -3,7 +3,6 @@ package api_test
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
+	"spotinference/server/listener"
 	"spotinference/server/queue"
 )
 
@@ -70,11 +70,11 @@ func (pipeEngine) Release(bool)                             {}
 // dial gets, and which answers with h.
 func inTime(t *testing.T, h http.HandlerFunc, do func(t *testing.T, l *fakeLedger, dial func() net.Conn)) {
 	t.Helper()
-	inTimeTLS(t, nil, h, do)
+	inTimeAt(t, listener.Config{}, h, do)
 }
 
-// inTimeTLS is inTime with a server that speaks TLS.
-func inTimeTLS(t *testing.T, secure *tls.Config, h http.HandlerFunc, do func(t *testing.T, l *fakeLedger, dial func() net.Conn)) {
+// inTimeAt is inTime with a listener of the test's, in memory.
+func inTimeAt(t *testing.T, at listener.Config, h http.HandlerFunc, do func(t *testing.T, l *fakeLedger, dial func() net.Conn)) {
 	t.Helper()
 	// fasthttp starts the clock of its Date header once a process, for ever: not
 	// inside the bubble.
@@ -84,14 +84,17 @@ func inTimeTLS(t *testing.T, secure *tls.Config, h http.HandlerFunc, do func(t *
 		eng := &http.Server{Handler: h}
 		go eng.Serve(up)
 		defer eng.Close()
-		s, err := api.New(api.Config{Engine: pipeEngine{up}, Ledger: led, Gate: &fakeGate{}, TLS: secure, Log: slog.New(slog.DiscardHandler),
-			Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })})
+		cfg := api.Config{Engine: pipeEngine{up}, Ledger: led, Gate: &fakeGate{}, Log: slog.New(slog.DiscardHandler),
+			Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })}
+		s, err := api.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- s.Run(ctx, ctx, down) }()
+		at.Listener = down
+		ln := listen(t, s, cfg, at)
+		go func() { done <- s.Run(ctx, ctx, ln, api.Hooks{}) }()
 		do(t, led, func() net.Conn {
 			c, err := down.dial()
 			if err != nil {
@@ -307,7 +310,7 @@ func TestALargeAnswerToHTTP10(t *testing.T) {
 // TestTheLimitOnConnections: those beyond it are told so, in their dialect, and
 // the next one that fits is served.
 func TestTheLimitOnConnections(t *testing.T) {
-	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.MaxConns = 2 })
+	w := newWorldOf(t, queue.Llama, jsonAnswer(200, chatAnswer), setting{listen: listener.Config{MaxConns: 2}})
 	dial := func() net.Conn {
 		t.Helper()
 		c, err := net.Dial("tcp", w.addr)

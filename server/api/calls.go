@@ -8,6 +8,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/meter"
+	"spotinference/server/refusal"
 )
 
 // call is one inference request on its way. The goroutine of its connection
@@ -36,14 +37,11 @@ type call struct {
 
 	inside atomic.Bool // it has entered the engine, and not left
 
-	mu    sync.Mutex // guards what follows
-	up    *conn      // what to close when the call is cut; nil before and after
-	wait  func()     // ends its wait for the engine when the call is cut; nil before and after
-	cause *apiError  // why it was cut; nil while it was not
+	mu    sync.Mutex       // guards what follows
+	up    *conn            // what to close when the call is cut; nil before and after
+	wait  func()           // ends its wait for the engine when the call is cut; nil before and after
+	cause *refusal.Refusal // why it was cut; nil while it was not
 }
-
-// errGone is the cause of a call whose client has left: nobody reads it.
-var errGone = &apiError{status: 499, typ: "client_closed", message: "the client left"}
 
 // attach gives the call its connection to the engine, to be closed by cut. It
 // is false when the call was cut already.
@@ -70,7 +68,7 @@ func (c *call) detach() *conn {
 // cut ends the call: the engine sees its client leave, and the goroutine that
 // reads from the engine, or writes to a client that does not read, wakes with
 // an error.
-func (c *call) cut(cause *apiError) {
+func (c *call) cut(cause *refusal.Refusal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause != nil {
@@ -87,7 +85,7 @@ func (c *call) cut(cause *apiError) {
 }
 
 // why returns what the call was cut for, nil where it was not.
-func (c *call) why() *apiError {
+func (c *call) why() *refusal.Refusal {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause
@@ -152,7 +150,7 @@ func (cs *calls) list() []*call {
 }
 
 // cut ends all calls.
-func (cs *calls) cut(cause *apiError) {
+func (cs *calls) cut(cause *refusal.Refusal) {
 	for _, c := range cs.list() {
 		c.cut(cause)
 	}
@@ -163,7 +161,7 @@ func (cs *calls) cut(cause *apiError) {
 func (cs *calls) dropGone() {
 	for _, c := range cs.list() {
 		if c.lookout.gone(c.client) {
-			c.cut(errGone)
+			c.cut(refusal.New(refusal.ClientClosed))
 		}
 	}
 }

@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"spotinference/budget"
+	"spotinference/server/refusal"
 )
 
 // What a closed gate means for what runs already. New requests are refused by admit;
 // requests that wait for the engine leave at once; running answers have
 // Config.CloseGrace to end, and are cut then. After that nothing is inside the engine,
-// and Config.OnClosed is called, once a closing.
+// and Hooks.Closed is called, once a closing.
 //
 // A gate that was never open does not close: a start waits for its first sample, and
 // only a budget that is spent is a closing of its own.
@@ -26,9 +27,9 @@ type closing struct {
 	after  <-chan struct{}    // closed when what follows has ended, which may be after the closing; nil before the first
 }
 
-// watchGate closes what runs when the gate has closed, until ctx ends; OnClosed has
+// watchGate closes what runs when the gate has closed, until ctx ends; Hooks.Closed has
 // returned then.
-func (s *Server) watchGate(ctx context.Context) {
+func (s *Server) watchGate(ctx context.Context, h Hooks) {
 	var c closing
 	defer func() {
 		c.open()
@@ -36,7 +37,7 @@ func (s *Server) watchGate(ctx context.Context) {
 			<-c.after
 		}
 	}()
-	every(ctx, gateLook, func() { s.lookAtGate(ctx, &c) })
+	every(ctx, gateLook, func() { s.lookAtGate(ctx, h, &c) })
 }
 
 func (c *closing) open() {
@@ -47,7 +48,7 @@ func (c *closing) open() {
 	c.since = time.Time{}
 }
 
-func (s *Server) lookAtGate(ctx context.Context, c *closing) {
+func (s *Server) lookAtGate(ctx context.Context, h Hooks, c *closing) {
 	err := s.cfg.Gate.Allow()
 	switch {
 	case err == nil:
@@ -62,7 +63,7 @@ func (s *Server) lookAtGate(ctx context.Context, c *closing) {
 			s.cfg.Log.Warn("the gate is closed: running answers are cut unless they end", "requests", n, "within", s.cfg.CloseGrace)
 		}
 	}
-	e := fromGate(err)
+	e := refusal.Gate(err)
 	s.calls.cutWaiting(e)
 	if time.Since(c.since) < s.cfg.CloseGrace {
 		return
@@ -72,7 +73,7 @@ func (s *Server) lookAtGate(ctx context.Context, c *closing) {
 		s.cfg.Metrics.gateCuts.Add(n)
 		s.cfg.Log.Warn("the gate is closed: cut the answers that were still running", "requests", n)
 	}
-	if c.end != nil || s.cfg.OnClosed == nil || s.calls.inside() > 0 || c.ending() {
+	if c.end != nil || h.Closed == nil || s.calls.inside() > 0 || c.ending() {
 		return
 	}
 	until, end := context.WithCancel(ctx)
@@ -80,7 +81,7 @@ func (s *Server) lookAtGate(ctx context.Context, c *closing) {
 	c.end, c.after = end, ended
 	go func() {
 		defer close(ended)
-		s.cfg.OnClosed(until, gateWord(err))
+		h.Closed(until, gateWord(err))
 	}()
 }
 
@@ -98,7 +99,7 @@ func (c *closing) ending() bool {
 }
 
 // cutWaiting ends the calls that wait for the engine.
-func (cs *calls) cutWaiting(cause *apiError) {
+func (cs *calls) cutWaiting(cause *refusal.Refusal) {
 	for _, c := range cs.list() {
 		if c.waiting() {
 			c.cut(cause)
@@ -108,7 +109,7 @@ func (cs *calls) cutWaiting(cause *apiError) {
 
 // cutInside ends the calls that the engine works on, and returns how many were not
 // ending anyway.
-func (cs *calls) cutInside(cause *apiError) (n int) {
+func (cs *calls) cutInside(cause *refusal.Refusal) (n int) {
 	for _, c := range cs.list() {
 		if c.inside.Load() && c.why() == nil {
 			c.cut(cause)

@@ -120,7 +120,7 @@ func TestClosingCutsWhatRuns(t *testing.T) {
 		"/v1/responses":        "event: error\ndata: {\"type\":\"error\"",
 	} {
 		var c closings
-		w := newWorld(t, queue.Llama, sse(make(chan struct{}), delta(" a", 1), doneEvent), func(cfg *api.Config) { cfg.OnClosed = c.closed })
+		w := newWorldOf(t, queue.Llama, sse(make(chan struct{}), delta(" a", 1), doneEvent), setting{hooks: api.Hooks{Closed: c.closed}})
 		eventually(t, "it is ready", func() bool { resp, _ := w.do("GET", "/readyz", ""); return resp.StatusCode == 200 })
 		resp := w.begin("POST", path, streamBody)
 		w.seenOpen()
@@ -165,7 +165,8 @@ func (w *world) seenOpen() {
 func TestTheGrace(t *testing.T) {
 	var c closings
 	step := make(chan struct{})
-	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), func(cfg *api.Config) { cfg.CloseGrace, cfg.OnClosed = time.Hour, c.closed })
+	w := newWorldOf(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent),
+		setting{config: func(cfg *api.Config) { cfg.CloseGrace = time.Hour }, hooks: api.Hooks{Closed: c.closed}})
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	w.seenOpen()
 	w.gate.set(stale)
@@ -208,10 +209,8 @@ func TestWhoWaitsLeavesAtOnce(t *testing.T) {
 // when the gate opens; and none while it was never open, but for a budget that is spent.
 func TestOnceAClosing(t *testing.T) {
 	var c closings
-	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) {
-		cfg.OnClosed = c.closed
-		cfg.Gate.(*fakeGate).err = stale
-	})
+	w := newWorldOf(t, queue.Llama, jsonAnswer(200, chatAnswer),
+		setting{config: func(cfg *api.Config) { cfg.Gate.(*fakeGate).err = stale }, hooks: api.Hooks{Closed: c.closed}})
 	says := func(want ...string) {
 		t.Helper()
 		eventually(t, strings.Join(want, " "), func() bool { return len(c.heard()) >= len(want) })
@@ -241,9 +240,9 @@ func TestOnceAClosing(t *testing.T) {
 func TestAClosingWhoseEndIsSlow(t *testing.T) {
 	let := make(chan struct{})
 	var c closings
-	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(cfg *api.Config) {
-		cfg.OnClosed = func(ctx context.Context, reason string) { c.closed(ctx, reason); <-let }
-	})
+	w := newWorldOf(t, queue.Llama, jsonAnswer(200, chatAnswer), setting{hooks: api.Hooks{
+		Closed: func(ctx context.Context, reason string) { c.closed(ctx, reason); <-let },
+	}})
 	t.Cleanup(func() { close(let) }) // or the server could not end
 	w.engine.set(ledger.Suspended)
 	w.seenOpen()

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"spotinference/server/refusal"
+
 	"github.com/valyala/fasthttp"
 )
 
@@ -67,12 +69,12 @@ func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt route, id string) bool {
 	case s.origins.allow(origin):
 		return true
 	case preflight && len(s.origins.listed) > 0:
-		s.refuse(ctx, rt, id, errOrigin)
+		s.refuse(ctx, rt, id, refusal.New(refusal.OriginNotAllowed))
 		return false
 	case !s.keys.asked() && !rt.public:
 		// Without a key, any page that the machine's user opens could spend: a
 		// browser sends it, and only keeps the answer from the page.
-		s.refuse(ctx, rt, id, errOrigin)
+		s.refuse(ctx, rt, id, refusal.New(refusal.OriginNotAllowed))
 		return false
 	}
 	return true

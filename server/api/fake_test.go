@@ -15,6 +15,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
+	"spotinference/server/listener"
 	"spotinference/server/queue"
 )
 
@@ -27,7 +28,7 @@ type fakeEngine struct {
 	dials           int                // guarded by mu
 	asked           int                // to be entered; guarded by mu
 	inside, waiting int                // guarded by mu
-	wakes           chan error         // what Admit is told that waits
+	wakes           chan error         // what Enter is told that waits
 
 	started time.Time // of its process; guarded by mu
 }
@@ -59,7 +60,7 @@ func (e *fakeEngine) Status() queue.Status {
 	return queue.Status{State: e.state, StartedAt: e.started, Admits: e.state != ledger.Starting && e.state != ledger.Stopped && e.state != ledger.Crashed}
 }
 
-// Admit waits while the engine is suspended or on the way, for as long as wakes is
+// Enter waits while the engine is suspended or on the way, for as long as wakes is
 // not closed.
 func (e *fakeEngine) Admit(ctx context.Context) error {
 	e.mu.Lock()
@@ -88,7 +89,7 @@ func (e *fakeEngine) Admit(ctx context.Context) error {
 	return nil
 }
 
-// TryAdmit is Admit that does not wait.
+// TryEnter is Enter that does not wait.
 func (e *fakeEngine) TryAdmit() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -204,35 +205,41 @@ type world struct {
 
 func newWorld(t *testing.T, kind queue.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newWorldAt(t, ln, kind, h, change)
+	return newWorldOf(t, kind, h, setting{config: change})
 }
 
-// newWorldAt is newWorld behind a listener of the test's.
-func newWorldAt(t *testing.T, ln net.Listener, kind queue.Kind, h http.HandlerFunc, change func(*api.Config)) *world {
+// setting is what a world has that others have not.
+type setting struct {
+	config func(*api.Config) // changes it; nil: no change
+	listen listener.Config   // where it listens: any port of this machine's, where nothing is said
+	hooks  api.Hooks
+}
+
+var _ api.Conn = (*listener.Conn)(nil)
+
+// newWorldOf is newWorld with a setting.
+func newWorldOf(t *testing.T, kind queue.Kind, h http.HandlerFunc, set setting) *world {
 	t.Helper()
 	w := &world{t: t, engine: newFakeEngine(t, kind, h), ledger: &fakeLedger{}, gate: &fakeGate{}, client: &http.Client{Transport: &http.Transport{}}}
 	cfg := api.Config{Engine: w.engine, Ledger: w.ledger, Gate: w.gate, Drain: 10 * time.Second,
 		Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false }),
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil))}
-	if change != nil {
-		change(&cfg)
+	if set.config != nil {
+		set.config(&cfg)
 	}
 	s, err := api.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.server = s
+	ln := listen(t, s, cfg, set.listen)
 	w.addr = ln.Addr().String()
 	w.url = "http://" + w.addr
 	ctx, cancel := context.WithCancel(context.Background())
 	hard, now := context.WithCancel(context.Background())
 	w.hard = now
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, hard, ln) }()
+	go func() { done <- s.Run(ctx, hard, ln, set.hooks) }()
 	w.stop = sync.OnceValue(func() error { cancel(); return <-done })
 	t.Cleanup(func() {
 		w.client.CloseIdleConnections()
@@ -245,6 +252,30 @@ func newWorldAt(t *testing.T, ln net.Listener, kind queue.Kind, h http.HandlerFu
 		}
 	})
 	return w
+}
+
+// listen listens for s as serve does, until the test ends.
+func listen(t testing.TB, s *api.Server, cfg api.Config, at listener.Config) *listener.Listener {
+	t.Helper()
+	if at.Address == "" {
+		at.Address = "127.0.0.1:0"
+	}
+	at.MaxRequest, at.Log = api.MaxRequest(cfg.MaxBody), cfg.Log
+	ln, err := listener.New(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ln.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ln.Run(ctx, listener.Hooks{Refused: cfg.Metrics.Refused, HandshakeFailed: cfg.Metrics.HandshakeFailed, Answer: s.Answer})
+	}()
+	t.Cleanup(func() { stop(); ln.Close(); <-done })
+	return ln
 }
 
 func (w *world) do(method, path, body string, headers ...string) (*http.Response, string) {

@@ -16,6 +16,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/api"
+	"spotinference/server/listener"
 )
 
 // tape is a connection whose client has sent all that it will, and reads all
@@ -94,13 +95,15 @@ func FuzzHead(f *testing.F) {
 	eng := &http.Server{Handler: engineSaw, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	go eng.Serve(up)
 	metrics := api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })
-	s, err := api.New(api.Config{Engine: pipeEngine{up}, Ledger: &forgetful{}, Gate: &fakeGate{}, MaxBody: 1 << 20, Metrics: metrics, Log: slog.New(slog.DiscardHandler)})
+	cfg := api.Config{Engine: pipeEngine{up}, Ledger: &forgetful{}, Gate: &fakeGate{}, MaxBody: 1 << 20, Metrics: metrics, Log: slog.New(slog.DiscardHandler)}
+	s, err := api.New(cfg)
 	if err != nil {
 		f.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, ctx, down) }()
+	ln := listen(f, s, cfg, listener.Config{Listener: down})
+	go func() { done <- s.Run(ctx, ctx, ln, api.Hooks{}) }()
 	f.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {

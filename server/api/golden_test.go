@@ -69,7 +69,7 @@ const (
 // byte for byte.
 func TestGolden(t *testing.T) {
 	files := map[string]string{}
-	for _, dir := range []string{"engine/sim/testdata/llama-server", "meter/testdata/llama-server", "testdata/vllm"} {
+	for _, dir := range []string{"../engine/sim/testdata/llama-server", "../meter/testdata/llama-server", "testdata/vllm"} {
 		paths, err := filepath.Glob(filepath.Join(filepath.FromSlash(dir), "*.body"))
 		if err != nil || len(paths) == 0 {
 			t.Fatalf("%s: %v", dir, err)

@@ -14,6 +14,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/server/meter"
 	"spotinference/server/queue"
+	"spotinference/server/refusal"
 )
 
 // route is one path that is served. Everything else of the engine is out of
@@ -75,22 +76,22 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		if p := recover(); p != nil {
 			s.cfg.Metrics.panics.Inc()
 			s.cfg.Log.Error("BUG: panic in a handler", "request", id, "panic", p, "stack", string(debug.Stack()))
-			errInternal.write(ctx, rt.dialect, id)
+			writeRefusal(ctx, rt.dialect, id, refusal.New(refusal.Internal))
 		}
 		s.sign(ctx, rt, id, started)
 	}()
-	if c, ok := ctx.Conn().(*client); ok && c.over {
-		s.refuse(ctx, rt, id, errBusy)
+	if c, ok := ctx.Conn().(Conn); ok && c.Refusal() != nil {
+		s.refuse(ctx, rt, id, c.Refusal())
 		ctx.SetConnectionClose()
 		return
 	}
 	switch {
 	case !known:
-		s.refuse(ctx, rt, id, errPath)
+		s.refuse(ctx, rt, id, refusal.UnknownPath(servedPaths))
 	case !s.admitPage(ctx, rt, id): // it has answered
 	case string(ctx.Method()) != rt.method && !(rt.method == fasthttp.MethodGet && ctx.IsHead()):
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, rt.method)
-		s.refuse(ctx, rt, id, errMethod(rt.method))
+		s.refuse(ctx, rt, id, refusal.WrongMethod(rt.method))
 	case rt.public || path == "/metrics" && s.loopback:
 		rt.serve(s, ctx, rt, id)
 	default:
@@ -107,10 +108,10 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 }
 
 // refuse answers a request that never reached the engine.
-func (s *Server) refuse(ctx *fasthttp.RequestCtx, rt route, id string, e *apiError) {
-	s.cfg.Metrics.refused(e)
+func (s *Server) refuse(ctx *fasthttp.RequestCtx, rt route, id string, e *refusal.Refusal) {
+	s.cfg.Metrics.Refused(e)
 	allow := string(ctx.Response.Header.Peek(fasthttp.HeaderAllow))
-	e.write(ctx, rt.dialect, id)
+	writeRefusal(ctx, rt.dialect, id, e)
 	if allow != "" {
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, allow)
 	}
@@ -150,14 +151,14 @@ func (s *Server) dialectOf() meter.Engine {
 }
 
 // admit says whether a request may go to the engine.
-func (s *Server) admit() *apiError {
+func (s *Server) admit() *refusal.Refusal {
 	select {
 	case <-s.stopping:
-		return errShutdown
+		return refusal.New(refusal.ShuttingDown)
 	default:
 	}
 	if err := s.cfg.Gate.Allow(); err != nil {
-		return fromGate(err)
+		return refusal.Gate(err)
 	}
 	if !s.cfg.Engine.Status().Admits {
 		return s.notReady()
@@ -168,7 +169,7 @@ func (s *Server) admit() *apiError {
 // admitKey says whether a request's key lets it have the model, and takes the request
 // from what the key may have in a minute. It is asked last: what is refused for another
 // reason costs a key nothing.
-func (s *Server) admitKey(ctx *fasthttp.RequestCtx, model string) *apiError {
+func (s *Server) admitKey(ctx *fasthttp.RequestCtx, model string) *refusal.Refusal {
 	k := keyOf(ctx)
 	if k == nil {
 		return nil
@@ -194,7 +195,7 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 	if rt.method == fasthttp.MethodPost {
 		body = ctx.Request.Body()
 		if !json.Valid(body) {
-			s.refuse(ctx, rt, id, errBody("The request body is not valid JSON."))
+			s.refuse(ctx, rt, id, refusal.New(refusal.BodyNotJSON))
 			return
 		}
 	}
@@ -233,7 +234,7 @@ func (s *Server) pass(ctx *fasthttp.RequestCtx, rt route, id string) {
 	case err != nil:
 		s.refuse(ctx, rt, id, s.fault(c, err))
 	case status != fasthttp.StatusOK:
-		s.refuse(ctx, rt, id, fromEngine(status, meter.OpenAIError(status, answer)))
+		s.refuse(ctx, rt, id, refusal.Engine(status, meter.OpenAIError(status, answer)))
 	default:
 		m := &models{kind, answer}
 		if c.glance {
@@ -248,23 +249,23 @@ func (s *Server) newCall(ctx *fasthttp.RequestCtx, rt route, id string, ask mete
 }
 
 // fault is what a client is told when the engine could not be talked to.
-func (s *Server) fault(c *call, err error) *apiError {
+func (s *Server) fault(c *call, err error) *refusal.Refusal {
 	if cause := c.why(); cause != nil {
 		return cause
 	}
 	s.cfg.Log.Warn("talk to the engine", "request", c.id, "err", err)
 	if errors.Is(err, errUnsent) {
-		return errNotReady // it has just ended, and its supervisor is about to see it
+		return refusal.EngineNotReady(0) // it has just ended, and its supervisor is about to see it
 	}
-	return errEngine
+	return refusal.New(refusal.EngineFailed)
 }
 
 // failed records a call that got no answer of the engine's, and returns what its
 // client is told.
-func (s *Server) failed(c *call, m *meter.Meter, err error) *apiError {
+func (s *Server) failed(c *call, m *meter.Meter, err error) *refusal.Refusal {
 	e := s.fault(c, err)
-	if s.record(c, m, statusFor(e), e.status, time.Time{}) != nil {
-		return errLedger
+	if s.record(c, m, statusFor(e), e.Status, time.Time{}) != nil {
+		return refusal.New(refusal.LedgerUnwritable)
 	}
 	return e
 }
@@ -273,7 +274,7 @@ func (s *Server) failed(c *call, m *meter.Meter, err error) *apiError {
 func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 	ask, body, err := s.prepare(ctx, rt)
 	if err != nil {
-		s.refuse(ctx, rt, id, errBody(err.Error()))
+		s.refuse(ctx, rt, id, refusal.InvalidBody(err.Error()))
 		return
 	}
 	if e := s.admit(); e != nil {
@@ -281,7 +282,7 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 		return
 	}
 	if ask.Stream && !ctx.Request.Header.IsHTTP11() {
-		s.refuse(ctx, rt, id, errVersion)
+		s.refuse(ctx, rt, id, refusal.New(refusal.NeedsHTTP11))
 		return
 	}
 	if e := s.admitKey(ctx, ask.Model); e != nil {
@@ -293,9 +294,9 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 	s.calls.add(c)
 	defer func() {
 		if p := recover(); p != nil {
-			c.cut(errInternal)
+			c.cut(refusal.New(refusal.Internal))
 			if !c.recorded {
-				_ = s.record(c, m, ledger.Failed, errInternal.status, time.Time{})
+				_ = s.record(c, m, ledger.Failed, fasthttp.StatusInternalServerError, time.Time{})
 			}
 			panic(p) // handle answers
 		}
@@ -319,7 +320,7 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 		s.forget(c) // as above
 		s.refuse(ctx, rt, id, s.fault(c, err))
 	case err != nil:
-		s.failed(c, m, err).write(ctx, rt.dialect, id)
+		writeRefusal(ctx, rt.dialect, id, s.failed(c, m, err))
 	case x.resp.StatusCode() == fasthttp.StatusOK && isType(x.resp, "text/event-stream"):
 		if ask.Assembled() {
 			s.assemble(ctx, c, m, x)
@@ -338,8 +339,8 @@ func (s *Server) infer(ctx *fasthttp.RequestCtx, rt route, id string) {
 const keptBody = 64 << 10
 
 // statusFor is how a call that ended with e stands in the ledger.
-func statusFor(e *apiError) ledger.Status {
-	if e == errGone {
+func statusFor(e *refusal.Refusal) ledger.Status {
+	if e.Kind == refusal.ClientClosed {
 		return ledger.Aborted
 	}
 	return ledger.Failed
@@ -383,18 +384,18 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 		held: ctx.Response.SwapBody(nil)[:0]} // the buffer of the connection's last answer
 	length := x.resp.Header.ContentLength()
 	ctx.Response.Header.SetContentTypeBytes(x.resp.Header.ContentType()) // an error says its own
-	var e *apiError
+	var e *refusal.Refusal
 	if err := b.hold(maxHeld); err != nil {
 		e = s.fault(c, err)
 	} else if _, failed := m.Failed(); b.status != fasthttp.StatusOK {
-		e = fromEngine(b.status, meter.OpenAIError(b.status, b.held))
+		e = refusal.Engine(b.status, meter.OpenAIError(b.status, b.held))
 	} else if failed {
-		e = fromEngine(fasthttp.StatusBadGateway, m.Fault())
+		e = refusal.Engine(fasthttp.StatusBadGateway, m.Fault())
 	} else if b.eof && !m.Done() {
 		e = s.fault(c, errors.New("the answer is not a JSON body"))
 	}
 	if e == nil && !b.eof && length < 0 && !ctx.Request.Header.IsHTTP11() {
-		e = errVersion // it would not see that the answer was cut
+		e = refusal.New(refusal.NeedsHTTP11) // it would not see that the answer was cut
 	}
 	if e == nil && !b.eof {
 		b.release()
@@ -403,7 +404,7 @@ func (s *Server) whole(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exc
 	}
 	defer b.letGo()
 	if e = b.conclude(e); e != nil {
-		e.write(ctx, c.dialect, c.id)
+		writeRefusal(ctx, c.dialect, c.id, e)
 		return
 	}
 	if cap(b.held) > keptBody {

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"net"
-	"strconv"
 	"time"
+
+	"spotinference/server/refusal"
 
 	"github.com/valyala/fasthttp"
 )
@@ -24,21 +25,21 @@ const maxFields = 128
 // the parsed one. What fasthttp refuses by itself does not get here: a second
 // Content-Length or Transfer-Encoding, a length that is no plain number, other
 // codings, a space before the colon, control bytes, a request without Host.
-func checkHead(h *fasthttp.RequestHeader) *apiError {
+func checkHead(h *fasthttp.RequestHeader) *refusal.Refusal {
 	switch string(h.Protocol()) {
 	case "HTTP/1.1", "HTTP/1.0":
 	default:
-		return errProtocol
+		return refusal.New(refusal.HTTPVersion)
 	}
 	if target := h.RequestURI(); target[0] != '/' {
-		return errTarget // absolute-form, authority-form, "*": this is no proxy
+		return refusal.MalformedHTTP("its target is not a path") // absolute-form, authority-form, "*": this is no proxy
 	}
 	var length, coding bool
 	fields := 0
 	for raw := h.RawHeaders(); len(raw) > 0; fields++ {
 		end := bytes.IndexByte(raw, '\n')
 		if end < 1 || raw[end-1] != '\r' {
-			return errHead("a line does not end in CRLF")
+			return refusal.MalformedHTTP("a line does not end in CRLF")
 		}
 		line := raw[:end-1]
 		raw = raw[end+1:]
@@ -48,27 +49,27 @@ func checkHead(h *fasthttp.RequestHeader) *apiError {
 		name, value, _ := bytes.Cut(line, []byte(":"))
 		switch {
 		case name[0] == ' ' || name[0] == '\t':
-			return errHead("a header is folded over two lines")
+			return refusal.MalformedHTTP("a header is folded over two lines")
 		case bytes.IndexByte(name, ' ') >= 0:
-			return errHead("a header's name holds a space")
+			return refusal.MalformedHTTP("a header's name holds a space")
 		case len(name) == len("Content-Length") && bytes.EqualFold(name, []byte("Content-Length")):
 			length = true
 		case len(name) == len("Transfer-Encoding") && bytes.EqualFold(name, []byte("Transfer-Encoding")):
 			coding = true
 			if !bytes.EqualFold(bytes.Trim(value, " \t"), []byte("chunked")) {
-				return errHead("its transfer coding is not chunked")
+				return refusal.MalformedHTTP("its transfer coding is not chunked")
 			}
 		case len(name) == len("Expect") && bytes.EqualFold(name, []byte("Expect")):
 			if !bytes.EqualFold(bytes.Trim(value, " \t"), []byte("100-continue")) {
-				return errExpect
+				return refusal.New(refusal.ExpectationFailed)
 			}
 		}
 	}
 	switch {
 	case length && coding:
-		return errHead("it has both a Content-Length and a Transfer-Encoding")
+		return refusal.MalformedHTTP("it has both a Content-Length and a Transfer-Encoding")
 	case fields > maxFields:
-		return errHeadLarge("The request has more than " + strconv.Itoa(maxFields) + " header fields.")
+		return refusal.TooManyHeaders(maxFields)
 	}
 	return nil
 }
@@ -102,7 +103,7 @@ func (s *Server) limits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 // The connection closes after it.
 func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
 	h := &ctx.Request.Header
-	rt := route{dialect: anyDialect} // what fasthttp failed to read has no head any more
+	rt := route{dialect: refusal.AnyDialect} // what fasthttp failed to read has no head any more
 	if len(h.RawHeaders()) > 0 {
 		rt, _ = routes(string(ctx.URI().PathOriginal()))
 	}
@@ -110,15 +111,17 @@ func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
 	s.refuse(ctx, rt, id, s.unread(h, ctx.Conn(), err))
 	ctx.Response.SkipBody = ctx.IsHead()
 	s.sign(ctx, rt, id, time.Time{})
-	if c, ok := ctx.Conn().(*client); ok {
-		c.linger.Store(true)
+	if c, ok := ctx.Conn().(Conn); ok {
+		c.Linger()
 	}
 }
 
 // unread says why a request was not read.
-func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *apiError {
-	if c, ok := conn.(*client); ok && c.failed != nil {
-		err = c.failed // fasthttp hides it where it reads chunks
+func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *refusal.Refusal {
+	if c, ok := conn.(Conn); ok && c.Overrun() {
+		return refusal.BodyTooLarge(s.cfg.MaxBody)
+	} else if ok && c.ReadErr() != nil {
+		err = c.ReadErr() // fasthttp hides it where it reads chunks
 	}
 	var small *fasthttp.ErrSmallBuffer
 	var timeout net.Error
@@ -130,13 +133,13 @@ func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *ap
 		if _, e := s.keys.find(h, s.cfg.Now()); e != nil {
 			return e
 		}
-		return errTooLarge(s.cfg.MaxBody)
-	case errors.Is(err, fasthttp.ErrBodyTooLarge), errors.Is(err, errTooMuch):
-		return errTooLarge(s.cfg.MaxBody)
+		return refusal.BodyTooLarge(s.cfg.MaxBody)
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		return refusal.BodyTooLarge(s.cfg.MaxBody)
 	case errors.As(err, &small):
-		return errHeadLarge("The request's headers are over " + strconv.Itoa(maxHead>>10) + " KiB.")
+		return refusal.HeadersTooLarge(maxHead)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return errSlow
+		return refusal.New(refusal.RequestTimeout)
 	}
-	return errHead("it is malformed")
+	return refusal.MalformedHTTP("it is malformed")
 }

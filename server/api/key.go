@@ -12,6 +12,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"spotinference/ledger"
+	"spotinference/server/refusal"
 )
 
 // key is one API key and what is left of its limits.
@@ -77,7 +78,7 @@ func (r *keyring) asked() bool { return r.own != nil || len(*r.snapshot.Load()) 
 
 // find returns the key of a request, nil where none is asked for, or why it may not
 // come in. OpenAI's clients send a key as a bearer token, Anthropic's as x-api-key.
-func (r *keyring) find(h *fasthttp.RequestHeader, now time.Time) (*key, *apiError) {
+func (r *keyring) find(h *fasthttp.RequestHeader, now time.Time) (*key, *refusal.Refusal) {
 	if !r.asked() {
 		return nil, nil
 	}
@@ -92,11 +93,11 @@ func (r *keyring) find(h *fasthttp.RequestHeader, now time.Time) (*key, *apiErro
 	k := r.of(&digest)
 	switch {
 	case k == nil:
-		return nil, errKey
+		return nil, refusal.New(refusal.InvalidKey)
 	case !k.Revoked.IsZero():
-		return nil, errKeyRevoked
+		return nil, refusal.New(refusal.RevokedKey)
 	case k.Expired(now):
-		return nil, errKeyExpired
+		return nil, refusal.New(refusal.ExpiredKey)
 	}
 	return k, nil
 }
@@ -111,29 +112,29 @@ func (r *keyring) of(digest *[sha256.Size]byte) *key {
 
 // still says why a key that was let in may not go on, nil where it may: much may have
 // happened while its request waited.
-func (r *keyring) still(k *key, now time.Time) *apiError {
+func (r *keyring) still(k *key, now time.Time) *refusal.Refusal {
 	if k == nil || k == r.own {
 		return nil
 	}
 	switch k = r.of(&k.Digest); {
 	case k == nil, !k.Revoked.IsZero():
-		return errKeyRevoked
+		return refusal.New(refusal.RevokedKey)
 	case k.Expired(now):
-		return errKeyExpired
+		return refusal.New(refusal.ExpiredKey)
 	}
 	return r.budget(k, now)
 }
 
 // mayUse says why a key may not have a model.
-func (k *key) mayUse(model string) *apiError {
+func (k *key) mayUse(model string) *refusal.Refusal {
 	if k == nil || k.Models == nil {
 		return nil
 	}
 	if model == "" {
-		return errModelUnnamed
+		return refusal.New(refusal.ModelRequired)
 	}
 	if !k.lists(model) {
-		return errModel(model)
+		return refusal.ModelNotFound(model)
 	}
 	return nil
 }

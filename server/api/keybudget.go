@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"spotinference/ledger"
+	"spotinference/server/refusal"
 )
 
 // KeySpend is what each key has used of today's bill, and for how long that may be
@@ -21,19 +22,19 @@ func (s *Server) SetKeySpend(spent KeySpend) { s.keys.spent.Store(&spent) }
 
 // budget says why a key's own budget refuses it. A budget that cannot be seen is a
 // spent one, as the gate has it.
-func (r *keyring) budget(k *key, now time.Time) *apiError {
+func (r *keyring) budget(k *key, now time.Time) *refusal.Refusal {
 	if k == nil || k.PerDay == nil {
 		return nil
 	}
 	spent := r.spent.Load()
 	if spent == nil || !now.Before(spent.Until) {
-		return errKeySpendStale
+		return refusal.New(refusal.KeySpendStale)
 	}
 	if !spent.Known {
-		return errKeySpendUnknown
+		return refusal.New(refusal.KeySpendUnknown)
 	}
 	if spent.By[k.ID] >= *k.PerDay {
-		return errKeyBudget(max(time.Second, spent.Next.Sub(now)))
+		return refusal.KeyBudgetSpent(max(time.Second, spent.Next.Sub(now)))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"spotinference/ledger"
+	"spotinference/server/refusal"
 )
 
 // What a key may have in a minute is a bucket: it holds a minute's worth, fills evenly,
@@ -82,7 +83,7 @@ func newLimits(k ledger.Key, now time.Time, isFull bool) *limits {
 }
 
 // take lets a request begin, or says why it may not, and when.
-func (l *limits) take(now time.Time) *apiError {
+func (l *limits) take(now time.Time) *refusal.Refusal {
 	if l == nil {
 		return nil
 	}
@@ -100,9 +101,9 @@ func (l *limits) take(now time.Time) *apiError {
 	switch {
 	case request > 0 || token > 0:
 		if token > request {
-			return errRate("tokens", l.tokens.limit, token)
+			return refusal.TokenRate(l.tokens.limit, token)
 		}
-		return errRate("requests", l.requests.limit, request)
+		return refusal.RequestRate(l.requests.limit, request)
 	case l.requests.limit > 0:
 		l.requests.level -= perUnit
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"spotinference/ledger"
+	"spotinference/server/refusal"
 )
 
 var t0 = time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
@@ -27,11 +28,11 @@ func TestRequestsAMinute(t *testing.T) {
 	now := t0
 	for i := range 7 {
 		if e := l.take(now); e != nil {
-			t.Fatalf("request %d: %v", i, e.message)
+			t.Fatalf("request %d: %v", i, e.Message)
 		}
 	}
 	e := l.take(now)
-	if e == nil || e.status != 429 || e.code != "rate_limit_exceeded" || e.retryAfter != 8571428572 {
+	if e == nil || e.Status != 429 || e.Code != "rate_limit_exceeded" || e.RetryAfter != 8571428572 {
 		t.Fatalf("the eighth: %+v", e)
 	}
 	var h fasthttp.ResponseHeader
@@ -39,17 +40,17 @@ func TestRequestsAMinute(t *testing.T) {
 	if got := headers(&h); got != "limit-requests 7, remaining-requests 0, reset-requests 1m0s" {
 		t.Errorf("told %s", got)
 	}
-	if e := l.take(now.Add(e.retryAfter - 1)); e == nil {
+	if e := l.take(now.Add(e.RetryAfter - 1)); e == nil {
 		t.Error("let in a nanosecond early")
 	}
-	if e := l.take(now.Add(e.retryAfter)); e != nil {
-		t.Errorf("refused when it was to come back: %v", e.retryAfter)
+	if e := l.take(now.Add(e.RetryAfter)); e != nil {
+		t.Errorf("refused when it was to come back: %v", e.RetryAfter)
 	}
 	// An hour fills it to a minute's worth, and no more.
 	now = now.Add(time.Hour)
 	for i := range 7 {
 		if e := l.take(now); e != nil {
-			t.Errorf("request %d after an hour: %v", i, e.message)
+			t.Errorf("request %d after an hour: %v", i, e.Message)
 		}
 	}
 	if l.take(now) == nil {
@@ -70,7 +71,7 @@ func TestTokensAMinute(t *testing.T) {
 	take := func(at time.Duration, wait time.Duration) {
 		t.Helper()
 		e := l.take(t0.Add(at))
-		if e == nil && wait > 0 || e != nil && e.retryAfter != wait {
+		if e == nil && wait > 0 || e != nil && e.RetryAfter != wait {
 			t.Errorf("at %s: %+v, want a wait of %s", at, e, wait)
 		}
 	}
@@ -93,7 +94,7 @@ func TestTokensAMinute(t *testing.T) {
 	for range 5 {
 		l.charge(t0, ledger.Usage{PromptTokens: 1 << 62})
 	}
-	if e := l.take(t0.Add(24 * time.Hour)); e == nil || e.retryAfter <= 0 {
+	if e := l.take(t0.Add(24 * time.Hour)); e == nil || e.RetryAfter <= 0 {
 		t.Errorf("after endless tokens: %+v", e)
 	}
 }
@@ -106,9 +107,9 @@ func TestARestartIsNoGift(t *testing.T) {
 	ring := newKeyring("", []ledger.Key{k}, t0)
 	l := (*ring.snapshot.Load())[prefix(&k.Digest)].limits
 	if e := l.take(t0); e != nil {
-		t.Errorf("the first: %v", e.message)
+		t.Errorf("the first: %v", e.Message)
 	}
-	if e := l.take(t0); e == nil || e.typ != "requests" || e.retryAfter != time.Second {
+	if e := l.take(t0); e == nil || e.Type != "requests" || e.RetryAfter != time.Second {
 		t.Errorf("the second: %+v", e)
 	}
 	// And neither is a change of the key.
@@ -135,8 +136,8 @@ func TestNeverMoreThanTheLimit(t *testing.T) {
 			now = now.Add(time.Duration(rnd.Int64N(int64(2*time.Minute) / k.RPM)))
 			if e := l.take(now); e == nil {
 				in++
-			} else if before := (&limits{requests: l.requests}); before.take(now.Add(e.retryAfter-1)) == nil {
-				t.Fatalf("seed %d: a wait of %s was too long", seed, e.retryAfter)
+			} else if before := (&limits{requests: l.requests}); before.take(now.Add(e.RetryAfter-1)) == nil {
+				t.Fatalf("seed %d: a wait of %s was too long", seed, e.RetryAfter)
 			}
 			if most := k.RPM + k.RPM*int64(now.Sub(t0)/time.Second+1)/60 + 1; in > most {
 				t.Fatalf("seed %d: %d let in within %s, limit %d a minute", seed, in, now.Sub(t0), k.RPM)
@@ -153,7 +154,7 @@ func TestTheWholeDigestCounts(t *testing.T) {
 	ring := newKeyring("", []ledger.Key{k}, t0)
 	var h fasthttp.RequestHeader
 	h.Set("Authorization", "Bearer sk-si-right")
-	if _, e := ring.find(&h, t0); e != errKey {
+	if _, e := ring.find(&h, t0); e == nil || e.Kind != refusal.InvalidKey {
 		t.Errorf("half a digest let it in: %v", e)
 	}
 }

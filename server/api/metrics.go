@@ -10,6 +10,7 @@ import (
 
 	"spotinference/budget"
 	"spotinference/ledger"
+	"spotinference/server/refusal"
 )
 
 // Metrics are what GET /metrics tells. One set a process: main makes it and
@@ -126,13 +127,13 @@ func (m *Metrics) histogram(name, endpoint string) *metrics.PrometheusHistogram 
 	return m.set.NewPrometheusHistogramExt(fmt.Sprintf("spotinference_%s_seconds{endpoint=%q}", name, endpoint), buckets)
 }
 
-// refused counts an answer of ours that never reached the engine.
-func (m *Metrics) refused(e *apiError) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_refusals_total{code=%q,status=\"%d\"}", e.code, e.status)).Inc()
+// Refused counts a refusal of what never reached the engine.
+func (m *Metrics) Refused(e *refusal.Refusal) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_refusals_total{code=%q,status=\"%d\"}", e.Code, e.Status)).Inc()
 }
 
-// handshakeFailed counts a client with whom no TLS was agreed on.
-func (m *Metrics) handshakeFailed() {
+// HandshakeFailed counts a client with which no TLS was agreed on.
+func (m *Metrics) HandshakeFailed() {
 	m.set.GetOrCreateCounter("spotinference_tls_handshake_failures_total").Inc()
 }
 

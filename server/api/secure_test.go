@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"spotinference/internal/socket"
 	"spotinference/ledger"
 	"spotinference/server/api"
 	"spotinference/server/listener"
@@ -23,23 +21,20 @@ import (
 	"spotinference/server/queue"
 )
 
-// ways are the ways in, each with what dials it.
-var ways = map[string]func(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, func() net.Conn){
-	"tcp": func(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, func() net.Conn) {
-		w := newWorld(t, queue.Llama, h, change)
+// ways are the kinds of listener, each with what dials it.
+var ways = map[string]func(t *testing.T, h http.HandlerFunc, set setting) (*world, func() net.Conn){
+	"tcp": func(t *testing.T, h http.HandlerFunc, set setting) (*world, func() net.Conn) {
+		w := newWorldOf(t, queue.Llama, h, set)
 		return w, func() net.Conn { return dialed(t)(net.Dial("tcp", w.addr)) }
 	},
-	"tls": func(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, func() net.Conn) {
-		w, client := newTLSWorld(t, h, change)
+	"tls": func(t *testing.T, h http.HandlerFunc, set setting) (*world, func() net.Conn) {
+		w, client := newTLSWorld(t, h, set)
 		return w, func() net.Conn { return dialed(t)(tls.Dial("tcp", w.addr, client)) }
 	},
-	"unix": func(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, func() net.Conn) {
+	"unix": func(t *testing.T, h http.HandlerFunc, set setting) (*world, func() net.Conn) {
 		path := filepath.Join(t.TempDir(), "api.sock")
-		ln, err := socket.Listen(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := newWorldAt(t, ln, queue.Llama, h, change)
+		set.listen.Address = listener.UnixPrefix + path
+		w := newWorldOf(t, queue.Llama, h, set)
 		w.client.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}
 		w.url = "http://gateway"
 		return w, func() net.Conn { return dialed(t)(net.Dial("unix", path)) }
@@ -56,40 +51,31 @@ func dialed(t *testing.T) func(net.Conn, error) net.Conn {
 	}
 }
 
-// serverTLS is what serve runs with, and what trusts it.
-func serverTLS(t *testing.T) (serve, client *tls.Config) {
+// secured makes at speak TLS, and returns what trusts it.
+func secured(t *testing.T, at *listener.Config) (client *tls.Config) {
 	t.Helper()
 	p := certtest.Make(t, time.Now().Add(time.Hour))
 	dir := t.TempDir()
-	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for path, b := range map[string][]byte{certFile: p.Cert, keyFile: p.Key} {
+	at.CertFile, at.KeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for path, b := range map[string][]byte{at.CertFile: p.Cert, at.KeyFile: p.Key} {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	pair, err := listener.NewPair(certFile, keyFile, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pair.TLS(), p.Client()
+	return p.Client()
 }
 
-func newTLSWorld(t *testing.T, h http.HandlerFunc, change func(*api.Config)) (*world, *tls.Config) {
+func newTLSWorld(t *testing.T, h http.HandlerFunc, set setting) (*world, *tls.Config) {
 	t.Helper()
-	serve, client := serverTLS(t)
-	w := newWorld(t, queue.Llama, h, func(c *api.Config) {
-		c.TLS = serve
-		if change != nil {
-			change(c)
-		}
-	})
+	client := secured(t, &set.listen)
+	w := newWorldOf(t, queue.Llama, h, set)
 	w.url = "https://" + w.addr
 	w.client.Transport = &http.Transport{TLSClientConfig: client}
 	return w, client
 }
 
 func TestTLS(t *testing.T) {
-	w, client := newTLSWorld(t, jsonAnswer(200, chatAnswer), nil)
+	w, client := newTLSWorld(t, jsonAnswer(200, chatAnswer), setting{})
 	for range 2 { // the second on the same connection
 		resp, body := w.do("POST", "/v1/chat/completions", chatBody)
 		if resp.StatusCode != 200 || body != chatAnswer || resp.TLS == nil || resp.Proto != "HTTP/1.1" || resp.TLS.NegotiatedProtocol != "" {
@@ -122,7 +108,7 @@ func TestTLS(t *testing.T) {
 
 // TestPlainHTTPAtATLSPort is told what to do instead, whatever else it sends.
 func TestPlainHTTPAtATLSPort(t *testing.T) {
-	w, _ := newTLSWorld(t, jsonAnswer(200, chatAnswer), nil)
+	w, _ := newTLSWorld(t, jsonAnswer(200, chatAnswer), setting{})
 	for range 3 {
 		conn := dialed(t)(net.Dial("tcp", w.addr))
 		const size = 4 << 20
@@ -151,14 +137,15 @@ func TestPlainHTTPAtATLSPort(t *testing.T) {
 
 // TestASlowHandshakeIsBounded.
 func TestASlowHandshakeIsBounded(t *testing.T) {
-	secure, client := serverTLS(t)
+	var secure listener.Config
+	client := secured(t, &secure)
 	for name, slow := range map[string]struct{ first, each string }{
 		"nothing":                  {"", ""},
 		"half a hello":             {"\x16\x03\x01\x00\xff\x01", ""},
 		"a hello, a byte a second": {"\x16\x03\x01\x00\xff\x01\x00\x00\xfb", "\x03"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inTimeTLS(t, secure, jsonAnswer(200, chatAnswer), func(t *testing.T, _ *fakeLedger, dial func() net.Conn) {
+			inTimeAt(t, secure, jsonAnswer(200, chatAnswer), func(t *testing.T, _ *fakeLedger, dial func() net.Conn) {
 				conn, began := dial(), time.Now()
 				defer conn.Close()
 				go func() {
@@ -176,7 +163,7 @@ func TestASlowHandshakeIsBounded(t *testing.T) {
 		})
 	}
 	t.Run("a head after it", func(t *testing.T) {
-		inTimeTLS(t, secure, jsonAnswer(200, chatAnswer), func(t *testing.T, _ *fakeLedger, dial func() net.Conn) {
+		inTimeAt(t, secure, jsonAnswer(200, chatAnswer), func(t *testing.T, _ *fakeLedger, dial func() net.Conn) {
 			client := client.Clone()
 			client.InsecureSkipVerify = true // it is the year 2000 here
 			conn := tls.Client(dial(), client)
@@ -205,7 +192,7 @@ func TestWhoLeavesIsSeen(t *testing.T) {
 				io.Copy(io.Discard, r.Body)
 				<-r.Context().Done()
 				close(left)
-			}, nil)
+			}, setting{})
 			conn := dial()
 			io.WriteString(conn, post(chatBody))
 			eventually(t, "the request runs", func() bool { return w.metric("spotinference_requests_running") == "1" })
@@ -226,7 +213,7 @@ func TestWhoStaysIsServed(t *testing.T) {
 			io.Copy(io.Discard, r.Body)
 			time.Sleep(700 * time.Millisecond) // a slow engine: clients are looked for every 200 ms
 			jsonAnswer(200, chatAnswer)(rw, r)
-		}, nil)
+		}, setting{})
 		if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 200 || body != chatAnswer {
 			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
 		}
@@ -236,7 +223,10 @@ func TestWhoStaysIsServed(t *testing.T) {
 // TestEveryWayInIsBounded by the same limits.
 func TestEveryWayInIsBounded(t *testing.T) {
 	for name, way := range ways {
-		w, dial := way(t, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.MaxConns, c.MaxBody, c.Key = 4, 1<<20, "sk-right" })
+		w, dial := way(t, jsonAnswer(200, chatAnswer), setting{
+			config: func(c *api.Config) { c.MaxBody, c.Key = 1<<20, "sk-right" },
+			listen: listener.Config{MaxConns: 4},
+		})
 		ask := func(request string, body int) (int, string) {
 			t.Helper()
 			conn := dial()
@@ -294,7 +284,7 @@ func TestAnAbruptEnd(t *testing.T) {
 		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 		close(left)
-	}, nil)
+	}, setting{})
 	raw := dialed(t)(net.Dial("tcp", w.addr))
 	io.WriteString(tls.Client(raw, client), post(chatBody))
 	eventually(t, "the request runs", func() bool { return w.metric("spotinference_requests_running") == "1" })

@@ -13,7 +13,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +26,7 @@ import (
 	"spotinference/internal/loopback"
 	"spotinference/ledger"
 	"spotinference/server/queue"
+	"spotinference/server/refusal"
 )
 
 // Ledger is where requests are written. *ledger.Ledger has it.
@@ -54,18 +54,13 @@ type Config struct {
 	// Keys are those that the ledger has, revoked ones among them. See PutKey.
 	Keys []ledger.Key
 
-	// TLS makes Run speak it; nil: plain HTTP.
-	TLS *tls.Config
-
 	// Drain is how long running answers may go on after the server was asked
 	// to stop; then they are cut, with an error that says so.
 	Drain time.Duration
 
 	// CloseGrace is how long running answers may go on after the gate has closed; then
-	// they are cut. OnClosed is called after that, once a closing, when nothing is in
-	// the engine any more; ctx ends when the gate opens again, or with Run. Nil: nothing.
+	// they are cut. See Hooks.Closed.
 	CloseGrace time.Duration
-	OnClosed   func(ctx context.Context, reason string)
 
 	// StallTimeout is how long an engine may make no progress on an answer until
 	// it is cut, with an error that says so; 0: for ever.
@@ -82,10 +77,6 @@ type Config struct {
 
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
 	MaxBody int
-
-	// MaxConns bounds the connections that are served at once; what the limit
-	// on open files allows where zero.
-	MaxConns int
 
 	// Origins are the web origins whose pages may use the API ("*": all); none
 	// where empty. See CheckOrigin.
@@ -112,6 +103,19 @@ const (
 	// cutGrace is what cut answers have to say goodbye in.
 	cutGrace = 5 * time.Second
 )
+
+// Hooks are what a server tells. A nil one is not called.
+type Hooks struct {
+	// Closed is called when the gate has closed and Config.CloseGrace is over, once a
+	// closing, when nothing is in the engine any more; ctx ends when the gate opens
+	// again, or with Run, which waits for Closed to return.
+	Closed func(ctx context.Context, reason string)
+}
+
+// MaxRequest bounds the bytes of a head, or of a body and its framing, for bodies of up
+// to maxBody bytes: chunks may be as large as what they hold. 0 stands for
+// Config.MaxBody's default.
+func MaxRequest(maxBody int) int64 { return 2*int64(cmp.Or(maxBody, defaultMaxBody)) + maxHead }
 
 // Server serves one listener. It is made by New and used once.
 type Server struct {
@@ -141,9 +145,6 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.AuditEvery == 0 {
 		cfg.AuditEvery = time.Minute
-	}
-	if cfg.MaxConns == 0 {
-		cfg.MaxConns = maxConns()
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -178,27 +179,20 @@ func New(cfg Config) (*Server, error) {
 		WriteTimeout:                 writeTimeout,
 		IdleTimeout:                  idleTimeout,
 		CloseOnShutdown:              true,
-		Concurrency:                  2 * (cfg.MaxConns + spareConns), // the listener's limit is first
 		Logger:                       quietLogger{},
 	}
 	cfg.Metrics.watch(s)
 	return s, nil
 }
 
-// Run serves ln until ctx ends, then drains: the listener closes, running
-// answers have Config.Drain to end and are cut after that. hard ends the
-// patience at once. Run closes ln, and returns when no request runs any more;
+// Run serves ln, whose connections may be [Conn]s, until ctx ends, then drains: the
+// listener closes, running answers have Config.Drain to end and are cut after that. hard
+// ends the patience at once. Run closes ln, and returns when no request runs any more;
 // each has its row then, or it returns an error.
-func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
+func (s *Server) Run(ctx, hard context.Context, ln net.Listener, h Hooks) error {
 	s.loopback = loopback.Addr(ln.Addr())
-	in := &listener{
-		Listener: ln, log: s.cfg.Log, limit: s.cfg.MaxConns,
-		most:    2*int64(s.cfg.MaxBody) + maxHead, // chunks may be as large as what they hold
-		refused: func() { s.cfg.Metrics.refused(errBusy) },
-		tls:     s.cfg.TLS, alien: s.handshakeFailed,
-	}
 	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(in) }()
+	go func() { served <- s.http.Serve(ln) }()
 
 	looking, stopLooking := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -206,7 +200,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 	wg.Go(func() { s.saveOpen(looking) })
 	wg.Go(func() { s.watchStalls(looking) })
 	wg.Go(func() { s.watchCounters(looking) })
-	wg.Go(func() { s.watchGate(looking) })
+	wg.Go(func() { s.watchGate(looking, h) })
 	defer func() {
 		stopLooking()
 		wg.Wait()
@@ -222,7 +216,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener) error {
 		failed, patience = fmt.Errorf("serve %s: %w", ln.Addr(), cmp.Or(err, net.ErrClosed)), 0
 	case <-ctx.Done():
 		// Also where Serve has not begun to accept: then it ends at once.
-		in.Close()
+		ln.Close()
 		<-served
 	}
 	close(s.stopping)
@@ -252,7 +246,7 @@ func (s *Server) drain(hard context.Context, patience time.Duration) error {
 	if n := s.calls.len(); n > 0 {
 		s.cfg.Log.Warn("cutting the answers that are still running", "requests", n)
 	}
-	s.calls.cut(errShutdown)
+	s.calls.cut(refusal.New(refusal.ShuttingDown))
 	select {
 	case err := <-down:
 		return err

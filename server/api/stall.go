@@ -5,11 +5,8 @@ import (
 	"time"
 
 	"spotinference/server/queue"
+	"spotinference/server/refusal"
 )
-
-// errStalled is the cause of a call whose engine has gone silent. Each further
-// try would wait for as long.
-var errStalled = &apiError{status: 504, typ: "server_error", code: "engine_stalled", message: "The engine has stopped making progress, and its answer was cut.", hopeless: true}
 
 // stall is how long a call has waited for its engine. Owned by the goroutine
 // that looks for stalls.
@@ -51,7 +48,7 @@ func (s *Server) watchStalls(ctx context.Context) {
 			case waited >= limit/2 && w.progress == 0 && !c.uncounted:
 				mute = append(mute, c)
 			case waited >= limit:
-				c.cut(errStalled)
+				c.cut(refusal.New(refusal.EngineStalled))
 			}
 		}
 		if len(mute) == 0 {
@@ -68,7 +65,7 @@ func (s *Server) watchStalls(ctx context.Context) {
 			case moved:
 				c.stall.since = s.cfg.Now()
 			case s.cfg.Now().Sub(c.stall.since) >= limit:
-				c.cut(errStalled)
+				c.cut(refusal.New(refusal.EngineStalled))
 			}
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"spotinference/ledger"
 	"spotinference/server/meter"
 	"spotinference/server/queue"
+	"spotinference/server/refusal"
 )
 
 // How a request enters the engine. Where it sleeps, the request waits until it is
@@ -23,11 +24,6 @@ const heartbeat = 10 * time.Second
 // beat is a comment: a reader of events skips it.
 const beat = ": waiting for the engine\n\n"
 
-var (
-	errQueueFull   = &apiError{status: 503, typ: "server_error", code: "wake_queue_full", message: "Too many requests wait for the engine. Try again in a moment.", retryAfter: 10 * time.Second}
-	errWakeTimeout = &apiError{status: 504, typ: "server_error", code: "wake_timeout", message: "The engine did not wake in time."}
-)
-
 // tryEnter lets a call into an engine that is ready.
 func (s *Server) tryEnter(c *call) bool {
 	in := s.cfg.Engine.TryAdmit()
@@ -39,7 +35,7 @@ func (s *Server) tryEnter(c *call) bool {
 
 // enter lets a call into the engine, which it may have to wait for, or says why not. A
 // call that is cut meanwhile does not wait on.
-func (s *Server) enter(c *call) *apiError {
+func (s *Server) enter(c *call) *refusal.Refusal {
 	if s.tryEnter(c) {
 		return nil
 	}
@@ -54,7 +50,7 @@ func (s *Server) enter(c *call) *apiError {
 	case err == nil:
 		e := s.keys.still(c.key, s.cfg.Now())
 		if err := s.cfg.Gate.Allow(); err != nil { // much may have been spent meanwhile
-			e = fromGate(err)
+			e = refusal.Gate(err)
 		}
 		if e != nil {
 			s.cfg.Engine.Release(false)
@@ -66,21 +62,20 @@ func (s *Server) enter(c *call) *apiError {
 	case c.why() != nil:
 		return c.why()
 	case errors.Is(err, queue.ErrFull):
-		return errQueueFull
+		return refusal.New(refusal.QueueFull)
 	case errors.Is(err, queue.ErrWakeTimeout):
-		return errWakeTimeout
+		return refusal.New(refusal.WakeTimeout)
 	}
 	return s.notReady()
 }
 
 // notReady says when asking again may help, where that is known.
-func (s *Server) notReady() *apiError {
+func (s *Server) notReady() *refusal.Refusal {
+	var wait time.Duration
 	if next := s.cfg.Engine.Status().NextStart; !next.IsZero() {
-		e := *errNotReady
-		e.retryAfter = max(e.retryAfter, time.Until(next))
-		return &e
+		wait = time.Until(next)
 	}
-	return errNotReady
+	return refusal.EngineNotReady(wait)
 }
 
 // forget ends a call: it leaves the engine, and nobody looks at it any more.
@@ -108,14 +103,14 @@ func (c *call) waiting() bool {
 
 // await is enter for a call that may have to wait for long. It returns the channel
 // that will bring enter's answer where that is not there within a heartbeat.
-func (s *Server) await(c *call) (*apiError, <-chan *apiError) {
+func (s *Server) await(c *call) (*refusal.Refusal, <-chan *refusal.Refusal) {
 	if s.tryEnter(c) {
 		return nil, nil
 	}
 	if !c.ask.Stream || c.ask.Assembled() {
 		return s.enter(c), nil
 	}
-	entered := make(chan *apiError, 1)
+	entered := make(chan *refusal.Refusal, 1)
 	go func() { entered <- s.enter(c) }()
 	patience := time.NewTimer(s.cfg.Heartbeat)
 	defer patience.Stop()
@@ -134,7 +129,7 @@ type held struct {
 	c       *call
 	m       *meter.Meter
 	req     *fasthttp.Request
-	entered <-chan *apiError
+	entered <-chan *refusal.Refusal
 	b       *body // once the engine answers
 	over    bool  // the call is ended, and has its row where it has one
 }
@@ -154,9 +149,9 @@ func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = h.s.panicked(h.c, v)
-			h.c.cut(errInternal)
+			h.c.cut(refusal.New(refusal.Internal))
 			if h.c.inside.Load() && !h.c.recorded {
-				_ = h.s.record(h.c, h.m, ledger.Failed, errInternal.status, time.Time{})
+				_ = h.s.record(h.c, h.m, ledger.Failed, fasthttp.StatusInternalServerError, time.Time{})
 			}
 		}
 	}()
@@ -184,9 +179,9 @@ func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
 			}
 			if e != nil {
 				h.over = true
-				h.s.cfg.Metrics.refused(e)
+				h.s.cfg.Metrics.Refused(e)
 				h.s.forget(h.c)
-				return sent, write(e.event(h.c.dialect, h.c.id))
+				return sent, write(e.Event(h.c.dialect, h.c.id))
 			}
 			n, err := h.b.WriteTo(w)
 			return sent + n, err
@@ -196,7 +191,7 @@ func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
 
 // ask sends a request whose client has its status already, and returns the stream
 // of the answer, or why there is none; the call has its row then.
-func (s *Server) ask(c *call, m *meter.Meter, req *fasthttp.Request) (*body, *apiError) {
+func (s *Server) ask(c *call, m *meter.Meter, req *fasthttp.Request) (*body, *refusal.Refusal) {
 	x, err := s.upstream.do(c, req, s.cfg.Now())
 	if errors.Is(err, errUnsent) {
 		return nil, s.fault(c, err)
@@ -210,11 +205,11 @@ func (s *Server) ask(c *call, m *meter.Meter, req *fasthttp.Request) (*body, *ap
 	}
 	defer b.letGo()
 	b.json = true
-	e := errEngine
+	e := refusal.New(refusal.EngineFailed)
 	if err := b.hold(maxHeld); err != nil {
 		e = s.fault(c, err)
 	} else if b.status != fasthttp.StatusOK {
-		e = fromEngine(b.status, meter.OpenAIError(b.status, b.held))
+		e = refusal.Engine(b.status, meter.OpenAIError(b.status, b.held))
 	}
 	return nil, b.conclude(e)
 }
@@ -226,7 +221,7 @@ func (h *held) Close() error {
 		return h.b.Close()
 	}
 	if !h.over {
-		h.c.cut(errGone) // it ends the wait
+		h.c.cut(refusal.New(refusal.ClientClosed)) // it ends the wait
 		if h.entered != nil {
 			<-h.entered
 		}

@@ -2,6 +2,7 @@ package listener_test
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,7 +18,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -217,28 +217,33 @@ func (a *authority) client(name string) error {
 	return conn.Close()
 }
 
-// accept runs the handshakes of an account's clients.
-func (a *authority) accept(cfg *tls.Config) (close func()) {
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
-	if err != nil {
+// accept runs the handshakes of a listener's clients.
+func (a *authority) accept(l *listener.Listener) (close func()) {
+	if err := l.Listen(); err != nil {
 		a.t.Fatal(err)
 	}
-	a.listen = ln.Addr().String()
-	done := make(chan struct{})
-	go func() {
-		defer func() { done <- struct{}{} }()
+	a.listen = l.Addr().String()
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { l.Run(ctx, listener.Hooks{}) })
+	wg.Go(func() {
 		for {
-			conn, err := ln.Accept()
+			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func(conn net.Conn) {
-				_ = conn.(*tls.Conn).Handshake()
+			go func() {
+				_, _ = conn.Read(make([]byte, 1)) // the handshake comes first
 				conn.Close()
-			}(conn)
+			}()
 		}
-	}()
-	return func() { ln.Close(); <-done }
+	})
+	return func() { l.Close(); stop(); wg.Wait() }
+}
+
+// newACME makes a listener whose certificates are the authority's.
+func newACME(domains []string, dir, directory string, log *slog.Logger) (*listener.Listener, error) {
+	return listener.New(listener.Config{Address: "127.0.0.1:0", Domains: domains, CacheDir: dir, Authority: directory, MaxRequest: 1, Log: log})
 }
 
 // TestACertificateByACME is fetched for the first client that asks for our name, kept,
@@ -248,11 +253,11 @@ func TestACertificateByACME(t *testing.T) {
 	a := newAuthority(t)
 	dir := filepath.Join(t.TempDir(), "ledger.db.acme")
 	open := func() func() {
-		account, err := listener.NewAccount([]string{"GPU.example.com"}, dir, a.server.URL+"/directory", slog.New(slog.DiscardHandler))
+		l, err := newACME([]string{"GPU.example.com"}, dir, a.server.URL+"/directory", slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return a.accept(account.TLS())
+		return a.accept(l)
 	}
 	stop := open()
 	for _, other := range []string{"other.example.com", "example.com", "", "127.0.0.1", "gpu.example.com.evil.net"} {
@@ -292,11 +297,11 @@ func TestAnAuthorityThatIsAway(t *testing.T) {
 	a := newAuthority(t)
 	a.server.Close()
 	log := &logged{}
-	account, err := listener.NewAccount([]string{"gpu.example.com"}, filepath.Join(t.TempDir(), "c"), a.server.URL+"/directory", log.logger())
+	l, err := newACME([]string{"gpu.example.com"}, filepath.Join(t.TempDir(), "c"), a.server.URL+"/directory", log.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.accept(account.TLS())()
+	defer a.accept(l)()
 	for range 3 {
 		if err := a.client("gpu.example.com"); err == nil {
 			t.Error("there is a certificate")
@@ -316,7 +321,7 @@ func TestNamesThatAreRefused(t *testing.T) {
 		"box": "not a name", "10.0.0.1": "not a name", "*.example.com": "not a name", "a.example.com:443": "not a name", "https://a.example.com": "not a name", "a example.com": "not a name",
 		"a.example.com": "can be read by others",
 	} {
-		if _, err := listener.NewAccount([]string{name}, dir, "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := newACME([]string{name}, dir, "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", name, err, want)
 		}
 	}

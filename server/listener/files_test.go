@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spotinference/internal/hint"
 	"spotinference/server/listener"
 	"spotinference/server/listener/certtest"
 )
@@ -62,10 +63,15 @@ func (f files) put(cert, key []byte) {
 	}
 }
 
+// listener makes one with the files, which does not listen.
+func (f files) listener(log *slog.Logger) (*listener.Listener, error) {
+	return listener.New(listener.Config{Address: "127.0.0.1:0", CertFile: f.cert, KeyFile: f.key, MaxRequest: 1, Log: log})
+}
+
 // shown is the certificate that clients see now.
-func shown(t *testing.T, p *listener.Pair) []byte {
+func shown(t *testing.T, l *listener.Listener) []byte {
 	t.Helper()
-	c, err := p.TLS().GetCertificate(&tls.ClientHelloInfo{})
+	c, err := l.TLS().GetCertificate(&tls.ClientHelloInfo{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,13 +85,13 @@ func TestRenewal(t *testing.T) {
 		first := certtest.Make(t, time.Now().Add(time.Hour))
 		next := certtest.Make(t, time.Now().Add(time.Hour))
 		f.put(first.Cert, first.Key)
-		p, err := listener.NewPair(f.cert, f.key, log.logger())
+		p, err := f.listener(log.logger())
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		go p.Run(ctx)
+		go p.Run(ctx, listener.Hooks{})
 		was := shown(t, p)
 		const look = 10 * time.Second
 		steps := []struct {
@@ -129,18 +135,18 @@ func TestRenewal(t *testing.T) {
 
 func TestPairsThatAreRefused(t *testing.T) {
 	a, b := certtest.Make(t, time.Now().Add(time.Hour)), certtest.Make(t, time.Now().Add(time.Hour))
-	f := func(change func(files), want, hint string) {
+	f := func(change func(files), want, hinted string) {
 		t.Helper()
 		at := newFiles(t)
 		at.put(a.Cert, a.Key)
 		change(at)
-		_, err := listener.NewPair(at.cert, at.key, slog.New(slog.DiscardHandler))
+		_, err := at.listener(slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 			return
 		}
-		if h := err.(interface{ Hint() string }).Hint(); !strings.Contains(h, hint) {
-			t.Errorf("hint %q, want %q", h, hint)
+		if h := hint.Of(err); !strings.Contains(h, hinted) {
+			t.Errorf("hint %q, want %q", h, hinted)
 		}
 	}
 	f(func(at files) { os.Remove(at.cert) }, "read the certificate: open", "name a file")
@@ -157,7 +163,7 @@ func TestAnExpiredCertificate(t *testing.T) {
 	f, log := newFiles(t), &logged{}
 	old := certtest.Make(t, time.Now().Add(-time.Minute))
 	f.put(old.Cert, old.Key)
-	if _, err := listener.NewPair(f.cert, f.key, log.logger()); err != nil {
+	if _, err := f.listener(log.logger()); err != nil {
 		t.Fatal(err)
 	}
 	if said := log.take(); !strings.Contains(said, "level=WARN") || !strings.Contains(said, "expired") {

@@ -1,0 +1,41 @@
+package api
+
+import (
+	"errors"
+
+	"github.com/valyala/fasthttp"
+
+	"spotinference/budget"
+	"spotinference/server/meter"
+	"spotinference/server/refusal"
+)
+
+// servedPaths is what an unknown path is told.
+const servedPaths = "/v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank, /v1/audio/transcriptions, /v1/audio/translations, /v1/audio/speech and /v1/models"
+
+// writeRefusal makes r the response. sign adds what every answer has.
+func writeRefusal(ctx *fasthttp.RequestCtx, d meter.Dialect, id string, r *refusal.Refusal) {
+	resp := &ctx.Response
+	resp.Reset()
+	resp.SetStatusCode(r.Status)
+	resp.Header.SetContentType("application/json")
+	if wait := r.RetryAfterSeconds(); wait != "" {
+		resp.Header.Set(fasthttp.HeaderRetryAfter, wait)
+	}
+	if r.Hopeless {
+		resp.Header.Set("X-Should-Retry", "false")
+	}
+	resp.SetBodyRaw(r.Body(d, id))
+}
+
+// gateWord is the gate's state in one word.
+func gateWord(err error) string {
+	if err == nil {
+		return "open"
+	}
+	var r *budget.Refusal
+	if errors.As(err, &r) {
+		return r.Reason
+	}
+	return "closed"
+}

@@ -1,0 +1,100 @@
+package refusal
+
+import (
+	"cmp"
+	"encoding/json"
+
+	"spotinference/server/meter"
+)
+
+// AnyDialect is for a request whose path is not known, since it could not be read: the
+// SDKs of all dialects can read such a body.
+const AnyDialect = meter.Dialect(255)
+
+// Body is the refusal as a JSON body in the dialect d; id is the request's.
+func (r *Refusal) Body(d meter.Dialect, id string) []byte {
+	type openAI struct {
+		Message string  `json:"message"`
+		Type    string  `json:"type"`
+		Param   *string `json:"param"`
+		Code    *string `json:"code"`
+	}
+	type anthropic struct {
+		Type    string `json:"type"`
+		Message string `json:"message"`
+	}
+	type envelope struct {
+		Type      string `json:"type"`
+		Error     any    `json:"error"`
+		RequestID string `json:"request_id"`
+	}
+	e := openAI{r.Message, r.Type, orNull(r.Param), orNull(r.Code)}
+	switch d {
+	case meter.Messages:
+		return marshal(envelope{"error", anthropic{r.anthropicType(), r.Message}, id})
+	case AnyDialect:
+		return marshal(envelope{"error", e, id})
+	}
+	return marshal(struct {
+		Error openAI `json:"error"`
+	}{e})
+}
+
+// Event is the refusal as the end of a stream whose status has left already: an error
+// event in the dialect d, and [DONE] where naive clients wait for one.
+func (r *Refusal) Event(d meter.Dialect, id string) []byte {
+	switch d {
+	case meter.Messages:
+		return event("event: error\ndata: ", r.Body(d, id), "\n\n")
+	case meter.Responses:
+		return event("event: error\ndata: ", marshal(struct {
+			Type     string  `json:"type"`
+			Code     string  `json:"code"`
+			Message  string  `json:"message"`
+			Param    *string `json:"param"`
+			Sequence int     `json:"sequence_number"`
+		}{"error", cmp.Or(r.Code, r.Type), r.Message, nil, 0}), "\n\n")
+	}
+	return event("data: ", r.Body(d, id), "\n\ndata: [DONE]\n\n")
+}
+
+// anthropicType is the type that Anthropic's API gives the status.
+func (r *Refusal) anthropicType() string {
+	switch r.Status {
+	case 401:
+		return "authentication_error"
+	case 403:
+		return "permission_error"
+	case 404:
+		return "not_found_error"
+	case 413:
+		return "request_too_large"
+	case 429:
+		return "rate_limit_error"
+	case 503:
+		return "overloaded_error"
+	}
+	if r.Status >= 400 && r.Status < 500 {
+		return "invalid_request_error"
+	}
+	return "api_error"
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("BUG: a refusal that is not JSON: " + err.Error())
+	}
+	return b
+}
+
+func event(before string, payload []byte, after string) []byte {
+	return append(append([]byte(before), payload...), after...)
+}

@@ -1,0 +1,158 @@
+package refusal_test
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"spotinference/budget"
+	"spotinference/server/meter"
+	"spotinference/server/refusal"
+)
+
+// TestTheTable: each row says what it is told for and what the client gets.
+func TestTheTable(t *testing.T) {
+	names := map[string]bool{}
+	for i, row := range refusal.All() {
+		if row.Kind != refusal.Kind(i) || row.Name == "" || names[row.Name] || row.Kind.String() != row.Name {
+			t.Errorf("row %d: name %q", i, row.Name)
+		}
+		names[row.Name] = true
+		if row.When == "" || row.Message == "" || strings.HasSuffix(row.When, ".") {
+			t.Errorf("%s: for %q, says %q", row.Name, row.When, row.Message)
+		}
+		if ours := row.Status != 0; ours && (row.Status < 400 || row.Status > 599) || row.Type == "" != (row.Message == "{why}") && row.Name != "invalid_body" {
+			t.Errorf("%s: status %d, type %q", row.Name, row.Status, row.Type)
+		}
+		if row.Code == "" && row.Status == 503 {
+			t.Errorf("%s: a 503 without a code tells nobody what to wait for", row.Name)
+		}
+	}
+}
+
+// parametrised are the refusals that have values, and how they are made.
+func parametrised() []*refusal.Refusal {
+	fault := meter.Fault{Message: "boom", Type: "server_error"}
+	made := []*refusal.Refusal{
+		refusal.MalformedHTTP("x"), refusal.TooManyHeaders(128), refusal.HeadersTooLarge(32 << 10), refusal.BodyTooLarge(64 << 20), refusal.UnknownPath("/v1/models"),
+		refusal.WrongMethod("POST"), refusal.InvalidBody("x"), refusal.ModelNotFound("m"), refusal.RequestRate(7, time.Second), refusal.TokenRate(7, time.Second),
+		refusal.KeyBudgetSpent(time.Hour), refusal.EngineNotReady(0), refusal.Gate(errors.New("x")), refusal.Gate(budget.ErrExhausted),
+		refusal.Gate(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, Per: budget.Day}),
+	}
+	for _, status := range []int{200, 400, 401, 500, 503} {
+		made = append(made, refusal.Engine(status, fault))
+	}
+	return made
+}
+
+// TestEveryRowIsMade, with all of its values filled in.
+func TestEveryRowIsMade(t *testing.T) {
+	made := map[refusal.Kind]bool{}
+	for _, r := range parametrised() {
+		made[r.Kind] = true
+		if strings.ContainsAny(r.Message, "{}") || r.Message == "" || r.Status == 0 || r.Type == "" {
+			t.Errorf("%s: %+v", r.Kind, r)
+		}
+	}
+	for _, row := range refusal.All() {
+		if made[row.Kind] {
+			continue
+		}
+		r := refusal.New(row.Kind)
+		if strings.ContainsAny(r.Message, "{}") || r.Status != row.Status || r.Code != row.Code || r.RetryAfter != row.RetryAfter || row.Retry != "" {
+			t.Errorf("%s: %+v", row.Name, r)
+		}
+	}
+}
+
+// TestValuesAreNoTemplate: what a client named is not filled in again.
+func TestValuesAreNoTemplate(t *testing.T) {
+	if r := refusal.ModelNotFound("{model}{reason}"); !strings.Contains(r.Message, `"{model}{reason}"`) {
+		t.Error(r.Message)
+	}
+}
+
+func TestGate(t *testing.T) {
+	f := func(err error, status int, wait time.Duration, message string) {
+		t.Helper()
+		r := refusal.Gate(err)
+		message += " The machine itself still costs money until it is stopped." + reasonOf(err)
+		if r.Status != status || r.RetryAfter != wait || r.Message != message || !r.Hopeless {
+			t.Errorf("%v: %+v, want %q", err, r, message)
+		}
+	}
+	const unseen, spent = "The provider's bill cannot be seen, so nothing is served that could spend unseen.", "The budget for this machine is spent. Serving starts again when its next period begins."
+	f(errors.New("disk full"), 503, time.Minute, unseen)
+	f(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale, RetryAfter: 2 * time.Minute}, 503, 2*time.Minute, unseen)
+	f(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonNoTruth}, 503, 0, unseen)
+	f(budget.ErrExhausted, 429, time.Minute, spent)
+	f(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, RetryAfter: time.Hour}, 429, time.Hour, spent)
+	f(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, Per: budget.Month, RetryAfter: time.Hour}, 429, time.Hour,
+		"This month's budget for this machine is spent. Serving starts again when the next month begins.")
+}
+
+// reasonOf is what a message ends with.
+func reasonOf(err error) string {
+	var r *budget.Refusal
+	if errors.As(err, &r) {
+		return " (" + r.Reason + ")"
+	}
+	return ""
+}
+
+// TestDialects: the same refusal in each dialect, as a body and as the end of a stream.
+func TestDialects(t *testing.T) {
+	r := refusal.New(refusal.QueueFull)
+	for d, want := range map[meter.Dialect][2]string{
+		meter.Chat: {`{"error":{"message":"M","type":"server_error","param":null,"code":"wake_queue_full"}}`,
+			"data: {\"error\":{\"message\":\"M\",\"type\":\"server_error\",\"param\":null,\"code\":\"wake_queue_full\"}}\n\ndata: [DONE]\n\n"},
+		meter.Responses: {`{"error":{"message":"M","type":"server_error","param":null,"code":"wake_queue_full"}}`,
+			"event: error\ndata: {\"type\":\"error\",\"code\":\"wake_queue_full\",\"message\":\"M\",\"param\":null,\"sequence_number\":0}\n\n"},
+		meter.Messages: {`{"type":"error","error":{"type":"overloaded_error","message":"M"},"request_id":"req_1"}`,
+			"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"M\"},\"request_id\":\"req_1\"}\n\n"},
+		refusal.AnyDialect: {`{"type":"error","error":{"message":"M","type":"server_error","param":null,"code":"wake_queue_full"},"request_id":"req_1"}`,
+			"data: {\"type\":\"error\",\"error\":{\"message\":\"M\",\"type\":\"server_error\",\"param\":null,\"code\":\"wake_queue_full\"},\"request_id\":\"req_1\"}\n\ndata: [DONE]\n\n"},
+	} {
+		said := func(text []byte) string { return strings.ReplaceAll(string(text), r.Message, "M") }
+		if got := said(r.Body(d, "req_1")); got != want[0] || !json.Valid([]byte(got)) {
+			t.Errorf("%s: body %s, want %s", d, got, want[0])
+		}
+		if got := said(r.Event(d, "req_1")); got != want[1] {
+			t.Errorf("%s: event %q, want %q", d, got, want[1])
+		}
+	}
+}
+
+// TestRefusalsAreMadeHere: one that is made elsewhere would be in no table.
+func TestRefusalsAreMadeHere(t *testing.T) {
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.CompositeLit); ok {
+				if of, ok := lit.Type.(*ast.SelectorExpr); ok && of.Sel.Name == "Refusal" {
+					if pkg, ok := of.X.(*ast.Ident); ok && pkg.Name == "refusal" {
+						t.Errorf("%s makes a refusal of its own", path)
+					}
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
