@@ -24,6 +24,9 @@ var tables = []struct {
 	write      func() string
 }{
 	{"configuration.md", "flags", flags},
+	{"events.md", "events", events},
+	{"events.md", "states", states},
+	{"api.md", "refusals", refusals},
 }
 
 func main() {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"spotinference/cli"
+	"spotinference/ledger"
+	"spotinference/server/refusal"
 )
 
 const docs = "../../../docs"
@@ -29,16 +31,29 @@ func TestPagesAreCurrent(t *testing.T) {
 	}
 }
 
-// TestEveryFlagHasAHelp: what is generated says something of each flag.
-func TestEveryFlagHasAHelp(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join(docs, "configuration.md"))
-	if err != nil {
-		t.Fatal(err)
+// TestNothingIsMissing: each flag, event, state and refusal is on its page, with a text.
+func TestNothingIsMissing(t *testing.T) {
+	on := func(page, what, text string) {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(docs, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text == "" || !strings.Contains(string(b), what) {
+			t.Errorf("%s is not in docs/%s, or has no text", what, page)
+		}
 	}
 	for _, f := range cli.Flags() {
-		if f.Help == "" || !strings.Contains(string(page), "| `--"+f.Name+"` |") {
-			t.Errorf("--%s of %v: not in docs/configuration.md, or without a text", f.Name, f.Of)
-		}
+		on("configuration.md", "| `--"+f.Name+"` |", f.Help)
+	}
+	for _, e := range ledger.EventTypes() {
+		on("events.md", "| `"+string(e.Kind)+"` | `"+e.Subject+"` |", e.Help)
+	}
+	for _, s := range ledger.EngineStates() {
+		on("events.md", "| `"+string(s.Name)+"` |", s.Help)
+	}
+	for _, r := range refusal.All() {
+		on("api.md", "| "+r.When+" |", r.Message)
 	}
 }
 
