@@ -37,7 +37,8 @@ const (
 
 // Config is what a Monitor needs.
 type Config struct {
-	Log *slog.Logger // slog.Default() where nil
+	Now func() time.Time // the wall clock, of what is recorded; time.Now where nil
+	Log *slog.Logger     // slog.Default() where nil
 }
 
 // Hooks say who is told. The functions are called one at a time, from a goroutine that
@@ -68,6 +69,9 @@ func New(cfg Config) *Monitor {
 }
 
 func newMonitor(cfg Config, sources []source) *Monitor {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -236,7 +240,7 @@ func (m *Monitor) end(ctx context.Context, p process, cause error) error {
 
 // publish makes what msg says the newest.
 func (m *Monitor) publish(state State, msg Message) {
-	now := time.Now()
+	now := m.cfg.Now()
 	next := m.Latest()
 	changed := next.State != state
 	next.State, next.At, next.Cards = state, now, slices.Clone(msg.Cards)
@@ -287,7 +291,7 @@ func (m *Monitor) minute(d Minute) {
 
 // xid counts every error, and tells the first of a kind in a minute.
 func (m *Monitor) xid(x XID) {
-	now := time.Now()
+	now := m.cfg.Now()
 	next := m.Latest()
 	if next.XIDs = maps.Clone(next.XIDs); next.XIDs == nil {
 		next.XIDs = map[XID]int64{}

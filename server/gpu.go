@@ -17,7 +17,7 @@ func (g *gateway) newGPUs() *gpu.Monitor {
 	if g.cfg.Demo {
 		return nil
 	}
-	return gpu.New(gpu.Config{Log: g.cfg.Log})
+	return gpu.New(gpu.Config{Now: g.cfg.Now, Log: g.cfg.Log})
 }
 
 // runGPUs follows the GPUs until ctx ends.
