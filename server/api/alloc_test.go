@@ -48,22 +48,19 @@ func TestNoAllocationPerEvent(t *testing.T) {
 			head:  []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"),
 			event: fmt.Appendf(nil, "%x\r\ndata: %s\n\n\r\n", len("data: ")+len(payload)+2, payload),
 		}
-		cn := &conn{Conn: engine, br: bufio.NewReaderSize(engine, readBuffer)}
+		cn := &engineConn{Conn: engine, br: bufio.NewReaderSize(engine, readBuffer)}
 		resp := &fasthttp.Response{StreamBody: true}
 		if err := resp.Read(cn.br); err != nil {
 			t.Fatal(err)
 		}
-		b := &body{
-			s: &Server{cfg: Config{Now: time.Now, Log: slog.New(slog.DiscardHandler)}},
-			c: &call{client: engine}, m: meter.New(meter.Chat, e, ask),
-			x: &exchange{conn: cn, resp: resp}, src: resp.BodyStream(), status: fasthttp.StatusOK,
-		}
+		s := &Server{cfg: Config{Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		a := s.newAnswer(&call{client: engine}, meter.New(meter.Chat, e, ask), &exchange{conn: cn, resp: resp}, formatEvents)
 		sent := 0
 		forward := func() {
-			if err := b.fill(); err != nil {
-				t.Fatal(err)
+			if a.copy(); a.state != answerCopying {
+				t.Fatal(a.state, a.err)
 			}
-			n, err := b.send(io.Discard)
+			n, err := a.send(io.Discard)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +71,7 @@ func TestNoAllocationPerEvent(t *testing.T) {
 			t.Errorf("%v allocations an event, want none: %s", n, payload)
 		}
 		// AllocsPerRun forwards one more before it counts.
-		if got := b.m.Usage().CompletionTokens; got < events || sent == 0 {
+		if got := a.m.Usage().CompletionTokens; got < events || sent == 0 {
 			t.Errorf("%d tokens in %d bytes after %d events", got, sent, events+1)
 		}
 	}

@@ -10,21 +10,21 @@ import (
 )
 
 // What a closed gate means for what runs already. New requests are refused by admit;
-// requests that wait for the engine leave at once; running answers have
+// requests that wait for the engine are refused at once; running answers have
 // Config.CloseGrace to end, and are cut then. After that nothing is inside the engine,
 // and Hooks.Closed is called, once a closing.
 //
 // A gate that was never open does not close: a start waits for its first sample, and
 // only a budget that is spent is a closing of its own.
 
-const gateLook = 200 * time.Millisecond
+const gatePoll = 200 * time.Millisecond
 
 // closing is the course of one. Owned by watchGate.
 type closing struct {
-	opened bool               // the gate was open once
-	since  time.Time          // when it closed; zero while it is open
-	end    context.CancelFunc // ends what follows the grace, once the gate is open again; nil before
-	after  <-chan struct{}    // closed when what follows has ended, which may be after the closing; nil before the first
+	wasOpen    bool               // the gate was open once
+	since      time.Time          // when it closed; zero while it is open
+	cancelHook context.CancelFunc // ends the ctx of Hooks.Closed; nil until it is called, and once the gate is open again
+	hookDone   <-chan struct{}    // closed when Hooks.Closed has returned, which may be after the closing; nil before the first
 }
 
 // watchGate closes what runs when the gate has closed, until ctx ends; Hooks.Closed has
@@ -32,30 +32,31 @@ type closing struct {
 func (s *Server) watchGate(ctx context.Context, h Hooks) {
 	var c closing
 	defer func() {
-		c.open()
-		if c.after != nil {
-			<-c.after
+		c.end()
+		if c.hookDone != nil {
+			<-c.hookDone
 		}
 	}()
-	every(ctx, gateLook, func() { s.lookAtGate(ctx, h, &c) })
+	every(ctx, gatePoll, func() { s.pollGate(ctx, h, &c) })
 }
 
-func (c *closing) open() {
-	if c.end != nil {
-		c.end()
-		c.end = nil
+// end is for a gate that is open.
+func (c *closing) end() {
+	if c.cancelHook != nil {
+		c.cancelHook()
+		c.cancelHook = nil
 	}
 	c.since = time.Time{}
 }
 
-func (s *Server) lookAtGate(ctx context.Context, h Hooks, c *closing) {
+func (s *Server) pollGate(ctx context.Context, h Hooks, c *closing) {
 	err := s.cfg.Gate.Allow()
 	switch {
 	case err == nil:
-		c.opened = true
-		c.open()
+		c.wasOpen = true
+		c.end()
 		return
-	case !c.opened && !errors.Is(err, budget.ErrExhausted):
+	case !c.wasOpen && !errors.Is(err, budget.ErrExhausted):
 		return
 	case c.since.IsZero():
 		c.since = time.Now() // its monotonic reading counts
@@ -63,68 +64,37 @@ func (s *Server) lookAtGate(ctx context.Context, h Hooks, c *closing) {
 			s.cfg.Log.Warn("the gate is closed: running answers are cut unless they end", "requests", n, "within", s.cfg.CloseGrace)
 		}
 	}
-	e := refusal.Gate(err)
-	s.calls.cutWaiting(e)
+	r := refusal.Gate(err)
+	s.calls.cutWaiting(r)
 	if time.Since(c.since) < s.cfg.CloseGrace {
 		return
 	}
 	// Also later on: a request may have been let in just before the gate closed.
-	if n := s.calls.cutInside(e); n > 0 {
+	if n := s.calls.cutInEngine(r); n > 0 {
 		s.cfg.Metrics.gateCuts.Add(n)
 		s.cfg.Log.Warn("the gate is closed: cut the answers that were still running", "requests", n)
 	}
-	if c.end != nil || h.Closed == nil || s.calls.inside() > 0 || c.ending() {
+	if c.cancelHook != nil || h.Closed == nil || len(s.calls.inEngine()) > 0 || c.hookRuns() {
 		return
 	}
-	until, end := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	c.end, c.after = end, ended
+	until, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	c.cancelHook, c.hookDone = cancel, done
 	go func() {
-		defer close(ended)
+		defer close(done)
 		h.Closed(until, gateWord(err))
 	}()
 }
 
-// ending reports whether what followed the closing before still runs.
-func (c *closing) ending() bool {
-	if c.after == nil {
+// hookRuns reports whether Hooks.Closed still runs for the closing before.
+func (c *closing) hookRuns() bool {
+	if c.hookDone == nil {
 		return false
 	}
 	select {
-	case <-c.after:
+	case <-c.hookDone:
 		return false
 	default:
 		return true
 	}
-}
-
-// cutWaiting ends the calls that wait for the engine.
-func (cs *calls) cutWaiting(cause *refusal.Refusal) {
-	for _, c := range cs.list() {
-		if c.waiting() {
-			c.cut(cause)
-		}
-	}
-}
-
-// cutInside ends the calls that the engine works on, and returns how many were not
-// ending anyway.
-func (cs *calls) cutInside(cause *refusal.Refusal) (n int) {
-	for _, c := range cs.list() {
-		if c.inside.Load() && c.why() == nil {
-			c.cut(cause)
-			n++
-		}
-	}
-	return n
-}
-
-// inside is how many calls have entered the engine and not left.
-func (cs *calls) inside() (n int) {
-	for _, c := range cs.list() {
-		if c.inside.Load() {
-			n++
-		}
-	}
-	return n
 }

@@ -33,10 +33,9 @@ type Conn interface {
 func (s *Server) Answer(c net.Conn, r *refusal.Refusal) []byte {
 	var ctx fasthttp.RequestCtx
 	ctx.Init2(c, quietLogger{}, true)
-	rt := route{dialect: refusal.AnyDialect}
 	id := newID(s.cfg.Now())
-	s.refuse(&ctx, rt, id, r)
-	s.sign(&ctx, rt, id, time.Time{})
+	s.refuse(&ctx, unreadRoute, id, r)
+	s.sign(&ctx, unreadRoute, id, time.Time{})
 	ctx.SetConnectionClose()
 	var b bytes.Buffer
 	if _, err := ctx.Response.WriteTo(&b); err != nil {

@@ -48,7 +48,7 @@ func (o origins) allow(origin []byte) bool {
 
 // admitPage deals with what a browser says of the page that sends a request.
 // It is false where it has answered: a preflight, or a page that may not.
-func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt route, id string) bool {
+func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt *Route, id string) bool {
 	h := &ctx.Request.Header
 	origin := h.Peek(fasthttp.HeaderOrigin)
 	if len(origin) == 0 {
@@ -60,7 +60,7 @@ func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt route, id string) bool {
 		// It carries no key, and asks for nothing but this.
 		r := &ctx.Response.Header
 		ctx.SetStatusCode(fasthttp.StatusNoContent)
-		r.Set(fasthttp.HeaderAccessControlAllowMethods, rt.method)
+		r.Set(fasthttp.HeaderAccessControlAllowMethods, rt.Method)
 		if names := h.Peek(fasthttp.HeaderAccessControlRequestHeaders); len(names) > 0 {
 			r.SetBytesV(fasthttp.HeaderAccessControlAllowHeaders, names) // the SDKs send a dozen of their own
 		}
@@ -71,7 +71,7 @@ func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt route, id string) bool {
 	case preflight && len(s.origins.listed) > 0:
 		s.refuse(ctx, rt, id, refusal.New(refusal.OriginNotAllowed))
 		return false
-	case !s.keys.asked() && !rt.public:
+	case !s.keys.asked() && rt.Access != WithoutKey:
 		// Without a key, any page that the machine's user opens could spend: a
 		// browser sends it, and only keeps the answer from the page.
 		s.refuse(ctx, rt, id, refusal.New(refusal.OriginNotAllowed))

@@ -21,7 +21,7 @@ const maxFields = 128
 // v1.78.0: field lines that end in a bare LF, folded lines, spaces within a
 // name, Transfer-Encoding beside Content-Length, "identity", any HTTP/d.d.
 //
-// It reads the head as it came, so it may be asked again after limits changed
+// It reads the head as it came, so it may be asked again after checkRequest changed
 // the parsed one. What fasthttp refuses by itself does not get here: a second
 // Content-Length or Transfer-Encoding, a length that is no plain number, other
 // codings, a space before the colon, control bytes, a request without Host.
@@ -74,9 +74,9 @@ func checkHead(h *fasthttp.RequestHeader) *refusal.Refusal {
 	return nil
 }
 
-// limits decides from its head how much of a request is read: nothing of one
+// checkRequest decides from its head how much of a request is read: nothing of one
 // that is refused whatever follows, and a body is worth nothing without the key.
-func (s *Server) limits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+func (s *Server) checkRequest(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	n := h.ContentLength() // -1 is chunked, below that is none
 	keyless := false
 	if n > 0 || n == -1 {
@@ -85,7 +85,7 @@ func (s *Server) limits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	}
 	if keyless || n > s.cfg.MaxBody || checkHead(h) != nil {
 		// fasthttp lets a head be refused only by its body's length. So it gets
-		// one that is too long; refuseConn says what it was refused for. Without
+		// one that is too long; refuseUnread says what it was refused for. Without
 		// Expect the client is not told to go on first.
 		h.Del(fasthttp.HeaderExpect)
 		h.SetContentLength(2)
@@ -99,16 +99,16 @@ func (s *Server) limits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	return fasthttp.RequestConfig{ReadTimeout: bodyTimeout}
 }
 
-// refuseConn answers what fasthttp could not read as a request, or was not to.
+// refuseUnread answers what fasthttp could not read as a request, or was not to.
 // The connection closes after it.
-func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
+func (s *Server) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	h := &ctx.Request.Header
-	rt := route{dialect: refusal.AnyDialect} // what fasthttp failed to read has no head any more
+	rt := unreadRoute // what fasthttp failed to read has no head any more
 	if len(h.RawHeaders()) > 0 {
-		rt, _ = routes(string(ctx.URI().PathOriginal()))
+		rt = s.router.find(ctx.URI().PathOriginal())
 	}
 	id := newID(s.cfg.Now())
-	s.refuse(ctx, rt, id, s.unread(h, ctx.Conn(), err))
+	s.refuse(ctx, rt, id, s.whyUnread(h, ctx.Conn(), err))
 	ctx.Response.SkipBody = ctx.IsHead()
 	s.sign(ctx, rt, id, time.Time{})
 	if c, ok := ctx.Conn().(Conn); ok {
@@ -116,8 +116,8 @@ func (s *Server) refuseConn(ctx *fasthttp.RequestCtx, err error) {
 	}
 }
 
-// unread says why a request was not read.
-func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *refusal.Refusal {
+// whyUnread says why a request was not read.
+func (s *Server) whyUnread(h *fasthttp.RequestHeader, conn net.Conn, err error) *refusal.Refusal {
 	if c, ok := conn.(Conn); ok && c.Overrun() {
 		return refusal.BodyTooLarge(s.cfg.MaxBody)
 	} else if ok && c.ReadErr() != nil {
@@ -126,7 +126,7 @@ func (s *Server) unread(h *fasthttp.RequestHeader, conn net.Conn, err error) *re
 	var small *fasthttp.ErrSmallBuffer
 	var timeout net.Error
 	switch {
-	case errors.Is(err, fasthttp.ErrBodyTooLarge) && h.ContentLength() > 0: // limits
+	case errors.Is(err, fasthttp.ErrBodyTooLarge) && h.ContentLength() > 0: // checkRequest
 		if e := checkHead(h); e != nil {
 			return e
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,12 +22,12 @@ type key struct {
 	limits *limits // nil for a key without any; shared by what the key was and becomes
 }
 
-// keyring knows the digests of the keys, never a key. Who asks reads one snapshot.
+// keyring knows the digests of the keys, never a key. Each look reads one snapshot.
 type keyring struct {
-	// own is the key that serve was started with: it may do everything.
-	own *key
+	// main is the key that serve was started with: it may do everything.
+	main *key
 
-	put      sync.Mutex // one change at a time
+	changing sync.Mutex // one change at a time
 	snapshot atomic.Pointer[keys]
 
 	spent atomic.Pointer[KeySpend]
@@ -42,10 +43,10 @@ func prefix(digest *[sha256.Size]byte) [sha256.Size / 2]byte {
 
 // newKeyring makes a ring of the key that serve was started with, "" for none, and
 // those of the ledger.
-func newKeyring(own string, listed []ledger.Key, now time.Time) *keyring {
+func newKeyring(main string, listed []ledger.Key, now time.Time) *keyring {
 	r := &keyring{}
-	if own != "" {
-		r.own = &key{Key: ledger.Key{Digest: sha256.Sum256([]byte(own))}}
+	if main != "" {
+		r.main = &key{Key: ledger.Key{Digest: sha256.Sum256([]byte(main))}}
 	}
 	all := keys{}
 	for _, k := range listed {
@@ -58,8 +59,8 @@ func newKeyring(own string, listed []ledger.Key, now time.Time) *keyring {
 
 // set takes in a key that is new or has changed, at once.
 func (r *keyring) set(k ledger.Key, now time.Time) {
-	r.put.Lock()
-	defer r.put.Unlock()
+	r.changing.Lock()
+	defer r.changing.Unlock()
 	old := *r.snapshot.Load()
 	all := maps.Clone(old)
 	fresh := &key{Key: k}
@@ -74,7 +75,7 @@ func (r *keyring) set(k ledger.Key, now time.Time) {
 
 // asked reports whether a request needs a key. From the first key on it does, also
 // when that has been revoked: the end of a key must let nobody in.
-func (r *keyring) asked() bool { return r.own != nil || len(*r.snapshot.Load()) > 0 }
+func (r *keyring) asked() bool { return r.main != nil || len(*r.snapshot.Load()) > 0 }
 
 // find returns the key of a request, nil where none is asked for, or why it may not
 // come in. OpenAI's clients send a key as a bearer token, Anthropic's as x-api-key.
@@ -87,10 +88,10 @@ func (r *keyring) find(h *fasthttp.RequestHeader, now time.Time) (*key, *refusal
 		given = auth[7:]
 	}
 	digest := sha256.Sum256(given)
-	if r.own != nil && subtle.ConstantTimeCompare(digest[:], r.own.Digest[:]) == 1 {
-		return r.own, nil
+	if r.main != nil && subtle.ConstantTimeCompare(digest[:], r.main.Digest[:]) == 1 {
+		return r.main, nil
 	}
-	k := r.of(&digest)
+	k := r.lookUp(&digest)
 	switch {
 	case k == nil:
 		return nil, refusal.New(refusal.InvalidKey)
@@ -102,7 +103,7 @@ func (r *keyring) find(h *fasthttp.RequestHeader, now time.Time) (*key, *refusal
 	return k, nil
 }
 
-func (r *keyring) of(digest *[sha256.Size]byte) *key {
+func (r *keyring) lookUp(digest *[sha256.Size]byte) *key {
 	k := (*r.snapshot.Load())[prefix(digest)]
 	if k == nil || subtle.ConstantTimeCompare(digest[:], k.Digest[:]) != 1 {
 		return nil
@@ -110,13 +111,13 @@ func (r *keyring) of(digest *[sha256.Size]byte) *key {
 	return k
 }
 
-// still says why a key that was let in may not go on, nil where it may: much may have
+// recheck says why a key that was let in may not go on, nil where it may: much may have
 // happened while its request waited.
-func (r *keyring) still(k *key, now time.Time) *refusal.Refusal {
-	if k == nil || k == r.own {
+func (r *keyring) recheck(k *key, now time.Time) *refusal.Refusal {
+	if k == nil || k == r.main {
 		return nil
 	}
-	switch k = r.of(&k.Digest); {
+	switch k = r.lookUp(&k.Digest); {
 	case k == nil, !k.Revoked.IsZero():
 		return refusal.New(refusal.RevokedKey)
 	case k.Expired(now):
@@ -139,14 +140,7 @@ func (k *key) mayUse(model string) *refusal.Refusal {
 	return nil
 }
 
-func (k *key) lists(model string) bool {
-	for _, m := range k.Models {
-		if m == model {
-			return true
-		}
-	}
-	return false
-}
+func (k *key) lists(model string) bool { return slices.Contains(k.Models, model) }
 
 // id is what rows call the key, "" for none and for the one that serve was started with.
 func (k *key) id() string {

@@ -121,9 +121,9 @@ func (l *limits) charge(now time.Time, u ledger.Usage) {
 	l.tokens.level = max(l.tokens.level-min(u.PromptTokens+u.CompletionTokens, maxCharge)*perUnit, -most)
 }
 
-// tell writes what is left into an answer's head, as OpenAI's API does: reset is how
-// long until the whole limit is there again.
-func (l *limits) tell(h *fasthttp.ResponseHeader, now time.Time) {
+// writeHeaders writes what is left into an answer's head, as OpenAI's API does: reset is
+// how long until the whole limit is there again.
+func (l *limits) writeHeaders(h *fasthttp.ResponseHeader, now time.Time) {
 	if l == nil {
 		return
 	}

@@ -36,7 +36,7 @@ func TestRequestsAMinute(t *testing.T) {
 		t.Fatalf("the eighth: %+v", e)
 	}
 	var h fasthttp.ResponseHeader
-	l.tell(&h, now)
+	l.writeHeaders(&h, now)
 	if got := headers(&h); got != "limit-requests 7, remaining-requests 0, reset-requests 1m0s" {
 		t.Errorf("told %s", got)
 	}
@@ -80,13 +80,13 @@ func TestTokensAMinute(t *testing.T) {
 	l.charge(t0, ledger.Usage{PromptTokens: 100, CachedTokens: 90, CompletionTokens: 20})
 	take(0, time.Minute+1)
 	var h fasthttp.ResponseHeader
-	l.tell(&h, t0)
+	l.writeHeaders(&h, t0)
 	if got := headers(&h); got != "limit-tokens 60, remaining-tokens 0, reset-tokens 2m0s" {
 		t.Errorf("told %s", got)
 	}
 	take(time.Minute, 1)
 	take(time.Minute+1, 0)
-	l.tell(&h, t0.Add(90*time.Second+time.Nanosecond))
+	l.writeHeaders(&h, t0.Add(90*time.Second+time.Nanosecond))
 	if got := headers(&h); got != "limit-tokens 60, remaining-tokens 30, reset-tokens 30s" {
 		t.Errorf("told %s", got)
 	}

@@ -59,8 +59,8 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 	return m
 }
 
-// watch adds what the server knows at the time it is asked.
-func (m *Metrics) watch(s *Server) {
+// addServer adds what the server knows at the time it is asked.
+func (m *Metrics) addServer(s *Server) {
 	m.set.NewGauge("spotinference_requests_running", func() float64 { return float64(s.calls.len()) })
 	m.set.NewGauge("spotinference_gate_open", func() float64 { return asFloat(s.cfg.Gate.Allow() == nil) })
 	for _, reason := range budget.Reasons() {

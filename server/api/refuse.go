@@ -10,9 +10,6 @@ import (
 	"spotinference/server/refusal"
 )
 
-// servedPaths is what an unknown path is told.
-const servedPaths = "/v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/embeddings, /v1/rerank, /v1/audio/transcriptions, /v1/audio/translations, /v1/audio/speech and /v1/models"
-
 // writeRefusal makes r the response. sign adds what every answer has.
 func writeRefusal(ctx *fasthttp.RequestCtx, d meter.Dialect, id string, r *refusal.Refusal) {
 	resp := &ctx.Response

@@ -1,4 +1,4 @@
-// Package server is the OpenAI API in front of one engine: keys, admission,
+// Package api is the OpenAI API in front of one engine: keys, admission,
 // the proxy that counts while it copies, errors, and metrics.
 //
 // It owns a request from its first byte to its last. A request flows one way:
@@ -93,14 +93,14 @@ const (
 
 	// Slow clients are not waited for: headTimeout for the head of a request,
 	// bodyTimeout for a body (64 MiB of images take a while), writeTimeout for
-	// each piece of an answer. A connection must be let go of before the write
+	// each piece of an answer. A connection must be closed before the write
 	// deadline of its last answer is over, or that would hit the next request.
 	headTimeout  = time.Minute
 	bodyTimeout  = 5 * time.Minute
 	writeTimeout = time.Minute
 	idleTimeout  = 50 * time.Second
 
-	// cutGrace is what cut answers have to say goodbye in.
+	// cutGrace is how long answers that were cut may take to end.
 	cutGrace = 5 * time.Second
 )
 
@@ -124,10 +124,11 @@ type Server struct {
 	upstream *upstream
 	calls    *calls
 	buffers  sync.Pool // of *buffers
+	router   router
 	keys     *keyring
 	origins  origins
-	loopback bool                   // set by Run before it serves
-	models   atomic.Pointer[models] // the newest list, for while the engine sleeps
+	loopback bool                  // set by Run before it serves
+	models   atomic.Pointer[reply] // the newest list, for while the engine sleeps
 	stopping chan struct{}
 	audit    audit
 }
@@ -138,7 +139,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("server: engine, ledger, gate and metrics are required")
 	}
 	if cfg.Heartbeat == 0 {
-		cfg.Heartbeat = heartbeat
+		cfg.Heartbeat = defaultHeartbeat
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody
@@ -161,14 +162,15 @@ func New(cfg Config) (*Server, error) {
 		cfg:      cfg,
 		upstream: newUpstream(cfg.Engine),
 		calls:    newCalls(),
+		router:   newRouter(),
 		keys:     newKeyring(cfg.Key, cfg.Keys, cfg.Now()),
 		origins:  newOrigins(cfg.Origins),
 		stopping: make(chan struct{}),
 	}
 	s.http = &fasthttp.Server{
 		Handler:                      s.handle,
-		ErrorHandler:                 s.refuseConn,
-		HeaderReceived:               s.limits,
+		ErrorHandler:                 s.refuseUnread,
+		HeaderReceived:               s.checkRequest,
 		NoDefaultServerHeader:        true,
 		NoDefaultContentType:         true,
 		DisablePreParseMultipartForm: true,
@@ -181,7 +183,7 @@ func New(cfg Config) (*Server, error) {
 		CloseOnShutdown:              true,
 		Logger:                       quietLogger{},
 	}
-	cfg.Metrics.watch(s)
+	cfg.Metrics.addServer(s)
 	return s, nil
 }
 
@@ -194,15 +196,15 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener, h Hooks) error 
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(ln) }()
 
-	looking, stopLooking := context.WithCancel(context.Background())
+	watching, stopWatching := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { s.dropGone(looking) })
-	wg.Go(func() { s.saveOpen(looking) })
-	wg.Go(func() { s.watchStalls(looking) })
-	wg.Go(func() { s.watchCounters(looking) })
-	wg.Go(func() { s.watchGate(looking, h) })
+	wg.Go(func() { s.watchClients(watching) })
+	wg.Go(func() { s.saveOpen(watching) })
+	wg.Go(func() { s.watchStalls(watching) })
+	wg.Go(func() { s.watchCounters(watching) })
+	wg.Go(func() { s.watchGate(watching, h) })
 	defer func() {
-		stopLooking()
+		stopWatching()
 		wg.Wait()
 		if s.cfg.Audit != nil {
 			s.SampleCounters(hard) // the engine's last word: it ends with us
@@ -260,9 +262,10 @@ func (s *Server) drain(hard context.Context, patience time.Duration) error {
 	return nil // connections that have no request
 }
 
-// dropGone looks for clients that have left; their engine must know within 250 ms.
-func (s *Server) dropGone(ctx context.Context) {
-	every(ctx, 200*time.Millisecond, s.calls.dropGone)
+// watchClients cuts the calls whose client has disconnected; their engine must know
+// within 250 ms.
+func (s *Server) watchClients(ctx context.Context) {
+	every(ctx, 200*time.Millisecond, s.calls.cutDisconnected)
 }
 
 // saveOpen saves the open requests once a second.
@@ -295,7 +298,7 @@ func (s *Server) ledgerFailed(err error) {
 }
 
 // quietLogger drops what fasthttp would print of each broken connection; what
-// matters of it is counted and answered in refuseConn.
+// matters of it is counted and answered in refuseUnread.
 type quietLogger struct{}
 
 func (quietLogger) Printf(string, ...any) {}

@@ -15,22 +15,22 @@ import (
 //
 // x-ratelimit-* is there for a key that has such a limit only: for others, all it
 // could say would be made up.
-func (s *Server) sign(ctx *fasthttp.RequestCtx, rt route, id string, started time.Time) {
+func (s *Server) sign(ctx *fasthttp.RequestCtx, rt *Route, id string, started time.Time) {
 	h := &ctx.Response.Header
 	h.Set("X-Request-Id", id)
 	now := s.cfg.Now()
 	switch {
-	case rt.dialect == meter.Messages:
+	case rt.Dialect == meter.Messages:
 		h.Set("Request-Id", id) // the name that Anthropic's SDKs look for
-	case !started.IsZero() && !rt.public:
+	case !started.IsZero() && rt.Access != WithoutKey:
 		h.Set("Openai-Processing-Ms", strconv.FormatInt(now.Sub(started).Milliseconds(), 10))
 	}
 	if k := keyOf(ctx); k != nil {
-		k.limits.tell(h, now)
+		k.limits.writeHeaders(h, now)
 	}
 	s.shareAnswer(ctx)
 	// A write deadline of the handler's own makes fasthttp send this answer
 	// before it looks at the next request of a client that pipelines: without
 	// one, a short answer waits until the next one is made, minutes perhaps.
-	_ = ctx.SetWriteDeadline(now.Add(writeTimeout))
+	_ = ctx.SetWriteDeadline(time.Now().Add(writeTimeout))
 }

@@ -8,11 +8,29 @@ import (
 	"spotinference/server/refusal"
 )
 
-// stall is how long a call has waited for its engine. Owned by the goroutine
-// that looks for stalls.
+// stall is how long a call has waited for its engine. Owned by watchStalls.
 type stall struct {
 	progress int64     // as it was seen last
 	since    time.Time // when it was seen to change; zero before the first look
+}
+
+// waited looks at c's progress, and returns for how long there has been none.
+func (st *stall) waited(c *call, now time.Time) time.Duration {
+	if c.at() == callWaiting {
+		*st = stall{} // for the engine to wake, which is bounded by itself
+		return 0
+	}
+	if n := c.progress.Load(); st.since.IsZero() || n != st.progress || c.delivering.Load() {
+		st.progress, st.since = n, now
+	}
+	return now.Sub(st.since)
+}
+
+// engineWork is the engine's own counter of its steps, as it was read last. Owned by
+// watchStalls.
+type engineWork struct {
+	steps int64
+	read  time.Time
 }
 
 // watchStalls cuts the calls whose engine has made no progress for
@@ -28,43 +46,27 @@ func (s *Server) watchStalls(ctx context.Context) {
 	if limit == 0 {
 		return
 	}
-	tick := min(max(limit/20, 10*time.Millisecond), time.Second)
-	var work int64 // the engine's counter of it, as it was read last
-	var read time.Time
-	every(ctx, tick, func() {
-		now := s.cfg.Now()
-		var mute []*call
+	var work engineWork
+	every(ctx, min(max(limit/20, 10*time.Millisecond), time.Second), func() {
+		now := time.Now()
+		var silent []*call // they have seen no progress at all
 		for _, c := range s.calls.list() {
-			if c.waiting() {
-				c.stall = stall{}
-				continue // it waits for the engine to wake, which is bounded by itself
-			}
-			w := &c.stall
-			if n := c.progress.Load(); w.since.IsZero() || n != w.progress || c.handing.Load() {
-				w.progress, w.since = n, now
-			}
-			waited := now.Sub(w.since)
-			switch {
-			case waited >= limit/2 && w.progress == 0 && !c.uncounted:
-				mute = append(mute, c)
+			switch waited := c.stall.waited(c, now); {
+			case waited >= limit/2 && c.stall.progress == 0 && c.counted():
+				silent = append(silent, c)
 			case waited >= limit:
 				c.cut(refusal.New(refusal.EngineStalled))
 			}
 		}
-		if len(mute) == 0 {
+		if len(silent) == 0 {
 			return
 		}
-		at, ok := s.engineWork(ctx, min(limit/4, maxWorkWait))
-		// What was read long ago tells nothing of whether it moves now.
-		moved := ok && at != work && now.Sub(read) < limit/4
-		if ok {
-			work, read = at, now
-		}
-		for _, c := range mute {
+		moved := s.engineMoved(ctx, &work, now)
+		for _, c := range silent {
 			switch {
 			case moved:
-				c.stall.since = s.cfg.Now()
-			case s.cfg.Now().Sub(c.stall.since) >= limit:
+				c.stall.since = time.Now()
+			case time.Since(c.stall.since) >= limit:
 				c.cut(refusal.New(refusal.EngineStalled))
 			}
 		}
@@ -74,11 +76,18 @@ func (s *Server) watchStalls(ctx context.Context) {
 // maxWorkWait bounds the wait for an engine that may hang.
 const maxWorkWait = 5 * time.Second
 
-// engineWork reads the counter that moves with every step of the engine; not ok
-// where it does not answer, which is no progress.
-func (s *Server) engineWork(ctx context.Context, wait time.Duration) (int64, bool) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+// engineMoved reads the counter that moves with every step of the engine, and reports
+// whether it has moved. No answer is no progress, and what was read long ago does not
+// tell whether the engine moves now.
+func (s *Server) engineMoved(ctx context.Context, last *engineWork, now time.Time) bool {
+	limit := s.cfg.StallTimeout
+	ctx, cancel := context.WithTimeout(ctx, min(limit/4, maxWorkWait))
 	defer cancel()
 	n, err := queue.ReadCounters(ctx, s.cfg.Engine)
-	return n.Work, err == nil
+	if err != nil {
+		return false
+	}
+	moved := n.Work != last.steps && now.Sub(last.read) < limit/4
+	*last = engineWork{n.Work, now}
+	return moved
 }

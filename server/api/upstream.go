@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -16,9 +17,9 @@ import (
 )
 
 // Both engines close a connection that was idle for five seconds, and
-// llama-server one that has had a hundred requests. We let go of it before
-// they do: a request sent into a closing connection cannot be told from one
-// that was served, so it may not be sent again.
+// llama-server one that has had a hundred requests. We close it before they do: a
+// request sent into a closing connection cannot be told from one that was served, so it
+// may not be sent again.
 const (
 	maxIdle     = 4 * time.Second
 	maxUses     = 90
@@ -28,39 +29,39 @@ const (
 )
 
 // upstream keeps the connections to the engine. The parsing is fasthttp's; the
-// connections are ours, because only who holds the connection can cut a request
-// whose client has left.
+// connections are ours: to cut a request whose client has left, its connection is
+// closed.
 type upstream struct {
 	engine  queue.Backend
 	bearer  string    // what the engine asks for as Authorization
 	readers sync.Pool // of *bufio.Reader
 	writers sync.Pool // of *bufio.Writer
 
-	mu   sync.Mutex
-	idle []*conn // the last used is the last; guarded by mu
-	down bool    // guarded by mu
+	mu     sync.Mutex
+	idle   []*engineConn // the last used is the last; guarded by mu
+	closed bool          // guarded by mu
 }
 
-// conn is one connection to the engine.
-type conn struct {
+// engineConn is one connection to the engine.
+type engineConn struct {
 	net.Conn
-	br   *bufio.Reader
-	raw  syscall.RawConn
-	used time.Time // when it was last let go of
-	uses int
+	br       *bufio.Reader
+	raw      syscall.RawConn // nil where it has no descriptor, as in memory
+	released time.Time       // when its last exchange ended
+	uses     int
 }
 
 func newUpstream(e queue.Backend) *upstream { return &upstream{engine: e, bearer: "Bearer " + e.Key()} }
 
 // get returns a connection that the engine has not closed, and on which it has
 // said nothing unasked: that would be taken for the next answer.
-func (u *upstream) get(now time.Time) (*conn, error) {
+func (u *upstream) get() (*engineConn, error) {
 	for {
 		c := u.pop()
 		if c == nil {
 			break
 		}
-		if now.Sub(c.used) < maxIdle && c.uses < maxUses && c.quiet() {
+		if time.Since(c.released) < maxIdle && c.uses < maxUses && c.quiet() {
 			c.uses++
 			return c, nil
 		}
@@ -72,7 +73,7 @@ func (u *upstream) get(now time.Time) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial engine: %w", err)
 	}
-	var raw syscall.RawConn // nil where it has no descriptor, as in memory
+	var raw syscall.RawConn
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err = sc.SyscallConn(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			nc.Close()
@@ -84,12 +85,12 @@ func (u *upstream) get(now time.Time) (*conn, error) {
 		br = bufio.NewReaderSize(nc, readBuffer)
 	}
 	br.Reset(nc)
-	return &conn{Conn: nc, br: br, raw: raw, uses: 1}, nil
+	return &engineConn{Conn: nc, br: br, raw: raw, uses: 1}, nil
 }
 
 // quiet reports whether the engine is there and has said nothing, as far as that can
 // be seen. It takes nothing from the socket.
-func (c *conn) quiet() bool {
+func (c *engineConn) quiet() bool {
 	if c.raw == nil {
 		return false
 	}
@@ -103,7 +104,7 @@ func (c *conn) quiet() bool {
 }
 
 // discard closes a connection that no call holds any more.
-func (u *upstream) discard(c *conn) {
+func (u *upstream) discard(c *engineConn) {
 	c.Close()
 	c.br.Reset(nil)
 	u.readers.Put(c.br)
@@ -112,7 +113,7 @@ func (u *upstream) discard(c *conn) {
 
 // write sends a request. Its buffer is large enough for most requests to leave
 // in one write, and is not the connection's: an answer takes much longer.
-func (u *upstream) write(c *conn, req *fasthttp.Request) error {
+func (u *upstream) write(c *engineConn, req *fasthttp.Request) error {
 	bw, _ := u.writers.Get().(*bufio.Writer)
 	if bw == nil {
 		bw = bufio.NewWriterSize(nil, writeBuffer)
@@ -127,7 +128,7 @@ func (u *upstream) write(c *conn, req *fasthttp.Request) error {
 	return err
 }
 
-func (u *upstream) pop() *conn {
+func (u *upstream) pop() *engineConn {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.idle) == 0 {
@@ -139,17 +140,18 @@ func (u *upstream) pop() *conn {
 }
 
 // put gives back a connection whose answer was read to its end.
-func (u *upstream) put(c *conn, now time.Time) {
-	c.used = now
+func (u *upstream) put(c *engineConn) {
+	now := time.Now()
+	c.released = now
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.down || c.br.Buffered() > 0 {
+	if u.closed || c.br.Buffered() > 0 {
 		u.discard(c)
 		return
 	}
 	u.idle = append(u.idle, c)
-	// The oldest are first: they are let go of here, not by a goroutine.
-	for len(u.idle) > 0 && now.Sub(u.idle[0].used) >= maxIdle {
+	// The oldest are first: they are closed here, not by a goroutine.
+	for len(u.idle) > 0 && now.Sub(u.idle[0].released) >= maxIdle {
 		u.discard(u.idle[0])
 		u.idle = u.idle[1:]
 	}
@@ -158,7 +160,7 @@ func (u *upstream) put(c *conn, now time.Time) {
 func (u *upstream) close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.down = true
+	u.closed = true
 	for _, c := range u.idle {
 		c.Close()
 	}
@@ -167,8 +169,18 @@ func (u *upstream) close() {
 
 // exchange is one request to the engine and its answer.
 type exchange struct {
-	conn *conn
-	resp *fasthttp.Response // its body is a stream; released by end
+	conn      *engineConn
+	resp      *fasthttp.Response // its body is a stream; released by end
+	readToEnd bool               // the body was; set by Read
+}
+
+// Read reads the body of the answer.
+func (x *exchange) Read(p []byte) (int, error) {
+	n, err := x.resp.BodyStream().Read(p)
+	if err == io.EOF {
+		x.readToEnd = true
+	}
+	return n, err
 }
 
 // errUnsent marks a request that the engine never saw: it has made nothing.
@@ -177,8 +189,8 @@ var errUnsent = errors.New("not sent")
 // do sends req and reads the head of the answer; the body is left to be read.
 // It can be cut through c while it waits, which may be long: a queued request
 // sees no byte.
-func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange, error) {
-	cn, err := u.get(now)
+func (u *upstream) do(c *call, req *fasthttp.Request) (*exchange, error) {
+	cn, err := u.get()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnsent, err)
 	}
@@ -203,21 +215,22 @@ func (u *upstream) do(c *call, req *fasthttp.Request, now time.Time) (*exchange,
 	}
 	if x.resp.BodyStream() == nil { // 204 and 304 have none; no engine's answer is one
 		status := x.resp.StatusCode()
-		u.end(c, x, false, now)
+		u.end(c, x, false)
 		return nil, fmt.Errorf("read from engine: status %d without a body", status)
 	}
 	return x, nil
 }
 
-// end lets go of the exchange. reusable says that the body was read to its end
-// and the connection can serve again; else it is closed, and the engine stops.
-func (u *upstream) end(c *call, x *exchange, reusable bool, now time.Time) {
-	reuse := reusable && !x.resp.ConnectionClose()
+// end ends the exchange. keeps says that the engine keeps connections after such an
+// answer: where the body was read to its end the connection serves again, else it is
+// closed, and the engine stops.
+func (u *upstream) end(c *call, x *exchange, keeps bool) {
+	reuse := keeps && x.readToEnd && !x.resp.ConnectionClose()
 	uncut := c.detach() != nil
 	_ = x.resp.CloseBodyStream()
 	fasthttp.ReleaseResponse(x.resp)
 	if reuse && uncut {
-		u.put(x.conn, now)
+		u.put(x.conn)
 	} else {
 		u.discard(x.conn)
 	}

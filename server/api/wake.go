@@ -17,18 +17,18 @@ import (
 // How a request enters the engine. Where it sleeps, the request waits until it is
 // awake: one that asked for a stream hears of us meanwhile.
 
-// heartbeat is Config.Heartbeat by default. The first one goes along with the status:
-// until then a refusal still has a status of its own.
-const heartbeat = 10 * time.Second
+// defaultHeartbeat is Config.Heartbeat by default. The first one goes along with the
+// status: until then a refusal still has a status of its own.
+const defaultHeartbeat = 10 * time.Second
 
-// beat is a comment: a reader of events skips it.
-const beat = ": waiting for the engine\n\n"
+// heartbeat is a comment: a reader of events skips it.
+const heartbeat = ": waiting for the engine\n\n"
 
 // tryEnter lets a call into an engine that is ready.
 func (s *Server) tryEnter(c *call) bool {
 	in := s.cfg.Engine.TryAdmit()
 	if in {
-		c.inside.Store(true)
+		c.admit(c.started)
 	}
 	return in
 }
@@ -41,26 +41,23 @@ func (s *Server) enter(c *call) *refusal.Refusal {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if !c.waits(cancel) {
-		return c.why()
+	if !c.wait(cancel) {
+		return c.cutCause()
 	}
-	defer c.waits(nil)
 	err := s.cfg.Engine.Admit(ctx)
-	switch {
-	case err == nil:
-		e := s.keys.still(c.key, s.cfg.Now())
-		if err := s.cfg.Gate.Allow(); err != nil { // much may have been spent meanwhile
-			e = refusal.Gate(err)
-		}
-		if e != nil {
+	if err == nil {
+		if r := s.recheck(c); r != nil {
 			s.cfg.Engine.Release(false)
-			return e
+			c.giveUp()
+			return r
 		}
-		c.started = s.cfg.Now() // before, it cost the engine nothing
-		c.inside.Store(true)
+		c.admit(s.cfg.Now())
 		return nil
-	case c.why() != nil:
-		return c.why()
+	}
+	c.giveUp()
+	switch {
+	case c.cutCause() != nil:
+		return c.cutCause()
 	case errors.Is(err, queue.ErrFull):
 		return refusal.New(refusal.QueueFull)
 	case errors.Is(err, queue.ErrWakeTimeout):
@@ -69,41 +66,35 @@ func (s *Server) enter(c *call) *refusal.Refusal {
 	return s.notReady()
 }
 
+// recheck asks again what may have changed while a call waited: much may have been
+// spent.
+func (s *Server) recheck(c *call) *refusal.Refusal {
+	if err := s.cfg.Gate.Allow(); err != nil {
+		return refusal.Gate(err)
+	}
+	return s.keys.recheck(c.key, s.cfg.Now())
+}
+
 // notReady says when asking again may help, where that is known.
 func (s *Server) notReady() *refusal.Refusal {
 	var wait time.Duration
 	if next := s.cfg.Engine.Status().NextStart; !next.IsZero() {
-		wait = time.Until(next)
+		wait = time.Until(next) // by the clock that the engine took it from
 	}
 	return refusal.EngineNotReady(wait)
 }
 
-// forget ends a call: it leaves the engine, and nobody looks at it any more.
-func (s *Server) forget(c *call) {
+// end ends a call: it leaves the engine, and nobody looks at it any more.
+func (s *Server) end(c *call) {
 	s.calls.remove(c)
-	if c.inside.Swap(false) {
-		s.cfg.Engine.Release(!c.glance)
+	if c.end() {
+		s.cfg.Engine.Release(c.keepsAwake())
 	}
 }
 
-// waits has cut call end, nil for nothing. It is false where the call was cut already.
-func (c *call) waits(end func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wait = end
-	return c.cause == nil
-}
-
-// waiting reports whether the call waits for the engine.
-func (c *call) waiting() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.wait != nil
-}
-
-// await is enter for a call that may have to wait for long. It returns the channel
-// that will bring enter's answer where that is not there within a heartbeat.
-func (s *Server) await(c *call) (*refusal.Refusal, <-chan *refusal.Refusal) {
+// enterSoon is enter for a call that may have to wait for long: where enter's answer is
+// not there within a heartbeat, it returns the channel that will bring it.
+func (s *Server) enterSoon(c *call) (*refusal.Refusal, <-chan *refusal.Refusal) {
 	if s.tryEnter(c) {
 		return nil, nil
 	}
@@ -115,117 +106,141 @@ func (s *Server) await(c *call) (*refusal.Refusal, <-chan *refusal.Refusal) {
 	patience := time.NewTimer(s.cfg.Heartbeat)
 	defer patience.Stop()
 	select {
-	case e := <-entered:
-		return e, nil
+	case r := <-entered:
+		return r, nil
 	case <-patience.C:
 		return nil, entered
 	}
 }
 
-// held is the answer to a stream that waits for the engine: heartbeats, then what
-// the engine says. fasthttp has it write itself, as a body does.
-type held struct {
+// waitingStream is the answer to a stream that waits for the engine: heartbeats, then
+// what the engine says. fasthttp has it write itself, as an answer does.
+type waitingStream struct {
 	s       *Server
 	c       *call
 	m       *meter.Meter
 	req     *fasthttp.Request
-	entered <-chan *refusal.Refusal
-	b       *body // once the engine answers
-	over    bool  // the call is ended, and has its row where it has one
+	entered <-chan *refusal.Refusal // brings enter's answer
+
+	state  streamState
+	answer *answer // in state streamAnswering
 }
 
-// hold answers a stream that waits.
-func (s *Server) hold(ctx *fasthttp.RequestCtx, h *held) {
+// streamState is how far a waitingStream has got.
+type streamState uint8
+
+const (
+	// streamEntering: enter has not answered. Exits: streamEntered, streamRefused.
+	streamEntering streamState = iota
+
+	// streamEntered: the engine has admitted the call, and has not answered.
+	// Exits: streamAnswering, streamRefused.
+	streamEntered
+
+	// streamAnswering: the engine's answer ends the call. Exits: none.
+	streamAnswering
+
+	// streamRefused: the call has ended, and its client was told why. Exits: none.
+	streamRefused
+)
+
+// startWaiting answers with a waitingStream.
+func (s *Server) startWaiting(ctx *fasthttp.RequestCtx, w *waitingStream) {
 	streamHead(ctx)
 	ctx.Response.ImmediateHeaderFlush = true
-	ctx.Response.SetBodyStream(h, -1)
+	ctx.Response.SetBodyStream(w, -1)
 }
 
-func (h *held) Read([]byte) (int, error) { panic("BUG: an answer writes itself") }
+func (w *waitingStream) Read([]byte) (int, error) { panic("BUG: an answer writes itself") }
 
-func (h *held) SupportsBodyWriteTo() bool { return true }
+func (w *waitingStream) SupportsBodyWriteTo() bool { return true }
 
-func (h *held) WriteTo(w io.Writer) (sent int64, err error) {
+func (w *waitingStream) WriteTo(client io.Writer) (sent int64, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = h.s.panicked(h.c, v)
-			h.c.cut(refusal.New(refusal.Internal))
-			if h.c.inside.Load() && !h.c.recorded {
-				_ = h.s.record(h.c, h.m, ledger.Failed, fasthttp.StatusInternalServerError, time.Time{})
+			err = w.s.panicked(w.c, v)
+			w.c.cut(refusal.New(refusal.Internal))
+			if w.c.at() == callAdmitted {
+				_ = w.s.record(w.c, w.m, ledger.Failed, fasthttp.StatusInternalServerError, time.Time{})
 			}
 		}
 	}()
-	write := func(p []byte) error {
-		if h.c.why() == nil {
-			_ = h.c.client.SetWriteDeadline(h.s.cfg.Now().Add(writeTimeout))
-		}
-		n, err := w.Write(p)
-		sent += int64(n)
-		return err
-	}
-	next := time.NewTicker(h.s.cfg.Heartbeat)
+	next := time.NewTicker(w.s.cfg.Heartbeat)
 	defer next.Stop()
 	for {
-		if err := write([]byte(beat)); err != nil {
+		n, err := w.write(client, []byte(heartbeat))
+		sent += int64(n)
+		if err != nil {
 			return sent, err
 		}
 		select {
 		case <-next.C:
 			continue
-		case e := <-h.entered:
-			h.entered = nil
-			if e == nil {
-				h.b, e = h.s.ask(h.c, h.m, h.req)
+		case r := <-w.entered:
+			if r == nil {
+				w.state = streamEntered
+				w.answer, r = w.s.askLate(w.c, w.m, w.req)
 			}
-			if e != nil {
-				h.over = true
-				h.s.cfg.Metrics.Refused(e)
-				h.s.forget(h.c)
-				return sent, write(e.Event(h.c.dialect, h.c.id))
+			if r != nil {
+				w.state = streamRefused
+				w.s.cfg.Metrics.Refused(r)
+				w.s.end(w.c)
+				n, err := w.write(client, r.Event(w.c.route.Dialect, w.c.id))
+				return sent + int64(n), err
 			}
-			n, err := h.b.WriteTo(w)
+			w.state = streamAnswering
+			n, err := w.answer.WriteTo(client)
 			return sent + n, err
 		}
 	}
 }
 
-// ask sends a request whose client has its status already, and returns the stream
-// of the answer, or why there is none; the call has its row then.
-func (s *Server) ask(c *call, m *meter.Meter, req *fasthttp.Request) (*body, *refusal.Refusal) {
-	x, err := s.upstream.do(c, req, s.cfg.Now())
-	if errors.Is(err, errUnsent) {
-		return nil, s.fault(c, err)
+// write gives the client time to take p.
+func (w *waitingStream) write(client io.Writer, p []byte) (int, error) {
+	if w.c.cutCause() == nil {
+		_ = w.c.client.SetWriteDeadline(time.Now().Add(writeTimeout))
 	}
-	if err != nil {
-		return nil, s.failed(c, m, err)
-	}
-	b := &body{s: s, c: c, m: m, x: x, src: x.resp.BodyStream(), status: x.resp.StatusCode()}
-	if b.status == fasthttp.StatusOK && isType(x.resp, "text/event-stream") {
-		return b, nil
-	}
-	defer b.letGo()
-	b.json = true
-	e := refusal.New(refusal.EngineFailed)
-	if err := b.hold(maxHeld); err != nil {
-		e = s.fault(c, err)
-	} else if b.status != fasthttp.StatusOK {
-		e = refusal.Engine(b.status, meter.OpenAIError(b.status, b.held))
-	}
-	return nil, b.conclude(e)
+	return client.Write(p)
 }
 
 // Close is called by fasthttp when the answer was written, or could not be.
-func (h *held) Close() error {
-	defer fasthttp.ReleaseRequest(h.req)
-	if h.b != nil {
-		return h.b.Close()
-	}
-	if !h.over {
-		h.c.cut(refusal.New(refusal.ClientClosed)) // it ends the wait
-		if h.entered != nil {
-			<-h.entered
-		}
-		h.s.forget(h.c)
+func (w *waitingStream) Close() error {
+	defer fasthttp.ReleaseRequest(w.req)
+	switch w.state {
+	case streamEntering:
+		w.c.cut(refusal.New(refusal.ClientClosed)) // it ends the wait
+		<-w.entered
+		w.s.end(w.c)
+	case streamEntered: // a panic came between
+		w.c.cut(refusal.New(refusal.ClientClosed))
+		w.s.end(w.c)
+	case streamAnswering:
+		return w.answer.Close()
 	}
 	return nil
+}
+
+// askLate sends a request whose client has its status already, and returns the stream
+// of the answer, or why there is none; the call has its row then.
+func (s *Server) askLate(c *call, m *meter.Meter, req *fasthttp.Request) (*answer, *refusal.Refusal) {
+	x, err := s.upstream.do(c, req)
+	if errors.Is(err, errUnsent) {
+		return nil, s.engineFault(c, err)
+	}
+	if err != nil {
+		return nil, s.noAnswer(c, m, err)
+	}
+	ok := x.resp.StatusCode() == fasthttp.StatusOK
+	if ok && isType(x.resp, "text/event-stream") {
+		return s.newAnswer(c, m, x, formatEvents), nil
+	}
+	a := s.newAnswer(c, m, x, formatBody)
+	defer a.endExchange()
+	r := refusal.New(refusal.EngineFailed)
+	if err := a.holdWhole(maxHeld); err != nil {
+		r = s.engineFault(c, err)
+	} else if !ok {
+		r = refusal.Engine(a.status, meter.OpenAIError(a.status, a.tail))
+	}
+	return nil, a.settle(r)
 }
