@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"billing/sim":                           {},
 	"budget":                                {"ledger"},
 	"ledger":                                {},
+	"ledger/ledgertest":                     {"ledger"}, // for tests alone
 	"ledger/report":                         {"internal/hint", "ledger"},
 	"torture":                               {"billing/sim", "ledger"}, // it knows the product from outside
 	"bench/mock":                            {},
