@@ -52,6 +52,7 @@ var arrows = map[string][]string{
 	// Programs apart, and what is there for tests: the product imports none of it.
 	"gpu/helper":                   {"gpu"},
 	"billing/rig":                  {"billing/api", "billing/sim"},
+	"ledger/ledgertest":            {"ledger"},
 	"server/listener/certtest":     {},
 	"test/bench/compare":           {"test/bench/load"},
 	"test/bench/load":              {"test/bench/mock"},

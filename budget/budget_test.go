@@ -15,7 +15,10 @@ import (
 
 	"spotinference/budget"
 	"spotinference/ledger"
+	"spotinference/ledger/ledgertest"
 )
+
+func TestMain(m *testing.M) { ledgertest.Main(m) }
 
 // world is a gate over a real ledger, with a clock that the test moves.
 type world struct {
@@ -35,12 +38,7 @@ func newWorld(t *testing.T, now time.Time, change func(*budget.Config)) *world {
 	t.Helper()
 	w := &world{t: t, now: now, rate: nanos(1), path: filepath.Join(t.TempDir(), "l.db")}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	var err error
-	w.led, err = ledger.Open(ledger.Config{Path: w.path, Now: func() time.Time { return w.now }, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.led.Close() })
+	w.led = ledgertest.Open(t, ledger.Config{Path: w.path, Now: func() time.Time { return w.now }, Log: log})
 	none := ledger.Nanos(0)
 	cfg := budget.Config{Ledger: w.led, Terms: budget.Terms{Limits: perDay(100), Headroom: &none}, MaxSampleAge: 3 * time.Minute,
 		Now: func() time.Time { return w.now }, Elapsed: func() time.Duration { return w.now.Sub(now) - w.set },
@@ -135,6 +133,7 @@ func (w *world) expect(want string) *budget.Refusal {
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func TestTheZeroGateRefuses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	if err := w.gate.Allow(); !errors.Is(err, budget.ErrUnobservable) {
 		t.Errorf("Allow before any evaluation = %v", err)
@@ -142,6 +141,7 @@ func TestTheZeroGateRefuses(t *testing.T) {
 }
 
 func TestAVerdictExpiresByItself(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.sample(0, 0)
 	w.expect("")
@@ -152,6 +152,7 @@ func TestAVerdictExpiresByItself(t *testing.T) {
 }
 
 func TestTheBudgetOfADay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.expect(budget.ReasonNoSample)
 	w.sample(time.Minute, 5000) // the bill before us is not our spend
@@ -175,6 +176,7 @@ func TestTheBudgetOfADay(t *testing.T) {
 }
 
 func TestTheDayStartsInItsZone(t *testing.T) {
+	t.Parallel()
 	tokyo := time.FixedZone("JST", 9*3600)
 	w := newWorld(t, time.Date(2026, 11, 23, 14, 58, 0, 0, time.UTC), func(c *budget.Config) { c.Location = tokyo })
 	w.sample(0, 0)
@@ -186,6 +188,7 @@ func TestTheDayStartsInItsZone(t *testing.T) {
 
 // TestTheNextMidnight walks through days whose clocks change.
 func TestTheNextMidnight(t *testing.T) {
+	t.Parallel()
 	for _, zone := range []string{"UTC", "Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo", "Asia/Beirut", "Australia/Lord_Howe"} {
 		loc, err := time.LoadLocation(zone)
 		if err != nil {
@@ -202,6 +205,7 @@ func TestTheNextMidnight(t *testing.T) {
 }
 
 func TestSpendAsleepOverMidnightIsNotTodays(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Date(2026, 11, 23, 20, 0, 0, 0, time.UTC), nil)
 	w.sample(0, 0)
 	w.sample(12*time.Hour, 5000)
@@ -211,6 +215,7 @@ func TestSpendAsleepOverMidnightIsNotTodays(t *testing.T) {
 }
 
 func TestDarkness(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) { c.Limits = nil })
 	w.sample(0, 0)
 	w.expect("")
@@ -235,6 +240,7 @@ func TestDarkness(t *testing.T) {
 }
 
 func TestAClockThatMovedBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.sample(0, 0)
 	w.now = w.now.Add(2 * time.Minute)
@@ -251,6 +257,7 @@ func TestAClockThatMovedBack(t *testing.T) {
 // A gate that begins after the clock was set back knows it by what was written since
 // the newest sample: without, it would take an old bill for a young one.
 func TestAClockThatMovedBackBeforeTheGateBegan(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.sample(0, 0)
 	for range 6 { // dark minutes
@@ -275,6 +282,7 @@ func TestAClockThatMovedBackBeforeTheGateBegan(t *testing.T) {
 }
 
 func TestAClockThatJumped(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.step(time.Hour)
 	w.sample(0, 0)
@@ -292,6 +300,7 @@ func TestAClockThatJumped(t *testing.T) {
 }
 
 func TestRatesAreNoBill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	rate := ledger.Nanos(5)
 	if _, err := w.led.AddSample(context.Background(), ledger.Sample{At: noon, Provider: "p", Currency: "USD", Truth: ledger.TruthNone,
@@ -317,6 +326,7 @@ func (s *sick) Spent(from, to time.Time) (ledger.Spend, error) {
 }
 
 func TestASickLedger(t *testing.T) {
+	t.Parallel()
 	s := &sick{}
 	w := newWorld(t, noon, func(c *budget.Config) { s.Ledger = c.Ledger.(*ledger.Ledger); c.Ledger = s })
 	w.sample(0, 0)
@@ -341,6 +351,7 @@ func TestASickLedger(t *testing.T) {
 // A table that is away makes writes fail, as a broken disk would; the file that is
 // closed, reads.
 func TestALedgerThatFails(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.sample(0, 0)
 	w.expect("")
@@ -356,6 +367,7 @@ func TestALedgerThatFails(t *testing.T) {
 }
 
 func TestTrip(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.sample(0, 0)
 	w.expect("")
@@ -370,6 +382,7 @@ func TestTrip(t *testing.T) {
 }
 
 func TestALineWithoutItsBill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	if _, err := w.led.AddSample(context.Background(), ledger.Sample{At: noon, Provider: "p", Currency: "USD", Truth: ledger.TruthAccount,
 		Lines: []ledger.Line{{Resource: "account", Kind: ledger.AccountKind, Running: true, Epoch: "e"}}}); err != nil {
@@ -380,6 +393,7 @@ func TestALineWithoutItsBill(t *testing.T) {
 
 // A volume with a bill does not speak for the machine.
 func TestAMachineWithoutItsBill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	bill := ledger.Nanos(5)
 	if _, err := w.led.AddSample(context.Background(), ledger.Sample{At: noon, Provider: "p", Currency: "USD", Truth: ledger.TruthAccount,
@@ -390,6 +404,7 @@ func TestAMachineWithoutItsBill(t *testing.T) {
 }
 
 func TestFailures(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	fail := func(after time.Duration) {
 		t.Helper()
@@ -417,11 +432,13 @@ func TestFailures(t *testing.T) {
 }
 
 func TestBlindServesWithoutABill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) { c.Blind = true })
 	w.expect("")
 }
 
 func TestNewRefuses(t *testing.T) {
+	t.Parallel()
 	less := ledger.Nanos(-1)
 	led := newWorld(t, noon, nil).led
 	for _, cfg := range []budget.Config{

@@ -20,6 +20,7 @@ func zone(t *testing.T, name string) *time.Location {
 }
 
 func TestParseLimits(t *testing.T) {
+	t.Parallel()
 	f := func(text string, want ...budget.Limit) {
 		t.Helper()
 		got, err := budget.ParseLimits(text)
@@ -50,6 +51,7 @@ func TestParseLimits(t *testing.T) {
 // TestPeriods walks through two years of zones whose clocks change: each instant lies
 // in its period, and the periods follow on each other.
 func TestPeriods(t *testing.T) {
+	t.Parallel()
 	lengths := map[time.Duration]bool{}
 	for _, name := range []string{"UTC", "Europe/Berlin", "America/New_York", "America/Havana", "Asia/Kolkata", "Asia/Beirut", "Australia/Lord_Howe"} {
 		loc := zone(t, name)
@@ -81,6 +83,7 @@ func TestPeriods(t *testing.T) {
 // TestDaysOf23And25Hours: the budget begins anew at the zone's own midnights, an hour
 // early in spring and an hour late in autumn.
 func TestDaysOf23And25Hours(t *testing.T) {
+	t.Parallel()
 	berlin := zone(t, "Europe/Berlin")
 	for midnight, length := range map[time.Time]time.Duration{
 		time.Date(2026, 3, 29, 0, 0, 0, 0, berlin):  23 * time.Hour,
@@ -101,6 +104,7 @@ func TestDaysOf23And25Hours(t *testing.T) {
 }
 
 func TestBudgetsOfSeveralPeriods(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) {
 		c.Limits = []budget.Limit{{Per: budget.Hour, Amount: 10}, {Per: budget.Day, Amount: 25}, {Per: budget.Month, Amount: 40}}
 	})
@@ -139,6 +143,7 @@ func TestBudgetsOfSeveralPeriods(t *testing.T) {
 
 // TestHeadroom: what can accrue unseen is kept free.
 func TestHeadroom(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) { c.Headroom, c.CloseGrace, c.Limits = nil, time.Minute, perDay(1000) })
 	w.rate = nanos(600)
 	w.sample(0, 0) // a step of 2, a lag of 5 and an interval of 1 minute, and the grace: 9 minutes
@@ -165,6 +170,7 @@ func TestHeadroom(t *testing.T) {
 }
 
 func TestHeadroomThatIsGiven(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) { c.Headroom = nanos(30) })
 	w.rate = nil
 	w.sample(0, 0)
@@ -175,6 +181,7 @@ func TestHeadroomThatIsGiven(t *testing.T) {
 }
 
 func TestNoRateIsNoHeadroom(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) { c.Headroom = nil })
 	w.rate = nil
 	w.sample(0, 0)
@@ -190,6 +197,7 @@ func TestNoRateIsNoHeadroom(t *testing.T) {
 }
 
 func TestEstimates(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) { c.Limits = perDay(1000) })
 	w.rate = nanos(60)
 	look := func() (budget.State, budget.Window) {
@@ -224,6 +232,7 @@ func TestEstimates(t *testing.T) {
 }
 
 func TestOverride(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, nil)
 	w.sample(0, 0)
 	w.sample(time.Minute, 120)
@@ -254,6 +263,7 @@ func TestOverride(t *testing.T) {
 }
 
 func TestOverrideByAnAmount(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, noon, func(c *budget.Config) { c.Headroom = nanos(2) })
 	w.sample(0, 0)
 	w.sample(time.Minute, 120)

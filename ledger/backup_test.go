@@ -21,6 +21,7 @@ import (
 // A copy that is made while four write is a ledger as it was at one instant, and no
 // write fails for it.
 func TestBackupUnderLoad(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	led := open(t, filepath.Join(dir, "l.db"))
 	everything(t, led)
@@ -72,6 +73,7 @@ func TestBackupUnderLoad(t *testing.T) {
 }
 
 func TestBackupRefuses(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	led := open(t, filepath.Join(dir, "l.db"))
 	there := filepath.Join(dir, "there")
@@ -105,6 +107,7 @@ func TestBackupRefuses(t *testing.T) {
 // A copy that does not fit leaves nothing behind, and certainly none of the room that was
 // missing.
 func TestBackupToAFullDisk(t *testing.T) {
+	t.Parallel()
 	small := t.TempDir()
 	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=1m"); err != nil {
 		t.Skipf("no small file system can be made here: %v", err)
@@ -135,6 +138,7 @@ func TestBackupToAFullDisk(t *testing.T) {
 // Where a reader would hold the writer up, a copy is made of a ledger only that nobody
 // writes.
 func TestBackupWithoutWAL(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "l.db")
 	led, err := ledger.Open(config(path).OnFS(unix.NFS_SUPER_MAGIC))

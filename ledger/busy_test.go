@@ -132,6 +132,7 @@ func busyEqualsTheRows(t *testing.T, r *rand.Rand, led *ledger.Ledger, all []led
 // The time that the engine was busy is that of the rows, in whatever order they
 // came, however they shared commits, and whatever became of the writer meanwhile.
 func TestBusyEqualsTheRows(t *testing.T) {
+	t.Parallel()
 	seeds := uint64(12)
 	if raceDetector {
 		seeds = 3
@@ -171,6 +172,7 @@ func TestBusyEqualsTheRows(t *testing.T) {
 
 // What a commit that failed would have added is not taken for written.
 func TestBusyAfterAFailedCommit(t *testing.T) {
+	t.Parallel()
 	for _, written := range []bool{false, true} {
 		led := open(t, filepath.Join(t.TempDir(), "l.db"))
 		for i := range 3 {
@@ -194,6 +196,7 @@ func TestBusyAfterAFailedCommit(t *testing.T) {
 
 // A ledger from before that knew no busy time has it after it was opened.
 func TestBusyOfAnOlderLedger(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(4) {
 		r := seeded(seed)
 		all := traffic(r, int(seed)*200)
@@ -216,6 +219,7 @@ func TestBusyOfAnOlderLedger(t *testing.T) {
 
 // Verify names what is not what the requests make.
 func TestVerifyBusyTime(t *testing.T) {
+	t.Parallel()
 	f := func(want string, statement string) {
 		t.Helper()
 		led := open(t, filepath.Join(t.TempDir(), "l.db"))

@@ -11,6 +11,7 @@ import (
 )
 
 func TestCalibration(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	led, err := ledger.Open(ledger.Config{Path: path})
 	if err != nil {
@@ -59,6 +60,7 @@ func TestCalibration(t *testing.T) {
 }
 
 func TestCalibrationRefused(t *testing.T) {
+	t.Parallel()
 	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db")})
 	if err != nil {
 		t.Fatal(err)

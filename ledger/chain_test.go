@@ -70,9 +70,10 @@ func chain(t *testing.T, r *ledger.Reader) ledger.Chain {
 // Whatever is changed, removed or put in by hand in a table that only grows, or in
 // the chain itself, is found and named.
 func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
+	t.Parallel()
 	const requests = "finished, id, endpoint, model, key, stream, status, http, started, first, prompt_tokens, cached_tokens, completion_tokens, lower_bound"
 	path := filepath.Join(t.TempDir(), "l.db")
-	led := open(t, path)
+	led := begin(t, path)
 	everything(t, led)
 	head := chain(t, led.Reader).Head
 	if v, err := led.Verify(t.Context(), head.String(), head.Short()); err != nil || len(v.Problems) > 0 || v.Chain.Head != head {
@@ -225,6 +226,7 @@ func names(t *testing.T, r *ledger.Reader, query string) (all []string) {
 // Each table either only grows, by trigger, and is in the chain with all of its
 // columns, or is a rollup or a state that is proven or may change.
 func TestEveryTableHasItsPlace(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	changes := map[string]string{
 		"chain":        "the chain itself",
@@ -265,6 +267,7 @@ func TestEveryTableHasItsPlace(t *testing.T) {
 // The order of the commits may differ from that of the keys by more rows than are
 // held: nothing is taken for missing or put in.
 func TestVerifyHoldsNoMoreThanItMay(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	var late []ledger.Request
 	for i := range 50 {
@@ -293,6 +296,7 @@ func TestVerifyHoldsNoMoreThanItMay(t *testing.T) {
 // A commit that failed, and may have been written all the same, does not part the
 // chain from the rows.
 func TestTheChainSurvivesFailedCommits(t *testing.T) {
+	t.Parallel()
 	for _, written := range []bool{false, true} {
 		led := open(t, filepath.Join(t.TempDir(), "l.db"))
 		add(t, led, request("a", t0, 1))
@@ -392,6 +396,7 @@ func checker(db *sql.DB) (head []byte, rows int, err error) {
 }
 
 func TestTheDocumentIsEnoughToCheckTheChain(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	led := open(t, path)
 	everything(t, led)
@@ -421,6 +426,7 @@ func TestTheDocumentIsEnoughToCheckTheChain(t *testing.T) {
 // The rows of a ledger that had no chain are linked when it is opened, in links of a
 // bounded size.
 func TestAnOldLedgerGetsItsChain(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	oldLedger(t, path, history{}, traffic(seeded(1), 9000), nil)
 	led := open(t, path)

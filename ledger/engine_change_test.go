@@ -11,6 +11,7 @@ import (
 )
 
 func TestSeconds(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]time.Duration{
 		"0": 0, "1": time.Second, "0.000001": time.Microsecond, "12.5": 12500 * time.Millisecond, "-1.25": -1250 * time.Millisecond,
 	} {
@@ -36,6 +37,7 @@ func TestSeconds(t *testing.T) {
 // TestEngineWakes: an engine's own wakes come back whole, the oldest first, and nobody
 // else's.
 func TestEngineWakes(t *testing.T) {
+	t.Parallel()
 	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db")})
 	if err != nil {
 		t.Fatal(err)

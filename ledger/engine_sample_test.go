@@ -11,6 +11,7 @@ import (
 
 // TestCheckEngine: where a difference comes from.
 func TestCheckEngine(t *testing.T) {
+	t.Parallel()
 	start := time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
 	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
 	led := open(t, filepath.Join(t.TempDir(), "ledger.db"))
@@ -86,6 +87,7 @@ func TestCheckEngine(t *testing.T) {
 }
 
 func TestEngineRuns(t *testing.T) {
+	t.Parallel()
 	start := time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
 	led := open(t, filepath.Join(t.TempDir(), "ledger.db"))
 	put := func(started, at time.Duration, completion int64) ledger.EngineSample {

@@ -21,6 +21,7 @@ import (
 // TestEventTable: each row says what it is, its subject is that of the events that are
 // made of it, and its fields are those of their details.
 func TestEventTable(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
 	for _, row := range ledger.EventTypes() {
 		name := string(row.Kind) + " " + row.Subject
@@ -85,6 +86,7 @@ func sameFields(t *testing.T, name, detail string, fields []ledger.EventField) {
 
 // TestNoEventBesideTheTable: whatever can be written as an event has a row.
 func TestNoEventBesideTheTable(t *testing.T) {
+	t.Parallel()
 	rows := map[string]bool{}
 	for _, row := range ledger.EventTypes() {
 		rows[reflect.TypeOf(row.Detail).Name()] = true
@@ -124,6 +126,7 @@ func TestNoEventBesideTheTable(t *testing.T) {
 
 // The page on the ledger names every kind, and no other.
 func TestEventKindsAreDocumented(t *testing.T) {
+	t.Parallel()
 	page, err := os.ReadFile("../docs/ledger.md")
 	if err != nil {
 		t.Fatal(err)
@@ -149,6 +152,7 @@ func TestEventKindsAreDocumented(t *testing.T) {
 
 // TestEvents: what is written comes back, as the table says it.
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	f := func(d ledger.EventDetail, kind ledger.EventKind, subject, detail string) {
 		t.Helper()
@@ -187,6 +191,7 @@ func TestEvents(t *testing.T) {
 
 // TestEngineStates: the table has each state once, and a part of the spend for each.
 func TestEngineStates(t *testing.T) {
+	t.Parallel()
 	var names []ledger.EngineState
 	for _, row := range ledger.EngineStates() {
 		if !sentence(row.Help) && !strings.Contains(row.Help, "; ") || row.Part < 0 || row.Part >= ledger.NumSpendParts || row.Part == ledger.PartServing {

@@ -12,6 +12,7 @@ import (
 
 // Falls are those that a scan of the samples finds, between any two of them.
 func TestFallsEqualTheSamples(t *testing.T) {
+	t.Parallel()
 	found := 0
 	for seed := range uint64(16) {
 		r := seeded(seed)

@@ -19,6 +19,7 @@ func gpuMinutes(t *testing.T, r *ledger.Reader, from, to time.Time) (all []ledge
 }
 
 func TestGPUMinutes(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	led, err := ledger.Open(ledger.Config{Path: path})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 // A request alone waits for one sync, and all that finish while a commit syncs
 // share the next one.
 func TestOneSyncServesAllWhoWait(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		led, err := Open(Config{Path: filepath.Join(t.TempDir(), "l.db")})
 		if err != nil {

@@ -59,6 +59,7 @@ func minutes(n float64) time.Time { return t0.Add(time.Duration(n * float64(time
 // TestKeySpend: what a key's budget counts is the gross figure of the report by key,
 // whatever the window, and a refund does not lower it.
 func TestKeySpend(t *testing.T) {
+	t.Parallel()
 	led, ran, engine, billed := afternoon(t)
 	f := func(from, to float64) map[string]ledger.Nanos {
 		t.Helper()
@@ -111,6 +112,7 @@ func TestKeySpend(t *testing.T) {
 
 // TestKeySpendUnknown: nothing is not the same as not known.
 func TestKeySpendUnknown(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	addSample(t, led, sample(minute(0), bill("vm", 1_000_000_000)))
 	if got, err := led.KeySpend(ledger.Window{From: minute(0), To: minute(1)}); err != nil || len(got) > 0 {

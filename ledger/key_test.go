@@ -21,6 +21,7 @@ func aKey(name string) ledger.Key {
 // TestKeys: what is kept comes back as it was, a name may be used again after its key
 // was revoked, and both are events.
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	led, err := ledger.Open(ledger.Config{Path: path})
 	if err != nil {
@@ -102,6 +103,7 @@ func TestKeys(t *testing.T) {
 
 // TestBadKeys: nothing is written of them, not even an event.
 func TestBadKeys(t *testing.T) {
+	t.Parallel()
 	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db")})
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spotinference/ledger"
+	"spotinference/ledger/ledgertest"
 )
+
+func TestMain(m *testing.M) { ledgertest.Main(m) }
 
 var t0 = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
@@ -27,6 +30,12 @@ func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)
 
 // open opens a ledger whose clock stands a day after t0.
 func open(t *testing.T, path string) *ledger.Ledger {
+	t.Helper()
+	return ledgertest.Open(t, config(path))
+}
+
+// begin makes a ledger where none is, as a first start does; open begins with a copy.
+func begin(t *testing.T, path string) *ledger.Ledger {
 	t.Helper()
 	led, err := ledger.Open(config(path))
 	if err != nil {
@@ -66,6 +75,7 @@ func totals(t *testing.T, r *ledger.Reader, from, to time.Time) ledger.Totals {
 var forever = [2]time.Time{time.Unix(0, 0), time.Unix(1<<33, 0)}
 
 func TestTotalsOfAnyWindowEqualTheRows(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	// Awkward instants: minute edges and one microsecond beside them.
 	var at []time.Time
@@ -100,6 +110,7 @@ func TestTotalsOfAnyWindowEqualTheRows(t *testing.T) {
 }
 
 func TestRequestsThatFinishTogetherEachHaveARow(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	var wg sync.WaitGroup
 	for i := range 200 {
@@ -117,6 +128,7 @@ func TestRequestsThatFinishTogetherEachHaveARow(t *testing.T) {
 }
 
 func TestACrashTurnsOpenRequestsIntoLostRows(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	led := open(t, path)
 	running := []ledger.OpenRequest{
@@ -152,6 +164,7 @@ func TestACrashTurnsOpenRequestsIntoLostRows(t *testing.T) {
 }
 
 func TestACommitThatFailsIsAnErrorAndIllHealth(t *testing.T) {
+	t.Parallel()
 	for _, written := range []bool{false, true} {
 		t.Run(fmt.Sprintf("written=%v", written), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "l.db")
@@ -187,6 +200,7 @@ func TestACommitThatFailsIsAnErrorAndIllHealth(t *testing.T) {
 }
 
 func TestOneBadWriteFailsAlone(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	var wg sync.WaitGroup
 	for i := range 100 {
@@ -207,6 +221,7 @@ func TestOneBadWriteFailsAlone(t *testing.T) {
 }
 
 func TestAnEmptyWriteDoesNotHeal(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	led.FailCommit(false)
 	if err := led.AddRequest(request("x", t0, 1)); err == nil {
@@ -219,6 +234,7 @@ func TestAnEmptyWriteDoesNotHeal(t *testing.T) {
 }
 
 func TestATransactionLeftOpenHeals(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	if err := led.Exec("BEGIN"); err != nil {
 		t.Fatal(err)
@@ -230,6 +246,7 @@ func TestATransactionLeftOpenHeals(t *testing.T) {
 }
 
 func TestAnIDThatIsTaken(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	add(t, led, request("x", t0, 1), request("x", t0.Add(time.Second), 1))
 	if err := led.AddRequest(request("x", t0, 2)); err == nil {
@@ -241,6 +258,7 @@ func TestAnIDThatIsTaken(t *testing.T) {
 }
 
 func TestOneFileHasOneWriter(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	real, link := filepath.Join(dir, "real.db"), filepath.Join(dir, "link.db")
 	if err := os.Symlink(real, link); err != nil {
@@ -259,6 +277,7 @@ func TestOneFileHasOneWriter(t *testing.T) {
 }
 
 func TestManyLostRequestsShareAnInstant(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	led := open(t, path)
 	var running []ledger.OpenRequest
@@ -276,6 +295,7 @@ func TestManyLostRequestsShareAnInstant(t *testing.T) {
 }
 
 func TestHistoryIsAppendOnly(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	add(t, led, request("a", t0, 1))
 	addSample(t, led, sample(t0, bill("vm-1", 5)))
@@ -296,6 +316,7 @@ func TestHistoryIsAppendOnly(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	f := func(name string, make func(path string), cfg func(ledger.Config) ledger.Config, want error) {
 		t.Helper()
@@ -359,6 +380,7 @@ func TestOpenRefuses(t *testing.T) {
 // TestAnotherUsersLedger is told from one that is broken, whichever of its files
 // this user may not open.
 func TestAnotherUsersLedger(t *testing.T) {
+	t.Parallel()
 	for name, mode := range map[string]struct{ dir, file fs.FileMode }{
 		"the directory": {0o000, 0o444},
 		"the file":      {0o777, 0o000},
@@ -412,6 +434,7 @@ func asNobody(t *testing.T, path string) error {
 }
 
 func TestDemoAfreshForgetsOnlyDemo(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "demo.db")
 	cfg := config(path)
 	cfg.Demo, cfg.Afresh = true, true
@@ -432,8 +455,9 @@ func TestDemoAfreshForgetsOnlyDemo(t *testing.T) {
 }
 
 func TestReaderBesideWriter(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a b?#%.db") // a path that a careless DSN would break
-	led := open(t, path)
+	led := begin(t, path)
 	add(t, led, request("a", t0, 1))
 	r, err := ledger.OpenReader(path, false)
 	if err != nil {
@@ -461,6 +485,7 @@ func TestReaderBesideWriter(t *testing.T) {
 }
 
 func TestASharedFileSystemGetsARollbackJournal(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	f := func(name string, magic int64, want string) {
 		t.Helper()

@@ -77,6 +77,7 @@ func oldLedger(t *testing.T, path string, h history, requests []ledger.Request, 
 // A ledger of the first schema answers as before: samples, lines, replies, spend
 // and tokens; and so does one that goes on from there.
 func TestAFirstLedgerMigrates(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(8) {
 		r := seeded(seed)
 		h := makeHistory(r, t0, "m")
@@ -134,6 +135,7 @@ func TestAFirstLedgerMigrates(t *testing.T) {
 
 // A status that the ledger does not know is refused, whichever schema began it.
 func TestStatusIsChecked(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	oldLedger(t, filepath.Join(dir, "old.db"), history{}, traffic(seeded(1), 20), nil)
 	for _, name := range []string{"new.db", "old.db"} {

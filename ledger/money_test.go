@@ -9,6 +9,7 @@ import (
 )
 
 func TestParseNanos(t *testing.T) {
+	t.Parallel()
 	f := func(text string, want ledger.Nanos) {
 		t.Helper()
 		if got, err := ledger.ParseNanos(text); err != nil || got != want {
@@ -50,6 +51,7 @@ func TestParseNanos(t *testing.T) {
 }
 
 func TestNanosString(t *testing.T) {
+	t.Parallel()
 	f := func(n ledger.Nanos, want string) {
 		t.Helper()
 		if got := n.String(); got != want {
@@ -66,6 +68,7 @@ func TestNanosString(t *testing.T) {
 }
 
 func TestNanosOverflowIsAnError(t *testing.T) {
+	t.Parallel()
 	f := func(got ledger.Nanos, err error) {
 		t.Helper()
 		if err == nil {
@@ -98,6 +101,7 @@ func FuzzParseNanos(f *testing.F) {
 }
 
 func TestAllot(t *testing.T) {
+	t.Parallel()
 	f := func(n ledger.Nanos, weights []int64, want ...ledger.Nanos) {
 		t.Helper()
 		if got := n.Allot(weights); !slices.Equal(got, want) {
@@ -116,6 +120,7 @@ func TestAllot(t *testing.T) {
 }
 
 func TestNanosText(t *testing.T) {
+	t.Parallel()
 	n := ledger.Nanos(-2_500_000_000)
 	if got := n.Text(); got == nil || *got != "-2.5" {
 		t.Errorf("text %v", got)

@@ -19,6 +19,7 @@ import (
 // Money never is a float on its way from a reply to the gate and the reports: no
 // expression of these packages is one, nor holds one, nor calls for one.
 func TestNoFloats(t *testing.T) {
+	t.Parallel()
 	packages := []string{"spotinference/ledger", "spotinference/budget", "spotinference/billing"}
 	list := exec.Command("go", append([]string{"list", "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}} {{.Dir}}"}, packages...)...)
 	list.Stderr = os.Stderr

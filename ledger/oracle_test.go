@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spotinference/ledger"
+	"spotinference/ledger/ledgertest"
 )
 
 // Spent against two judges that know nothing of how it works. The first knows
@@ -436,12 +437,12 @@ func (h history) real(a, b int) (sum ledger.Nanos, lost bool) {
 	return sum, lost
 }
 
-// tally counts what the judges saw.
-type tally struct{ histories, windows, exact, lost int }
+// verdicts are counts of what the judges saw.
+type verdicts struct{ histories, windows, exact, lost int }
 
 // judge makes histories from a seed, one after the other in one ledger, and asks
 // for windows of each.
-func judge(t *testing.T, seed uint64, histories, windows int) (n tally) {
+func judge(t *testing.T, seed uint64, histories, windows int) (n verdicts) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 3))
 	dir, err := os.MkdirTemp(t.TempDir(), "oracle")
@@ -518,11 +519,7 @@ func window(r *rand.Rand, h history) (from, to time.Time) {
 // openFar opens a ledger whose clock is ahead of all that a history invents.
 func openFar(t *testing.T, path string) *ledger.Ledger {
 	t.Helper()
-	led, err := ledger.Open(ledger.Config{Path: path, Log: quiet(), Now: func() time.Time { return t0.AddDate(100, 0, 0) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return led
+	return ledgertest.Open(t, ledger.Config{Path: path, Log: quiet(), Now: func() time.Time { return t0.AddDate(100, 0, 0) }})
 }
 
 func verified(t *testing.T, led *ledger.Ledger) {
@@ -588,6 +585,7 @@ func (h history) String() string {
 // TestSpentAgainstTheOracle asks for thousands of windows; SPOTINFERENCE_HISTORIES=100000
 // makes so many histories.
 func TestSpentAgainstTheOracle(t *testing.T) {
+	t.Parallel()
 	histories := 250
 	if raceDetector {
 		histories = 50 // SQLite is slow under it, and a judge runs on one goroutine
@@ -599,9 +597,9 @@ func TestSpentAgainstTheOracle(t *testing.T) {
 		}
 		histories = n
 	}
-	const each, windows = 50, 8
+	const each, windows = 25, 8
 	var mu sync.Mutex // guards n
-	var n tally
+	var n verdicts
 	t.Run("seed", func(t *testing.T) {
 		for seed := range uint64((histories + each - 1) / each) {
 			t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -609,7 +607,7 @@ func TestSpentAgainstTheOracle(t *testing.T) {
 				one := judge(t, seed, each, windows)
 				mu.Lock()
 				defer mu.Unlock()
-				n = tally{n.histories + one.histories, n.windows + one.windows, n.exact + one.exact, n.lost + one.lost}
+				n = verdicts{n.histories + one.histories, n.windows + one.windows, n.exact + one.exact, n.lost + one.lost}
 			})
 		}
 	})

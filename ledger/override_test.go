@@ -11,6 +11,7 @@ import (
 )
 
 func TestOverride(t *testing.T) {
+	t.Parallel()
 	now := t0
 	path := filepath.Join(t.TempDir(), "l.db")
 	open := func() *ledger.Ledger {
@@ -86,6 +87,7 @@ func TestOverride(t *testing.T) {
 }
 
 func TestOverrideRefuses(t *testing.T) {
+	t.Parallel()
 	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "l.db")})
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +121,7 @@ func TestOverrideRefuses(t *testing.T) {
 
 // SQLite runs out of pages as it does out of disk.
 func TestAFullDisk(t *testing.T) {
+	t.Parallel()
 	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "l.db")})
 	if err != nil {
 		t.Fatal(err)
@@ -140,6 +143,7 @@ func TestAFullDisk(t *testing.T) {
 }
 
 func TestTheSampleOfAnotherAccount(t *testing.T) {
+	t.Parallel()
 	led := openFar(t, filepath.Join(t.TempDir(), "l.db"))
 	bill := ledger.Nanos(1)
 	add := func(at int, account, currency string) error {
@@ -163,6 +167,7 @@ func TestTheSampleOfAnotherAccount(t *testing.T) {
 }
 
 func TestMaxRate(t *testing.T) {
+	t.Parallel()
 	led := openFar(t, filepath.Join(t.TempDir(), "l.db"))
 	n := func(v ledger.Nanos) *ledger.Nanos { return &v }
 	for i, lines := range [][]ledger.Line{

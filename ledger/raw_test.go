@@ -48,6 +48,7 @@ func withRaw(ln ledger.Line, raw []byte) ledger.Line { ln.Raw = raw; return ln }
 // A reply comes back as it came, whatever stands before it, and a row of it never
 // refers to more than one other.
 func TestRawComesBackAsItCame(t *testing.T) {
+	t.Parallel()
 	noise := make([]byte, 50_000)
 	r := rand.New(rand.NewPCG(1, 1))
 	for i := range noise {
@@ -96,6 +97,7 @@ func TestRawComesBackAsItCame(t *testing.T) {
 }
 
 func TestARawReplyIsKeptOnce(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	shared, still := vmReply(1), vmReply(2)
 	for i := range 100 { // more than an hour

@@ -10,6 +10,7 @@ import (
 )
 
 func TestResiduals(t *testing.T) {
+	t.Parallel()
 	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db")})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"sync"
 )
 
 // object is a table, an index, a trigger or a view.
@@ -49,8 +50,11 @@ func (v *verifier) schema() error {
 	return nil
 }
 
-// ownObjects are those that the steps of the schema make.
-func ownObjects() (_ map[object]string, err error) {
+// ownObjects are those that the steps of the schema make: always the same, so that they
+// are made once. Nobody may change the map.
+var ownObjects = sync.OnceValues(makeOwnObjects)
+
+func makeOwnObjects() (_ map[object]string, err error) {
 	db, err := sql.Open("sqlite", ":memory:")
 	if err != nil {
 		return nil, err

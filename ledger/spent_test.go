@@ -39,7 +39,9 @@ func minute(n int) time.Time { return t0.Add(time.Duration(n) * time.Minute) }
 func spends(t *testing.T, name string, samples []ledger.Sample, from, to time.Time, net, gross ledger.Nanos, flags ...string) {
 	t.Helper()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
-	addSample(t, led, samples...)
+	if err := led.AddSamples(samples); err != nil {
+		t.Fatal(err)
+	}
 	got, err := led.Spent(from, to)
 	if err != nil {
 		t.Errorf("%s: %v", name, err)
@@ -58,6 +60,7 @@ func spends(t *testing.T, name string, samples []ledger.Sample, from, to time.Ti
 }
 
 func TestSpent(t *testing.T) {
+	t.Parallel()
 	f := func(name string, samples []ledger.Sample, from, to time.Time, net, gross ledger.Nanos, flags ...string) {
 		t.Helper()
 		spends(t, name, samples, from, to, net, gross, flags...)
@@ -153,6 +156,7 @@ func TestSpent(t *testing.T) {
 // A bill that falls is a refund, a credit or a restatement. The net has it, as the
 // invoice will; the gross, which the gate goes by, does not.
 func TestPitfall05NegativeDelta(t *testing.T) {
+	t.Parallel()
 	f := func(name string, samples []ledger.Sample, from, to time.Time, net, gross ledger.Nanos, flags ...string) {
 		t.Helper()
 		spends(t, name, samples, from, to, net, gross, flags...)
@@ -171,6 +175,7 @@ func TestPitfall05NegativeDelta(t *testing.T) {
 // What is billed beside the machine's rate (a platform's fee, say) is in the bill, and
 // the rate is in no figure: a rate of nothing, of too much or not known is one spend.
 func TestPitfall14PlatformFee(t *testing.T) {
+	t.Parallel()
 	for _, rate := range []*ledger.Nanos{nil, nanos(0), nanos(1), nanos(2_500_000_000), nanos(9e18)} {
 		at := func(m int, n ledger.Nanos) ledger.Sample {
 			l := bill("vm", n)
@@ -184,6 +189,7 @@ func TestPitfall14PlatformFee(t *testing.T) {
 // Two samplers, or one that is started again while it polls, store an instant once:
 // the second process is kept out, and the second row.
 func TestPitfall31TwoSamplers(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	led := open(t, path)
 	addSample(t, led, sample(minute(0), bill("vm", 100)), sample(minute(1), bill("vm", 130)))
@@ -207,6 +213,7 @@ func TestPitfall31TwoSamplers(t *testing.T) {
 }
 
 func TestSpentNamesItsSamples(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	if _, err := led.Spent(minute(0), minute(9)); !errors.Is(err, ledger.ErrNoSamples) {
 		t.Errorf("Spent of nothing = %v", err)
@@ -228,6 +235,7 @@ func TestSpentNamesItsSamples(t *testing.T) {
 }
 
 func TestAddSampleRefuses(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	addSample(t, led, sample(minute(5), bill("vm", 1)))
 	f := func(name string, s ledger.Sample) {
@@ -260,6 +268,7 @@ func TestAddSampleRefuses(t *testing.T) {
 // A bill that moves in steps of ten minutes stands still in between, and is frozen
 // only when it does so for longer than it says that a step may take to show.
 func TestPitfall03StepBilling(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	at := func(m int, n ledger.Nanos) {
 		t.Helper()
@@ -290,6 +299,7 @@ func TestPitfall03StepBilling(t *testing.T) {
 }
 
 func TestFrozen(t *testing.T) {
+	t.Parallel()
 	f := func(name string, want bool, samples ...ledger.Sample) {
 		t.Helper()
 		led := open(t, filepath.Join(t.TempDir(), "l.db"))
@@ -324,6 +334,7 @@ func TestFrozen(t *testing.T) {
 }
 
 func TestOpen(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	f := func(name string, s ledger.Sample, want ...string) {
 		t.Helper()

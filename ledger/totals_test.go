@@ -62,6 +62,7 @@ func sumOf(all []ledger.Request, from, to time.Time) (t ledger.Totals) {
 
 // Every way to ask equals a sum of the rows, whatever edges the window cuts.
 func TestTotalsEqualTheRows(t *testing.T) {
+	t.Parallel()
 	r := seeded(1)
 	for _, start := range []time.Time{t0, time.Unix(-40000, 0).UTC()} {
 		end := start.Add(9 * time.Hour)

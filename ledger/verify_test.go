@@ -13,6 +13,7 @@ import (
 
 // Whatever is changed behind the ledger's back, Verify says what.
 func TestVerifyFindsWhatDoesNotFit(t *testing.T) {
+	t.Parallel()
 	f := func(want string, statements ...string) {
 		t.Helper()
 		led := open(t, filepath.Join(t.TempDir(), "l.db"))
@@ -59,6 +60,7 @@ func TestVerifyFindsWhatDoesNotFit(t *testing.T) {
 // A ledger's own rules are proven, too: rows that are whole say nothing through a view
 // that lies, and a trigger may write what nobody sees.
 func TestVerifyFindsAnotherSchema(t *testing.T) {
+	t.Parallel()
 	f := func(want string, statements ...string) {
 		t.Helper()
 		led := open(t, filepath.Join(t.TempDir(), "l.db"))
@@ -91,6 +93,7 @@ func TestVerifyFindsAnotherSchema(t *testing.T) {
 // A file of which a page is lost is one that does not fit, whichever page it is, and not
 // one of which nothing can be said.
 func TestVerifyABrokenFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	led := open(t, path)
 	everything(t, led)
@@ -128,6 +131,7 @@ func TestVerifyABrokenFile(t *testing.T) {
 // Bounded: a resource that was born a moment ago must not make the gate read the
 // year before it.
 func TestFrozenLooksNoFurtherThanItMust(t *testing.T) {
+	t.Parallel()
 	led := open(t, filepath.Join(t.TempDir(), "l.db"))
 	addSample(t, led, sample(minute(0), bill("vm", 5)), sample(minute(1)), sample(minute(2)))
 	for i := 100; i < 104; i++ {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestCost(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 60)
 	b.served(0, 1000) // at the first sample: not in (A, B]
@@ -114,6 +115,7 @@ window_from,window_to,window_asked_from,window_asked_to,currency,spend_net,spend
 // What else the account pays for is a flag on the windows that it has a part in, and
 // in no figure.
 func TestCostResidual(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 60)
 	b.served(30, 1_000_000)
@@ -147,6 +149,7 @@ func TestCostResidual(t *testing.T) {
 // Counts that the engine's own counters contradict are a flag on each price that was
 // made of them, and on no other.
 func TestCostDrift(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 60)
 	b.served(30, 1_000_000)
@@ -170,6 +173,7 @@ func TestCostDrift(t *testing.T) {
 // Names of fields are an interface: they are the same where all is known and
 // where nothing is.
 func TestCostFields(t *testing.T) {
+	t.Parallel()
 	full := []string{
 		"completion_tokens", "cost_per_million_output_tokens", "currency", "demo", "flags",
 		"pending.completion_tokens", "pending.next_sample_at", "pending.requests", "prompt_tokens", "cached_tokens", "reason", "requests",
@@ -280,6 +284,7 @@ func pending(t *testing.T, c report.CostReport, requests, tokens int64, next tim
 var never time.Time
 
 func TestNoSamples(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.served(-5, 3)
 	b.served(5, 7)
@@ -311,6 +316,7 @@ output tokens     7
 }
 
 func TestOneSample(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bill(sample(10, 5))
 	b.served(9, 20)
@@ -365,6 +371,7 @@ func TestOneSample(t *testing.T) {
 }
 
 func TestNoTokens(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 10)
 	b.served(5, 0)     // an embedding
@@ -385,6 +392,7 @@ output tokens                    0
 }
 
 func TestDark(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 10)
 	b.served(5, 1000)
@@ -452,6 +460,7 @@ output tokens   1,050
 }
 
 func TestRatesAreNoBill(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	for m := range 3 {
 		s := sample(float64(m), 0)
@@ -466,6 +475,7 @@ func TestRatesAreNoBill(t *testing.T) {
 }
 
 func TestStale(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 10)
 	b.served(5, 1000)
@@ -497,6 +507,7 @@ Counted: GPU compute and this box's volumes. Not counted: egress and other
 }
 
 func TestNoProvider(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.provider("none")
 	b.served(5, 7)
@@ -534,6 +545,7 @@ output tokens     7
 }
 
 func TestFrozen(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 10)
 	for m := 11.0; m <= 30; m++ {
@@ -552,6 +564,7 @@ func TestFrozen(t *testing.T) {
 }
 
 func TestGaps(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.served(1, 1_000_000)
 	var bill ledger.Nanos
@@ -578,6 +591,7 @@ note: samples are missing, which leaves the sum right and hides when it was
 
 // A refund: net falls below zero, gross does not, and the quotient follows net.
 func TestRefundAndOtherFlags(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	first, last := sample(0, 10_000_000_000), sample(2, 8_765_432_100)
 	last.Lines = append(last.Lines, ledger.Line{Resource: "vol-1", Kind: ledger.Volume, Bill: nanos(1), Epoch: "e1"})
@@ -622,6 +636,7 @@ Counted: everything that the account is billed for. Not counted: what other
 
 // Each flag that a ledger may set has a sentence.
 func TestFlagsOfTheLedgerAreExplained(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.served(1, 1)
 	first, second, third := sample(0, 1), sample(1, 1), sample(2, 1)
@@ -645,6 +660,7 @@ func TestFlagsOfTheLedgerAreExplained(t *testing.T) {
 
 // A resource that is out of sight and comes back, with a bill that has grown.
 func TestAResourceOutOfSightIsExplained(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.served(2, 1)
 	volume := ledger.Line{Resource: "vol-1", Kind: ledger.Volume, Bill: nanos(1), Epoch: "e1"}
@@ -661,6 +677,7 @@ func TestAResourceOutOfSightIsExplained(t *testing.T) {
 }
 
 func TestPerMillion(t *testing.T) {
+	t.Parallel()
 	f := func(net ledger.Nanos, tokens int64, want string) {
 		t.Helper()
 		if got := report.PerMillion(net, tokens); got != want {
@@ -693,6 +710,7 @@ func TestPerMillion(t *testing.T) {
 }
 
 func TestMoney(t *testing.T) {
+	t.Parallel()
 	f := func(currency string, d report.Decimal, want string) {
 		t.Helper()
 		if got := report.Money(currency, d); got != want {
@@ -718,6 +736,7 @@ func TestMoney(t *testing.T) {
 }
 
 func TestLength(t *testing.T) {
+	t.Parallel()
 	f := func(d time.Duration, want string) {
 		t.Helper()
 		if got := report.Length(d); got != want {

@@ -31,6 +31,7 @@ func eventful(t *testing.T) *book {
 }
 
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	b := eventful(t)
 	events := func(from, to float64, kinds ...string) report.EventsReport {
 		t.Helper()
@@ -83,6 +84,7 @@ None in this window.
 
 // Every report says where the ledger stood.
 func TestEveryReportSaysTheHead(t *testing.T) {
+	t.Parallel()
 	b := eventful(t)
 	b.bills(0, 5)
 	b.served(2, 100)
@@ -156,6 +158,7 @@ func TestEveryReportSaysTheHead(t *testing.T) {
 
 // What is exported adds up to what the reports say, to the nano.
 func TestExportAddsUp(t *testing.T) {
+	t.Parallel()
 	b := eventful(t)
 	b.bills(0, 5)
 	for i := range 5 {
@@ -243,6 +246,7 @@ func TestExportAddsUp(t *testing.T) {
 }
 
 func TestExportRefuses(t *testing.T) {
+	t.Parallel()
 	b := eventful(t)
 	if _, err := report.ParseExportTable("request"); err == nil {
 		t.Error("table request: no error")

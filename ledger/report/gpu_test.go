@@ -44,6 +44,7 @@ const cardA, cardB = "GPU-aaaaaaaa-0000", "GPU-bbbbbbbb-0000"
 // Two cards, four minutes, one of them not seen and one without the energy of a
 // card: 18 kJ a card and minute, and only the tokens made meanwhile.
 func TestGPU(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.provider("hyperstack")
 	b.bills(0, 5)
@@ -147,6 +148,7 @@ window_from,window_to,window_asked_from,window_asked_to,window_seen_seconds,uuid
 }
 
 func TestGPUWithoutReadings(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.provider("hyperstack")
 	b.bills(0, 5)
@@ -172,6 +174,7 @@ window_from,window_to,window_asked_from,window_asked_to,window_seen_seconds,uuid
 
 // What is read without an energy counter has no energy, and no price hangs on it.
 func TestGPUReason(t *testing.T) {
+	t.Parallel()
 	smi := func(m *ledger.GPUMinute) { m.Source, m.Energy = "nvidia-smi", nil }
 	for _, c := range []struct {
 		name   string

@@ -30,6 +30,7 @@ func none(r *ledger.Request) { r.Usage.PromptTokens, r.Usage.CachedTokens = 0, 0
 
 // TestMeter: each engine process against its rows, and where it differs why.
 func TestMeter(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.served(2, 100, none)
 	b.served(3, 50, none, cut)
@@ -81,6 +82,7 @@ func TestMeter(t *testing.T) {
 }
 
 func TestMeterOfNothing(t *testing.T) {
+	t.Parallel()
 	m := open(t).meter(0, 10)
 	if text := written(t, m, report.Text); !strings.Contains(text, "No engine's counters were sampled") {
 		t.Errorf("text = %s", text)

@@ -11,6 +11,7 @@ import (
 
 // TestOverridesAreInEveryForm of a report whose window they touch, and in no other.
 func TestOverridesAreInEveryForm(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	if _, err := b.AddOverride(2*time.Hour, nil, "a demo"); err != nil {
 		t.Fatal(err)

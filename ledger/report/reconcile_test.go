@@ -78,6 +78,7 @@ func says(t *testing.T, rep report.ReconcileReport, want ...string) {
 }
 
 func TestReconcile(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.hours(0, 48)
 	rep := b.reconcile(on(18, "vm-1", "60"), on(18, "volume-2", "0.51"), on(19, "vm-1", "59.99"), on(19, "2", "0.5184"), on(19, "egress", "1.5"))
@@ -156,6 +157,7 @@ func reconciled(t *testing.T, rep report.ReconcileReport, f report.Format) strin
 
 // What the ledger did not see is dark, and in no sum.
 func TestReconcileDark(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.hours(5, 40) // from 05:00 on the 18th to 16:00 on the 19th
 	b.hours(72, 96)
@@ -180,6 +182,7 @@ func TestReconcileDark(t *testing.T) {
 }
 
 func TestReconcileCauses(t *testing.T) {
+	t.Parallel()
 	both := func(vm, volume string) []report.Billed {
 		return []report.Billed{on(18, "vm-1", vm), on(18, "volume-2", volume)}
 	}
@@ -230,6 +233,7 @@ func TestReconcileCauses(t *testing.T) {
 }
 
 func TestReconcileOverDays(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.hours(0, 72)
 	b.bill(hour(73, func(s *ledger.Sample) { s.Lines = s.Lines[1:] }))
@@ -254,6 +258,7 @@ func TestReconcileOverDays(t *testing.T) {
 // The ledger's figures are those of the provider's API, which has no tax in it. An
 // invoice that has is told apart by its one percentage.
 func TestPitfall13Tax(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.hours(0, 72)
 
@@ -271,6 +276,7 @@ func TestPitfall13Tax(t *testing.T) {
 
 // An id without its kind is the one resource that it can be, or it is nobody's.
 func TestReconcileNames(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.hours(0, 24, func(s *ledger.Sample) { s.Lines[1].Resource = "volume-1" })
 	says(t, b.reconcile(on(18, "vm-1", "30"), on(18, "volume-1", "0.5184"), on(18, "1", "30")),
@@ -282,6 +288,7 @@ func TestReconcileNames(t *testing.T) {
 
 // Where only the account has a bill, the whole invoice is held against it.
 func TestReconcileAccount(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.hours(0, 24, func(s *ledger.Sample) {
 		s.Truth = ledger.TruthAccount
@@ -293,6 +300,7 @@ func TestReconcileAccount(t *testing.T) {
 }
 
 func TestReconcileRefuses(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.hours(0, 24)
 	refused := func(want string, change func(*report.ReconcileQuery)) {

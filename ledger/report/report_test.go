@@ -17,8 +17,11 @@ import (
 	"time"
 
 	"spotinference/ledger"
+	"spotinference/ledger/ledgertest"
 	"spotinference/ledger/report"
 )
+
+func TestMain(m *testing.M) { ledgertest.Main(m) }
 
 // t0 is when each test's story begins.
 var t0 = time.Date(2026, 10, 17, 8, 0, 0, 0, time.UTC)
@@ -35,15 +38,7 @@ type book struct {
 
 func open(t *testing.T) *book {
 	t.Helper()
-	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db"), Now: func() time.Time { return at(1e6) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := led.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	led := ledgertest.Open(t, ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db"), Now: func() time.Time { return at(1e6) }})
 	return &book{Ledger: led, t: t}
 }
 
@@ -205,6 +200,7 @@ type brokenPipe struct{}
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 func TestWriteErrors(t *testing.T) {
+	t.Parallel()
 	var u report.UsageReport
 	if err := u.Write(brokenPipe{}, report.JSON); err == nil || err.Error() != "write report: broken pipe" {
 		t.Errorf("Write to a broken pipe = %v", err)

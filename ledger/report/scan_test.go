@@ -81,6 +81,7 @@ func (d day) split(from, to time.Time) (sum [5]ledger.Nanos) {
 
 // A cost report's figures, from rollups, are those of a scan of every row.
 func TestCostEqualsAFullScan(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3) {
 		b, d, r := open(t), day{}, rand.New(rand.NewPCG(seed, 11))
 		b.event(-1, ledger.GatewayStarted{})

@@ -77,6 +77,7 @@ func asked(b *book, q report.CostQuery, change func(*report.CostQuery)) report.C
 }
 
 func TestCostOfAnAfternoon(t *testing.T) {
+	t.Parallel()
 	b := afternoon(t)
 	c := asked(b, until(-10, 250), nil)
 	same(t, "text", written(t, c, report.Text), `
@@ -158,6 +159,7 @@ func records(t *testing.T, c report.CostReport) [][]string {
 }
 
 func TestBy(t *testing.T) {
+	t.Parallel()
 	b := afternoon(t)
 	byModel := func(q *report.CostQuery) { q.By, q.Bucket = report.ByModel, report.NoBucket }
 	c := asked(b, until(-10, 250), byModel)
@@ -203,6 +205,7 @@ ann,ann,2,200,50,1500000,0.4284,USD,1.628106255,1.628106255,false
 // The parts of the split add up to net to the nano, whatever the story: odd
 // instants, refunds, resources that come and go, gateways that die.
 func TestSplitAddsUp(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(10) {
 		b := open(t)
 		rnd := rand.New(rand.NewPCG(seed, 7))
@@ -249,6 +252,7 @@ func TestSplitAddsUp(t *testing.T) {
 
 // A gateway that dies says nothing: the engine was down from the last trace of it.
 func TestDeadGatewayIsDown(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.event(0, ledger.GatewayStarted{})
 	b.engine(0, "starting→ready")
@@ -292,6 +296,7 @@ func TestDeadGatewayIsDown(t *testing.T) {
 // Where samples are missing, a bucket is as long as the samples make it: no
 // spend is spread, and none is lost.
 func TestBucketsAcrossAGap(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 30)
 	b.bill(sample(150, 120_000_000_000))
@@ -307,6 +312,7 @@ from,to,currency,net,gross,requests,completion_tokens,cost_per_million_output_to
 }
 
 func TestUnsettled(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	for m := range 21 {
 		s := sample(float64(m), ledger.Nanos(m/5*200_000_000))
@@ -330,6 +336,7 @@ func TestUnsettled(t *testing.T) {
 }
 
 func TestParseBucket(t *testing.T) {
+	t.Parallel()
 	good := func(s string, want time.Duration) {
 		t.Helper()
 		if got, err := report.ParseBucket(s); err != nil || got != want {
@@ -365,6 +372,7 @@ func TestParseBucket(t *testing.T) {
 
 // What --explain prints is enough to compute the figures again.
 func TestExplainCanBeRecomputed(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	raw := func(n string) []byte { return []byte(`{"incurred_bill": ` + n + "}\n") }
 	first, middle, last := sample(0, 100_000_000_000), sample(1, 98_765_432_101), sample(2, 102_400_000_003)
@@ -481,6 +489,7 @@ The division
 
 // The drawing is well-formed whatever is in it, and says what cannot be drawn.
 func TestSVG(t *testing.T) {
+	t.Parallel()
 	wellFormed := func(c report.CostReport, want ...string) {
 		t.Helper()
 		text := written(t, c, report.SVG)

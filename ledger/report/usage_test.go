@@ -18,6 +18,7 @@ func usage(b *book, from, to float64, demo bool) report.UsageReport {
 }
 
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.served(0, 1000) // at the start: not in (from, to]
 	b.served(1, 1_234_567)
@@ -65,6 +66,7 @@ window_from,window_to,requests,prompt_tokens,cached_tokens,completion_tokens,by_
 }
 
 func TestUsageOfNothing(t *testing.T) {
+	t.Parallel()
 	u := usage(open(t), 0, 60*24*7, true)
 	same(t, "text", written(t, u, report.Text), `
 Usage from 2026-10-17 08:00:00 to 2026-10-24 08:00:00 UTC (7d)
@@ -85,6 +87,7 @@ Counted: requests that finished in this window, also those that were cut short.
 }
 
 func TestUsageRefusesNoWindow(t *testing.T) {
+	t.Parallel()
 	_, err := report.Usage(open(t).Reader, ledger.Window{From: at(1), To: at(1)}, false)
 	if want := "report usage: window from 2026-10-17T08:01:00Z to 2026-10-17T08:01:00Z is empty"; err == nil || err.Error() != want {
 		t.Errorf("Usage = %v, want %s", err, want)

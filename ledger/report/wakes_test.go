@@ -97,6 +97,7 @@ func (b *book) wakes(q report.CostQuery) report.WakesReport {
 }
 
 func TestWakes(t *testing.T) {
+	t.Parallel()
 	b := nights(t)
 	w := b.wakes(until(0, 140))
 	same(t, "csv", written(t, w, report.CSV), `began,ended,cause,method,result,error,queue_seconds,restore_seconds,spawn_seconds,load_seconds,canary_seconds,ready_seconds,first_token_seconds,waiters,left,late,currency,spend,reason,flags,demo
@@ -144,6 +145,7 @@ note: suspending the engine does not lower the bill of a machine that is billed
 // TestWakesShareTheBill: whatever the window, the wakes within it and what else was
 // starting cost together what the cost report calls waking.
 func TestWakesShareTheBill(t *testing.T) {
+	t.Parallel()
 	b := nights(t)
 	for _, c := range []struct {
 		from, to float64
@@ -173,6 +175,7 @@ func TestWakesShareTheBill(t *testing.T) {
 
 // TestWakesInTheDark: what is known of the wakes is shown, and the report is refused.
 func TestWakesInTheDark(t *testing.T) {
+	t.Parallel()
 	b := nights(t)
 	w := b.wakes(explicitly(0, 160, 160))
 	if !w.Refused() || w.Reason != report.ReasonDark || len(w.Wakes) != 7 || w.Wakes[0].Spend != nil || w.Waking != nil {
@@ -193,6 +196,7 @@ func TestWakesInTheDark(t *testing.T) {
 
 // How old a bill may be is asked of every report that shows what it came to.
 func TestSampleAgeIsAsked(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	b.bills(0, 10)
 	b.served(5, 1000)

@@ -10,6 +10,7 @@ import (
 )
 
 func TestParseWindow(t *testing.T) {
+	t.Parallel()
 	good := func(s string, want time.Duration) {
 		t.Helper()
 		if got, err := report.ParseWindow(s); err != nil || got != want {
@@ -58,6 +59,7 @@ func TestParseWindow(t *testing.T) {
 }
 
 func TestParseUntil(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 10, 17, 11, 0, 0, 0, time.UTC)
 	good := func(s string, want time.Time, wantExplicit bool) {
 		t.Helper()
@@ -87,6 +89,7 @@ func TestParseUntil(t *testing.T) {
 }
 
 func TestParseFormat(t *testing.T) {
+	t.Parallel()
 	for _, f := range []report.Format{report.Text, report.JSON, report.CSV, report.SVG} {
 		if got, err := report.ParseFormat(string(f)); err != nil || got != f {
 			t.Errorf("ParseFormat(%q) = %q, %v", f, got, err)
