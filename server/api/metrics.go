@@ -14,8 +14,7 @@ import (
 	"spotinference/server/refusal"
 )
 
-// Metrics are what GET /metrics tells. One set a process: main makes it and
-// gives it to whoever counts.
+// Metrics are what GET /metrics shows: see MetricsTable. There is one set a process.
 type Metrics struct {
 	set          *metrics.Set
 	panics       *metrics.Counter
@@ -26,15 +25,15 @@ type Metrics struct {
 	prompt, cached, completion *metrics.Counter // tokens
 
 	mu        sync.Mutex
-	endpoints map[string]*series // by the ledger's word; guarded by mu
+	endpoints map[string]*series // by Route.Endpoint; guarded by mu
 }
 
 // An answer takes from milliseconds to many minutes, its first token from
 // milliseconds to a queue's length.
 var buckets = metrics.ExponentialBuckets(0.005, 2, 18) // up to 11 minutes
 
-// NewMetrics makes the set. newest tells when the bill was seen last, false
-// where it was not.
+// NewMetrics makes the set. newest returns when the bill was last read, false where it
+// never was.
 func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 	set := metrics.NewSet()
 	metrics.ExposeMetadata(true) // the library's own switch: # TYPE lines
@@ -152,8 +151,8 @@ func (m *Metrics) Add(write func(io.Writer)) {
 // program has it under: goroutines, memory, collections.
 func (m *Metrics) AddRuntime() { m.Add(metrics.WriteGoMetrics) }
 
-// LowBalance says whether the provider's account is low. It is there from the first
-// look at the balance on: what is not known has no value.
+// LowBalance sets whether the provider's account is low. The metric is there from the
+// first reading of the balance on: what is not known has no value.
 func (m *Metrics) LowBalance(low bool) {
 	m.set.GetOrCreateGauge(balanceLow.series(), nil).Set(asFloat(low))
 	m.set.GetOrCreateCounter(residualsTotal.series()) // so that the first increase is seen
