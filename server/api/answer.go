@@ -14,9 +14,9 @@ import (
 	"spotinference/server/refusal"
 )
 
-// answer is an engine's answer on its way to the client. fasthttp has it write itself in
-// the goroutine of the client's connection, and closes it, however that went. So one
-// goroutine owns it.
+// answer is an engine's answer on its way to the client. fasthttp calls its WriteTo in the
+// goroutine of the client's connection, and then closes it, whether WriteTo failed or not.
+// So one goroutine owns it.
 type answer struct {
 	s      *Server
 	c      *call
@@ -35,7 +35,7 @@ type answer struct {
 	deadlineSet time.Time // when the client's write deadline was set last
 }
 
-// format is how an answer's last bytes are told from the others.
+// format decides how the last bytes of an answer are found, and held back.
 type format uint8
 
 const (
@@ -59,8 +59,8 @@ const (
 	// Exits: none, WriteTo returns when they have left.
 	answerEnding
 
-	// answerSevered: the answer ends short of its last bytes, by which the client sees that it
-	// is not whole.
+	// answerSevered: the answer ends short of its last bytes. The client sees by that that
+	// it is not whole.
 	// Exits: none, WriteTo fails.
 	answerSevered
 )
@@ -72,8 +72,8 @@ func (s *Server) newAnswer(c *call, m *meter.Meter, x *exchange, f format) *answ
 // Read is there for the interface: see SupportsBodyWriteTo.
 func (a *answer) Read([]byte) (int, error) { panic("BUG: an answer writes itself") }
 
-// SupportsBodyWriteTo has fasthttp call WriteTo, which decides itself what is
-// one write to the client, and keeps no buffer while it waits.
+// SupportsBodyWriteTo makes fasthttp call WriteTo, which decides what is one write to
+// the client, and keeps no buffer while it waits.
 func (a *answer) SupportsBodyWriteTo() bool { return true }
 
 // WriteTo hands over what the engine has sent, as soon as it is there; each
@@ -107,7 +107,7 @@ func (a *answer) WriteTo(w io.Writer) (sent int64, err error) {
 	}
 }
 
-// send writes what may leave, and gives the client time to take it.
+// send writes what may leave, and gives the client time to read it.
 func (a *answer) send(w io.Writer) (int, error) {
 	if a.buf == nil || len(a.buf.out) == 0 {
 		return 0, nil
@@ -128,8 +128,8 @@ func (a *answer) send(w io.Writer) (int, error) {
 func (a *answer) conclude() {
 	var rest []byte
 	if a.format == formatEvents && a.x.readToEnd {
-		// The end may stand for the last event's blank line; half an event that
-		// is no end is nobody's.
+		// The end of the stream may take the place of the last event's blank line.
+		// Half of another event is not forwarded.
 		if out := a.m.Close(nil); a.m.Done() {
 			rest = out
 		}
@@ -146,8 +146,8 @@ func (a *answer) conclude() {
 	a.state = answerEnding
 	switch {
 	case a.format == formatBody && (err != nil || !a.m.Done()):
-		// Its status has left already. To end it short is all that is left to
-		// say no with.
+		// Its status has left already. The client sees by the missing end that the
+		// answer is not whole.
 		a.sever(errors.New("the answer could not be recorded"))
 	case a.format == formatBody:
 		a.buf.out = append(a.buf.out, a.tail...)
@@ -166,7 +166,7 @@ func (a *answer) conclude() {
 // engineLost leaves state answerCopying, where the engine cannot be read on.
 func (a *answer) engineLost(err error) {
 	if a.format == formatEvents {
-		a.m.Close(nil) // for the count; half an event is nobody's
+		a.m.Close(nil) // for the count; half an event is not forwarded
 	}
 	r := a.s.engineFault(a.c, err)
 	if a.record(statusFor(r)) != nil {
@@ -191,8 +191,9 @@ func (a *answer) addEvent(r *refusal.Refusal) {
 	a.buf.out = append(a.buf.out, r.Event(a.c.route.Dialect, a.c.id)...)
 }
 
-// settle writes the row of an answer of which nothing has left yet, r being what is
-// wrong with it, and returns what the client is to be told instead; nil for nothing.
+// settle writes the row of an answer of which nothing has left yet. r says what is wrong
+// with the answer, nil for nothing. It returns what the client gets instead of the
+// answer, nil where the client gets the answer.
 func (a *answer) settle(r *refusal.Refusal) *refusal.Refusal {
 	status := ledger.OK
 	if r != nil {
@@ -223,9 +224,9 @@ func (s *Server) panicked(c *call, v any) error {
 // event has passed.
 const drainTime = time.Second
 
-// endExchange ends the exchange with the engine. A stream that has passed is read to
-// its end, where the end is near: an engine whose client leaves a moment before
-// would take it for cancelled.
+// endExchange ends the exchange with the engine. A stream whose terminal event has passed
+// is read to its end, where the end is near: an engine whose client leaves a moment before
+// takes the request for cancelled.
 func (a *answer) endExchange() {
 	if a.x == nil {
 		return
@@ -239,9 +240,9 @@ func (a *answer) endExchange() {
 		}
 		_ = a.x.conn.SetReadDeadline(time.Time{})
 	}
-	// llama-server closes a connection after a stream without having said so
-	// (seen on build 11669): the next request would fall into the gap. vLLM's
-	// uvicorn keeps it.
+	// llama-server closes the connection after a stream without saying so in the head
+	// (seen on build 11669): the next request on it would be lost. vLLM's uvicorn keeps
+	// the connection.
 	keeps := a.format == formatBody || a.s.dialectOf() == meter.VLLM
 	a.s.upstream.end(a.c, a.x, keeps)
 	a.x = nil
@@ -252,7 +253,7 @@ func (a *answer) endExchange() {
 func (a *answer) Close() error {
 	if !a.c.isRecorded() {
 		a.c.cut(refusal.New(refusal.ClientClosed))
-		_ = a.record(statusFor(a.c.cutCause())) // logged where it failed; nobody is left to tell
+		_ = a.record(statusFor(a.c.cutCause())) // a failure is logged where it happens
 	}
 	a.endExchange()
 	a.returnBuffers()

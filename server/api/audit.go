@@ -18,12 +18,12 @@ type Audit interface {
 	AddEvent(time.Time, ledger.EventDetail) error
 }
 
-// audit is what the sampling of the counters remembers. Owned by who holds mu.
+// audit is what the sampling of the counters remembers. Guarded by mu.
 type audit struct {
 	mu    sync.Mutex
 	base  *ledger.EngineSample // the last quiet one of the engine's process; nil: from its start
 	last  ledger.EngineSample  // the last one written
-	drift bool                 // since base one was told of already
+	drift bool                 // one was reported since base
 }
 
 // counterWait bounds the wait for an engine that may hang.
@@ -37,23 +37,25 @@ func (s *Server) watchCounters(ctx context.Context) {
 	every(ctx, s.cfg.AuditEvery, func() { s.SampleCounters(ctx) })
 }
 
-// counted reports whether the engine's process is one whose counters can be read.
-func counted(s queue.Status) bool { return s.State == ledger.Ready || s.State == ledger.Suspending }
+// hasCounters reports whether the engine's process is one whose counters can be read.
+func hasCounters(s queue.Status) bool {
+	return s.State == ledger.Ready || s.State == ledger.Suspending
+}
 
-// SampleCounters takes one sample and says whether it agrees with the rows. It is for
-// the moment before an engine is suspended, whose counters may end with its process;
-// Run takes all others. The order matters: a row that is there before the counters are
-// read is in them.
+// SampleCounters takes one sample and checks whether it agrees with the rows. It is
+// called before an engine is suspended, whose counters may end with its process; Run
+// takes all other samples. The order matters: a row that is there before the counters
+// are read is in them.
 func (s *Server) SampleCounters(ctx context.Context) {
 	if s.cfg.Audit == nil {
 		return
 	}
 	if !s.audit.mu.TryLock() {
-		return // one is under way, and an engine that waits to be suspended does not wait for it
+		return // a sample is being taken: an engine is not kept from being suspended
 	}
 	defer s.audit.mu.Unlock()
 	before := s.cfg.Engine.Status()
-	if !counted(before) {
+	if !hasCounters(before) {
 		return
 	}
 	begun, running := s.calls.count()
@@ -66,8 +68,8 @@ func (s *Server) SampleCounters(ctx context.Context) {
 		return
 	}
 	after := s.cfg.Engine.Status()
-	if !counted(after) || after.PID != before.PID || !after.StartedAt.Equal(before.StartedAt) {
-		return // of which process they are is not known
+	if !hasCounters(after) || after.PID != before.PID || !after.StartedAt.Equal(before.StartedAt) {
+		return // which process they are of is not known
 	}
 	begunSince, _ := s.calls.count()
 	sample := ledger.EngineSample{
@@ -75,9 +77,9 @@ func (s *Server) SampleCounters(ctx context.Context) {
 		WithCached: n.WithCached, Quiet: running == 0 && n.Running == 0 && begunSince == begun,
 	}
 	if !s.audit.last.Started.Equal(sample.Started) {
-		s.audit.base, s.audit.last, s.audit.drift = nil, ledger.EngineSample{}, false // its counters began again
+		s.audit.base, s.audit.last, s.audit.drift = nil, ledger.EngineSample{}, false // its counters start again
 	}
-	err = s.audited(sample)
+	err = s.writeSample(sample)
 	if errors.Is(err, ledger.ErrRefused) { // a clock that was set back: the gate sees to that
 		s.cfg.Log.Warn("sample the engine's counters", "err", err)
 	} else if err != nil {
@@ -85,8 +87,8 @@ func (s *Server) SampleCounters(ctx context.Context) {
 	}
 }
 
-// audited writes a sample and what is wrong with it.
-func (s *Server) audited(sample ledger.EngineSample) error {
+// writeSample writes a sample, and an event where it disagrees with the rows.
+func (s *Server) writeSample(sample ledger.EngineSample) error {
 	a := &s.audit
 	check, err := s.cfg.Audit.CheckEngine(a.base, sample)
 	if err != nil {

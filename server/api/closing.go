@@ -19,7 +19,7 @@ import (
 
 const gatePoll = 200 * time.Millisecond
 
-// closing is the course of one. Owned by watchGate.
+// closing is one closing of the gate. Owned by watchGate.
 type closing struct {
 	wasOpen    bool               // the gate was open once
 	since      time.Time          // when it closed; zero while it is open

@@ -35,7 +35,7 @@ func (s *Server) Answer(c net.Conn, r *refusal.Refusal) []byte {
 	ctx.Init2(c, quietLogger{}, true)
 	id := newID(s.cfg.Now())
 	s.refuse(&ctx, unreadRoute, id, r)
-	s.sign(&ctx, unreadRoute, id, time.Time{})
+	s.addHeaders(&ctx, unreadRoute, id, time.Time{})
 	ctx.SetConnectionClose()
 	var b bytes.Buffer
 	if _, err := ctx.Response.WriteTo(&b); err != nil {

@@ -7,16 +7,15 @@ import (
 
 // How an answer is read from the engine.
 
-// piece is how much is read from the engine at once, at most, before it is
-// handed on: an engine that is faster than the client's connection is forwarded
-// in pieces rather than event by event.
-const piece = 8 << 10
+// pieceSize bounds what is read from the engine before it is forwarded: an engine that is
+// faster than the client's connection is forwarded in pieces rather than event by event.
+const pieceSize = 8 << 10
 
 // buffers are what a piece of an answer passes through. An answer has them only
 // while it moves: of a thousand open streams nearly all wait.
 type buffers struct {
-	in  [piece]byte // as it was read
-	out []byte      // what may leave
+	in  [pieceSize]byte // as it was read
+	out []byte          // what may leave
 }
 
 func (a *answer) takeBuffers() {
@@ -28,12 +27,13 @@ func (a *answer) takeBuffers() {
 	}
 }
 
-// returnBuffers gives them back. What a large event has made large is not kept.
+// returnBuffers puts the buffers back into the pool. One that a large event made large is
+// not kept.
 func (a *answer) returnBuffers() {
 	if a.buf == nil {
 		return
 	}
-	if cap(a.buf.out) > 2*piece {
+	if cap(a.buf.out) > 2*pieceSize {
 		a.buf.out = nil
 	}
 	a.buf.out = a.buf.out[:0]
@@ -41,8 +41,8 @@ func (a *answer) returnBuffers() {
 	a.buf = nil
 }
 
-// copy waits for the engine in state answerCopying, and reads on for as long as that needs no
-// wait.
+// copy waits for the engine in state answerCopying, and reads on for as long as the engine
+// has sent more.
 func (a *answer) copy() {
 	if br := a.x.conn.br; br.Buffered() == 0 && a.x.resp.Header.ContentLength() < 0 {
 		a.returnBuffers()
@@ -62,7 +62,7 @@ func (a *answer) copy() {
 			return
 		}
 		a.holdTail(n)
-		if len(a.buf.out) >= piece || a.x.conn.br.Buffered() == 0 {
+		if len(a.buf.out) >= pieceSize || a.x.conn.br.Buffered() == 0 {
 			a.publish()
 			return
 		}
@@ -77,7 +77,7 @@ func (a *answer) receive(p []byte) (int, error) {
 	return n, err
 }
 
-// publish says how far the answer is, for those who watch the calls.
+// publish shows how far the answer is to the watchers of calls.
 func (a *answer) publish() {
 	a.c.progress.Store(a.m.Progress())
 	a.c.publish(a.m.Usage(), a.m.Model())
@@ -100,13 +100,13 @@ func (a *answer) read() (int, error) {
 	return n, err
 }
 
-// holdTail moves a piece of a body on by one: the piece before it may leave, this
-// one waits, for only the end shows which piece is the last.
+// holdTail keeps the newest piece of a body back, and lets the piece before it leave: only
+// the end shows which piece is the last.
 func (a *answer) holdTail(n int) {
 	if a.format != formatBody || n == 0 {
 		return
 	}
-	if a.m.Done() { // the end is in this piece, or was: nothing leaves any more
+	if a.m.Done() { // the end is in this piece or an earlier one: nothing more leaves
 		a.tail = append(a.tail, a.buf.in[:n]...)
 		return
 	}

@@ -46,8 +46,8 @@ func (o origins) allow(origin []byte) bool {
 	return o.any || slices.Contains(o.listed, string(origin))
 }
 
-// admitPage deals with what a browser says of the page that sends a request.
-// It is false where it has answered: a preflight, or a page that may not.
+// admitPage decides by what a browser says of the page that sends a request. It is false
+// where it has answered: a preflight, or a page that is refused.
 func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt *Route, id string) bool {
 	h := &ctx.Request.Header
 	origin := h.Peek(fasthttp.HeaderOrigin)
@@ -71,7 +71,7 @@ func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt *Route, id string) bool 
 	case preflight && len(s.origins.listed) > 0:
 		s.refuse(ctx, rt, id, refusal.New(refusal.OriginNotAllowed))
 		return false
-	case !s.keys.asked() && rt.Access != WithoutKey:
+	case !s.keys.required() && rt.Access != WithoutKey:
 		// Without a key, any page that the machine's user opens could spend: a
 		// browser sends it, and only keeps the answer from the page.
 		s.refuse(ctx, rt, id, refusal.New(refusal.OriginNotAllowed))
@@ -80,8 +80,8 @@ func (s *Server) admitPage(ctx *fasthttp.RequestCtx, rt *Route, id string) bool 
 	return true
 }
 
-// shareAnswer lets the page of an allowed origin read the answer.
-func (s *Server) shareAnswer(ctx *fasthttp.RequestCtx) {
+// addCORS lets the page of an allowed origin read the answer.
+func (s *Server) addCORS(ctx *fasthttp.RequestCtx) {
 	if len(s.origins.listed) == 0 {
 		return
 	}

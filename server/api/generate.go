@@ -184,7 +184,7 @@ func (s *Server) answerStream(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter,
 	// The head goes along with the first event, but does not wait for one.
 	if x.conn.br.Buffered() > 0 {
 		if a.copy(); a.state == answerSevered {
-			ctx.SetConnectionClose() // nobody is there to be told
+			ctx.SetConnectionClose() // the client is not there any more
 			_ = a.Close()
 			return
 		}
@@ -231,14 +231,14 @@ func (s *Server) answerAssembled(ctx *fasthttp.RequestCtx, c *call, m *meter.Met
 	ctx.Response.SetBodyRaw(answer)
 }
 
-// isAudio reports whether the dialect's answers may be in forms of their own:
-// sound, subtitles, plain text.
+// isAudio reports whether the dialect's answers may be other than JSON and events: sound,
+// subtitles, plain text.
 func isAudio(d meter.Dialect) bool {
 	return d == meter.Transcriptions || d == meter.Translations || d == meter.Speech
 }
 
-// answerOpaque serves an answer in a form that nothing is read of. It leaves as it
-// comes, but for its last piece, which waits for the row.
+// answerOpaque serves an answer that is not read. It leaves as it comes, but for its last
+// piece, which waits for the row.
 func (s *Server) answerOpaque(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
 	m.Opaque()
 	ctx.Response.Header.SetContentTypeBytes(x.resp.Header.ContentType())

@@ -23,7 +23,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			s.cfg.Log.Error("BUG: panic in a handler", "request", id, "panic", p, "stack", string(debug.Stack()))
 			writeRefusal(ctx, rt.Dialect, id, refusal.New(refusal.Internal))
 		}
-		s.sign(ctx, rt, id, started)
+		s.addHeaders(ctx, rt, id, started)
 	}()
 	if c, ok := ctx.Conn().(Conn); ok && c.Refusal() != nil {
 		s.refuse(ctx, rt, id, c.Refusal())
@@ -144,7 +144,7 @@ func (s *Server) admitKey(ctx *fasthttp.RequestCtx, model string) *refusal.Refus
 	if r := s.keys.budget(k, now); r != nil {
 		return r
 	}
-	return k.limits.take(now)
+	return k.limits.admit(now)
 }
 
 func (s *Server) newCall(ctx *fasthttp.RequestCtx, rt *Route, id string, ask meter.Ask) *call {

@@ -15,13 +15,12 @@ import (
 // proxies sends about forty.
 const maxFields = 128
 
-// checkHead is what a head must be beyond what fasthttp makes sure of, which
-// takes several things that another server in the same line may read in another
-// way: such a request could be one to the one and two to the other. Seen in
-// v1.78.0: field lines that end in a bare LF, folded lines, spaces within a
+// checkHead refuses what fasthttp accepts and another server in front of us may read
+// differently: one of the two could take for two requests what is one to the other. Seen
+// in v1.78.0: field lines that end in a bare LF, folded lines, spaces within a
 // name, Transfer-Encoding beside Content-Length, "identity", any HTTP/d.d.
 //
-// It reads the head as it came, so it may be asked again after checkRequest changed
+// It reads the head as it came, so it may be called again after checkRequest changed
 // the parsed one. What fasthttp refuses by itself does not get here: a second
 // Content-Length or Transfer-Encoding, a length that is no plain number, other
 // codings, a space before the colon, control bytes, a request without Host.
@@ -92,8 +91,8 @@ func (s *Server) checkRequest(h *fasthttp.RequestHeader) fasthttp.RequestConfig 
 		return fasthttp.RequestConfig{MaxRequestBodySize: 1}
 	}
 	if n == -1 {
-		// Where chunks end is seen in many ways (extensions, trailers, a bare
-		// LF): nothing that follows them is taken for a request.
+		// Servers disagree on where chunks end (extensions, trailers, a bare LF):
+		// nothing that follows them is taken for a request.
 		h.SetConnectionClose()
 	}
 	return fasthttp.RequestConfig{ReadTimeout: bodyTimeout}
@@ -110,7 +109,7 @@ func (s *Server) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	id := newID(s.cfg.Now())
 	s.refuse(ctx, rt, id, s.whyUnread(h, ctx.Conn(), err))
 	ctx.Response.SkipBody = ctx.IsHead()
-	s.sign(ctx, rt, id, time.Time{})
+	s.addHeaders(ctx, rt, id, time.Time{})
 	if c, ok := ctx.Conn().(Conn); ok {
 		c.Linger()
 	}

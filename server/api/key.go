@@ -19,7 +19,7 @@ import (
 // key is one API key and what is left of its limits.
 type key struct {
 	ledger.Key
-	limits *limits // nil for a key without any; shared by what the key was and becomes
+	limits *limits // nil for a key without any; kept when the key changes
 }
 
 // keyring knows the digests of the keys, never a key. Each look reads one snapshot.
@@ -33,8 +33,8 @@ type keyring struct {
 	spent atomic.Pointer[KeySpend]
 }
 
-// keys are found by the first half of their digest: the whole of it is compared in a
-// time that does not tell how much of a guess is right.
+// keys are found by the first half of their digest. The whole digest is compared in
+// constant time.
 type keys map[[sha256.Size / 2]byte]*key
 
 func prefix(digest *[sha256.Size]byte) [sha256.Size / 2]byte {
@@ -50,15 +50,15 @@ func newKeyring(main string, listed []ledger.Key, now time.Time) *keyring {
 	}
 	all := keys{}
 	for _, k := range listed {
-		// What was used before the start is not known: nobody gains by a restart.
+		// What was used before the start is not known: a restart must give nobody more.
 		all[prefix(&k.Digest)] = &key{Key: k, limits: newLimits(k, now, drained)}
 	}
 	r.snapshot.Store(&all)
 	return r
 }
 
-// set takes in a key that is new or has changed, at once.
-func (r *keyring) set(k ledger.Key, now time.Time) {
+// put adds a key that is new, or replaces one that has changed.
+func (r *keyring) put(k ledger.Key, now time.Time) {
 	r.changing.Lock()
 	defer r.changing.Unlock()
 	old := *r.snapshot.Load()
@@ -73,14 +73,14 @@ func (r *keyring) set(k ledger.Key, now time.Time) {
 	r.snapshot.Store(&all)
 }
 
-// asked reports whether a request needs a key. From the first key on it does, also
-// when that has been revoked: the end of a key must let nobody in.
-func (r *keyring) asked() bool { return r.main != nil || len(*r.snapshot.Load()) > 0 }
+// required reports whether a request needs a key. From the first key on it does, also
+// after that key was revoked: a revocation must let nobody in.
+func (r *keyring) required() bool { return r.main != nil || len(*r.snapshot.Load()) > 0 }
 
-// find returns the key of a request, nil where none is asked for, or why it may not
-// come in. OpenAI's clients send a key as a bearer token, Anthropic's as x-api-key.
+// find returns the key of a request, nil where none is required, or why the request is
+// refused. OpenAI's clients send a key as a bearer token, Anthropic's as x-api-key.
 func (r *keyring) find(h *fasthttp.RequestHeader, now time.Time) (*key, *refusal.Refusal) {
-	if !r.asked() {
+	if !r.required() {
 		return nil, nil
 	}
 	given := h.Peek("X-Api-Key")
@@ -142,7 +142,7 @@ func (k *key) mayUse(model string) *refusal.Refusal {
 
 func (k *key) lists(model string) bool { return slices.Contains(k.Models, model) }
 
-// id is what rows call the key, "" for none and for the one that serve was started with.
+// id is the key's name in the ledger's rows, "" for none and for the main key.
 func (k *key) id() string {
 	if k == nil {
 		return ""
@@ -153,12 +153,12 @@ func (k *key) id() string {
 // keySlot is where a request keeps its key while it is handled.
 const keySlot = "key"
 
-// keyOf is the key that a request came in with, nil where none was asked for.
+// keyOf is the key that a request has, nil where none is required.
 func keyOf(ctx *fasthttp.RequestCtx) *key {
 	k, _ := ctx.UserValue(keySlot).(*key)
 	return k
 }
 
-// PutKey takes in a key that was written to the ledger, or that has changed there: it
-// counts from here on.
-func (s *Server) PutKey(k ledger.Key) { s.keys.set(k, s.cfg.Now()) }
+// PutKey adds a key that was written to the ledger, or replaces one that has changed
+// there, from now on.
+func (s *Server) PutKey(k ledger.Key) { s.keys.put(k, s.cfg.Now()) }

@@ -7,17 +7,16 @@ import (
 	"spotinference/server/refusal"
 )
 
-// KeySpend is what each key has used of today's bill, and for how long that may be
-// believed.
+// KeySpend is what each key has used of today's bill, and how long that holds.
 type KeySpend struct {
 	By    map[string]ledger.Nanos // by the key's id; what is not in it has used nothing
-	Known bool                    // false: the ledger does not tell, and no key with a budget is served
+	Known bool                    // false: it is not known, and no key with a budget is served
 	Until time.Time               // then it is too old
 	Next  time.Time               // when the next day of the budgets begins
 }
 
-// SetKeySpend says what each key has used. Whoever looks at the ledger calls it again
-// before Until: a key with a budget is refused without it.
+// SetKeySpend sets what each key has used. It must be called again before Until: after
+// that a key with a budget is refused.
 func (s *Server) SetKeySpend(spent KeySpend) { s.keys.spent.Store(&spent) }
 
 // budget says why a key's own budget refuses it. A budget that cannot be seen is a

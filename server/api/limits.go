@@ -11,10 +11,10 @@ import (
 	"spotinference/server/refusal"
 )
 
-// What a key may have in a minute is a bucket: it holds a minute's worth, fills evenly,
-// and each request takes one from that of the requests. What a request takes in tokens
-// is known at its end: it may begin while the bucket holds any, and its end may leave
-// less than nothing there, which fills up first.
+// What a key may have in a minute is a token bucket: it holds a minute's worth and fills
+// evenly. Each request takes one from the bucket of requests. What a request takes from
+// the bucket of tokens is known at its end: it may begin while the bucket holds any, and
+// its end may leave a debt there, which is paid off first.
 
 // bucket is one of them. Guarded by the mu of its limits.
 type bucket struct {
@@ -26,11 +26,11 @@ type bucket struct {
 // perUnit makes the filling exact: limit units a minute are limit shares a nanosecond.
 const perUnit = int64(time.Minute)
 
-// most is how much of a debt is remembered: with the largest bucket one more fits 64 bits.
-const most = 4_000_000_000 * 1_000_000_000
+// maxDebt bounds a debt, so that with the largest bucket one more fits 64 bits.
+const maxDebt = 4_000_000_000 * 1_000_000_000
 
 // maxCharge is what one answer is charged at most, in units.
-const maxCharge = most / perUnit
+const maxCharge = maxDebt / perUnit
 
 func (b *bucket) capacity() int64 { return b.limit * perUnit }
 
@@ -65,7 +65,7 @@ type limits struct {
 // How full a bucket begins.
 const (
 	full    = true  // a new key
-	drained = false // one of before the start: it may have been used up a moment ago
+	drained = false // a key of an earlier start: it may have been used up a moment ago
 )
 
 func newLimits(k ledger.Key, now time.Time, isFull bool) *limits {
@@ -82,8 +82,8 @@ func newLimits(k ledger.Key, now time.Time, isFull bool) *limits {
 	return l
 }
 
-// take lets a request begin, or says why it may not, and when.
-func (l *limits) take(now time.Time) *refusal.Refusal {
+// admit lets a request begin, or says why it may not, and when it may.
+func (l *limits) admit(now time.Time) *refusal.Refusal {
 	if l == nil {
 		return nil
 	}
@@ -118,7 +118,7 @@ func (l *limits) charge(now time.Time, u ledger.Usage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tokens.fill(now)
-	l.tokens.level = max(l.tokens.level-min(u.PromptTokens+u.CompletionTokens, maxCharge)*perUnit, -most)
+	l.tokens.level = max(l.tokens.level-min(u.PromptTokens+u.CompletionTokens, maxCharge)*perUnit, -maxDebt)
 }
 
 // writeHeaders writes what is left into an answer's head, as OpenAI's API does: reset is
@@ -147,8 +147,8 @@ func (l *limits) writeHeaders(h *fasthttp.ResponseHeader, now time.Time) {
 	}
 }
 
-// resetText is a duration as OpenAI writes one: 8.64s, 6m0s, 120ms. Rounded up, for
-// before that it is not true.
+// resetText is a duration as OpenAI writes one: 8.64s, 6m0s, 120ms. It is rounded up, so
+// that it is never too early.
 func resetText(d time.Duration) string {
 	return ((d + time.Millisecond - 1) / time.Millisecond * time.Millisecond).String()
 }

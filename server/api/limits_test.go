@@ -27,11 +27,11 @@ func TestRequestsAMinute(t *testing.T) {
 	l := newLimits(k, t0, full)
 	now := t0
 	for i := range 7 {
-		if e := l.take(now); e != nil {
+		if e := l.admit(now); e != nil {
 			t.Fatalf("request %d: %v", i, e.Message)
 		}
 	}
-	e := l.take(now)
+	e := l.admit(now)
 	if e == nil || e.Status != 429 || e.Code != "rate_limit_exceeded" || e.RetryAfter != 8571428572 {
 		t.Fatalf("the eighth: %+v", e)
 	}
@@ -40,24 +40,24 @@ func TestRequestsAMinute(t *testing.T) {
 	if got := headers(&h); got != "limit-requests 7, remaining-requests 0, reset-requests 1m0s" {
 		t.Errorf("told %s", got)
 	}
-	if e := l.take(now.Add(e.RetryAfter - 1)); e == nil {
+	if e := l.admit(now.Add(e.RetryAfter - 1)); e == nil {
 		t.Error("let in a nanosecond early")
 	}
-	if e := l.take(now.Add(e.RetryAfter)); e != nil {
+	if e := l.admit(now.Add(e.RetryAfter)); e != nil {
 		t.Errorf("refused when it was to come back: %v", e.RetryAfter)
 	}
 	// An hour fills it to a minute's worth, and no more.
 	now = now.Add(time.Hour)
 	for i := range 7 {
-		if e := l.take(now); e != nil {
+		if e := l.admit(now); e != nil {
 			t.Errorf("request %d after an hour: %v", i, e.Message)
 		}
 	}
-	if l.take(now) == nil {
+	if l.admit(now) == nil {
 		t.Error("an hour is worth more than a minute")
 	}
 	// A clock that steps back gives nothing.
-	if l.take(now.Add(-time.Hour)) == nil {
+	if l.admit(now.Add(-time.Hour)) == nil {
 		t.Error("a step back let one in")
 	}
 }
@@ -70,7 +70,7 @@ func TestTokensAMinute(t *testing.T) {
 	l := newLimits(k, t0, full)
 	take := func(at time.Duration, wait time.Duration) {
 		t.Helper()
-		e := l.take(t0.Add(at))
+		e := l.admit(t0.Add(at))
 		if e == nil && wait > 0 || e != nil && e.RetryAfter != wait {
 			t.Errorf("at %s: %+v, want a wait of %s", at, e, wait)
 		}
@@ -94,7 +94,7 @@ func TestTokensAMinute(t *testing.T) {
 	for range 5 {
 		l.charge(t0, ledger.Usage{PromptTokens: 1 << 62})
 	}
-	if e := l.take(t0.Add(24 * time.Hour)); e == nil || e.RetryAfter <= 0 {
+	if e := l.admit(t0.Add(24 * time.Hour)); e == nil || e.RetryAfter <= 0 {
 		t.Errorf("after endless tokens: %+v", e)
 	}
 }
@@ -106,16 +106,16 @@ func TestARestartIsNoGift(t *testing.T) {
 	k.RPM, k.TPM = 60, 6000
 	ring := newKeyring("", []ledger.Key{k}, t0)
 	l := (*ring.snapshot.Load())[prefix(&k.Digest)].limits
-	if e := l.take(t0); e != nil {
+	if e := l.admit(t0); e != nil {
 		t.Errorf("the first: %v", e.Message)
 	}
-	if e := l.take(t0); e == nil || e.Type != "requests" || e.RetryAfter != time.Second {
+	if e := l.admit(t0); e == nil || e.Type != "requests" || e.RetryAfter != time.Second {
 		t.Errorf("the second: %+v", e)
 	}
 	// And neither is a change of the key.
 	k.Expires = t0.Add(time.Hour)
-	ring.set(k, t0)
-	if l := (*ring.snapshot.Load())[prefix(&k.Digest)].limits; l.take(t0) == nil {
+	ring.put(k, t0)
+	if l := (*ring.snapshot.Load())[prefix(&k.Digest)].limits; l.admit(t0) == nil {
 		t.Error("a change filled the bucket")
 	}
 }
@@ -134,9 +134,9 @@ func TestNeverMoreThanTheLimit(t *testing.T) {
 		now, in := t0, int64(0)
 		for range 5000 {
 			now = now.Add(time.Duration(rnd.Int64N(int64(2*time.Minute) / k.RPM)))
-			if e := l.take(now); e == nil {
+			if e := l.admit(now); e == nil {
 				in++
-			} else if before := (&limits{requests: l.requests}); before.take(now.Add(e.RetryAfter-1)) == nil {
+			} else if before := (&limits{requests: l.requests}); before.admit(now.Add(e.RetryAfter-1)) == nil {
 				t.Fatalf("seed %d: a wait of %s was too long", seed, e.RetryAfter)
 			}
 			if most := k.RPM + k.RPM*int64(now.Sub(t0)/time.Second+1)/60 + 1; in > most {
@@ -172,7 +172,7 @@ func TestFindingAKeyLeavesNoGarbage(t *testing.T) {
 		h.Set(name, map[string]string{"Authorization": "Bearer sk-si-right", "X-Api-Key": "sk-si-right"}[name])
 		if n := testing.AllocsPerRun(1000, func() {
 			k, e := ring.find(&h, t0)
-			if e != nil || ring.budget(k, t0) != nil || k.limits.take(t0.Add(time.Hour)) != nil {
+			if e != nil || ring.budget(k, t0) != nil || k.limits.admit(t0.Add(time.Hour)) != nil {
 				t.Fatal("refused")
 			}
 			k.limits.charge(t0, ledger.Usage{CompletionTokens: 1})

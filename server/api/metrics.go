@@ -1,8 +1,8 @@
 package api
 
 import (
-	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
@@ -13,8 +13,7 @@ import (
 	"spotinference/server/refusal"
 )
 
-// Metrics are what GET /metrics tells. One set a process: main makes it and
-// gives it to whoever counts.
+// Metrics are what GET /metrics shows: see MetricsTable. There is one set a process.
 type Metrics struct {
 	set          *metrics.Set
 	panics       *metrics.Counter
@@ -25,31 +24,31 @@ type Metrics struct {
 	prompt, cached, completion *metrics.Counter // tokens
 
 	mu        sync.Mutex
-	endpoints map[string]*series // by the ledger's word; guarded by mu
+	endpoints map[string]*series // by Route.Endpoint; guarded by mu
 }
 
 // An answer takes from milliseconds to many minutes, its first token from
 // milliseconds to a queue's length.
 var buckets = metrics.ExponentialBuckets(0.005, 2, 18) // up to 11 minutes
 
-// NewMetrics makes the set. newest tells when the bill was seen last, false
-// where it was not.
+// NewMetrics makes the set. newest returns when the bill was last read, false where it
+// never was.
 func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 	set := metrics.NewSet()
 	metrics.ExposeMetadata(true) // the library's own switch: # TYPE lines
 	m := &Metrics{
 		set:          set,
-		panics:       set.NewCounter("spotinference_panics_total"),
-		ledgerErrors: set.NewCounter("spotinference_ledger_errors_total"),
-		drifts:       set.NewCounter("spotinference_meter_drifts_total"),
-		gateCuts:     set.NewCounter("spotinference_gate_cut_answers_total"),
+		panics:       set.NewCounter(panicsTotal.series()),
+		ledgerErrors: set.NewCounter(ledgerErrors.series()),
+		drifts:       set.NewCounter(meterDrifts.series()),
+		gateCuts:     set.NewCounter(gateCutAnswers.series()),
 		// There from the start, so that the first increase is seen.
-		prompt:     set.NewCounter("spotinference_prompt_tokens_total"),
-		cached:     set.NewCounter("spotinference_cached_tokens_total"),
-		completion: set.NewCounter("spotinference_completion_tokens_total"),
+		prompt:     set.NewCounter(promptTokens.series()),
+		cached:     set.NewCounter(cachedTokens.series()),
+		completion: set.NewCounter(completionTokens.series()),
 		endpoints:  map[string]*series{},
 	}
-	set.NewGauge("spotinference_sample_timestamp_seconds", func() float64 {
+	set.NewGauge(sampleTimestamp.series(), func() float64 {
 		at, ok := newest()
 		if !ok {
 			return 0
@@ -61,16 +60,16 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 
 // addServer adds what the server knows at the time it is asked.
 func (m *Metrics) addServer(s *Server) {
-	m.set.NewGauge("spotinference_requests_running", func() float64 { return float64(s.calls.len()) })
-	m.set.NewGauge("spotinference_gate_open", func() float64 { return asFloat(s.cfg.Gate.Allow() == nil) })
+	m.set.NewGauge(requestsRunning.series(), func() float64 { return float64(s.calls.len()) })
+	m.set.NewGauge(gateOpen.series(), func() float64 { return asFloat(s.cfg.Gate.Allow() == nil) })
 	for _, reason := range budget.Reasons() {
-		m.set.NewGauge(fmt.Sprintf("spotinference_gate_closed{reason=%q}", reason), func() float64 {
+		m.set.NewGauge(gateClosed.series(reason), func() float64 {
 			return asFloat(gateWord(s.cfg.Gate.Allow()) == reason)
 		})
 	}
-	m.set.NewGauge("spotinference_engine_restarts", func() float64 { return float64(s.cfg.Engine.Status().Restarts) })
+	m.set.NewGauge(engineRestarts.series(), func() float64 { return float64(s.cfg.Engine.Status().Restarts) })
 	for _, state := range ledger.EngineStates() {
-		m.set.NewGauge(fmt.Sprintf("spotinference_engine_state{state=%q}", state.Name), func() float64 {
+		m.set.NewGauge(engineState.series(string(state.Name)), func() float64 {
 			return asFloat(s.cfg.Engine.Status().State == state.Name)
 		})
 	}
@@ -94,52 +93,52 @@ type series struct {
 // finished counts a request whose row is on disk, so that these counters never
 // run ahead of the ledger.
 func (m *Metrics) finished(r ledger.Request) {
-	requests, duration, ttft := m.series(r)
+	requests, duration, first := m.series(r)
 	requests.Inc()
 	m.prompt.AddInt64(r.Usage.PromptTokens)
 	m.cached.AddInt64(r.Usage.CachedTokens)
 	m.completion.AddInt64(r.Usage.CompletionTokens)
 	duration.Update(r.Finished.Sub(r.Started).Seconds())
 	if !r.First.IsZero() {
-		ttft.Update(r.First.Sub(r.Started).Seconds())
+		first.Update(r.First.Sub(r.Started).Seconds())
 	}
 }
 
 // series returns what counts r, the first time making it.
-func (m *Metrics) series(r ledger.Request) (requests *metrics.Counter, duration, ttft *metrics.PrometheusHistogram) {
+func (m *Metrics) series(r ledger.Request) (requests *metrics.Counter, duration, first *metrics.PrometheusHistogram) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.endpoints[r.Endpoint]
 	if s == nil {
-		s = &series{requests: map[ledger.Status]*metrics.Counter{}, duration: m.histogram("request_duration", r.Endpoint)}
+		s = &series{requests: map[ledger.Status]*metrics.Counter{}, duration: m.histogram(requestDuration, r.Endpoint)}
 		m.endpoints[r.Endpoint] = s
 	}
 	if s.ttft == nil && !r.First.IsZero() {
-		s.ttft = m.histogram("ttft", r.Endpoint)
+		s.ttft = m.histogram(ttft, r.Endpoint)
 	}
 	if s.requests[r.Status] == nil {
-		s.requests[r.Status] = m.set.NewCounter(fmt.Sprintf("spotinference_requests_total{endpoint=%q,status=%q}", r.Endpoint, r.Status))
+		s.requests[r.Status] = m.set.NewCounter(requestsTotal.series(r.Endpoint, string(r.Status)))
 	}
 	return s.requests[r.Status], s.duration, s.ttft
 }
 
-func (m *Metrics) histogram(name, endpoint string) *metrics.PrometheusHistogram {
-	return m.set.NewPrometheusHistogramExt(fmt.Sprintf("spotinference_%s_seconds{endpoint=%q}", name, endpoint), buckets)
+func (m *Metrics) histogram(of metric, endpoint string) *metrics.PrometheusHistogram {
+	return m.set.NewPrometheusHistogramExt(of.series(endpoint), buckets)
 }
 
 // Refused counts a refusal of what never reached the engine.
-func (m *Metrics) Refused(e *refusal.Refusal) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_refusals_total{code=%q,status=\"%d\"}", e.Code, e.Status)).Inc()
+func (m *Metrics) Refused(r *refusal.Refusal) {
+	m.set.GetOrCreateCounter(refusalsTotal.series(r.Code, strconv.Itoa(r.Status))).Inc()
 }
 
 // HandshakeFailed counts a client with which no TLS was agreed on.
 func (m *Metrics) HandshakeFailed() {
-	m.set.GetOrCreateCounter("spotinference_tls_handshake_failures_total").Inc()
+	m.set.GetOrCreateCounter(tlsHandshakeFailures.series()).Inc()
 }
 
 // SampleFailed counts a dark minute by its class.
 func (m *Metrics) SampleFailed(class string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("spotinference_sample_failures_total{class=%q}", class)).Inc()
+	m.set.GetOrCreateCounter(sampleFailures.series(class)).Inc()
 }
 
 // Add has write called for what else belongs on the page, in the same format.
@@ -151,16 +150,16 @@ func (m *Metrics) Add(write func(io.Writer)) {
 // program has it under: goroutines, memory, collections.
 func (m *Metrics) AddRuntime() { m.Add(metrics.WriteGoMetrics) }
 
-// LowBalance says whether the provider's account is low. It is there from the first
-// look at the balance on: what is not known has no value.
+// LowBalance sets whether the provider's account is low. The metric is there from the
+// first reading of the balance on: what is not known has no value.
 func (m *Metrics) LowBalance(low bool) {
-	m.set.GetOrCreateGauge("spotinference_balance_low", nil).Set(asFloat(low))
-	m.set.GetOrCreateCounter("spotinference_residuals_total") // so that the first increase is seen
+	m.set.GetOrCreateGauge(balanceLow.series(), nil).Set(asFloat(low))
+	m.set.GetOrCreateCounter(residualsTotal.series()) // so that the first increase is seen
 }
 
 // Residual counts a span in which the account paid for more than is sampled.
 func (m *Metrics) Residual() {
-	m.set.GetOrCreateCounter("spotinference_residuals_total").Inc()
+	m.set.GetOrCreateCounter(residualsTotal.series()).Inc()
 }
 
 // Write writes the metrics in Prometheus' text format.

@@ -7,7 +7,8 @@
 //
 // The last bytes of an answer leave only after its row is in the ledger, on
 // disk. The server refuses to know what anything costs: it asks the gate
-// whether to serve, and tells the ledger what was served.
+// whether to serve, and writes to the ledger what was served. It refuses to know how
+// connections are accepted, too: see package listener.
 package api
 
 import (
@@ -71,8 +72,8 @@ type Config struct {
 	Audit      Audit
 	AuditEvery time.Duration
 
-	// Heartbeat is how long the client of a stream waits for a sleeping engine
-	// without a word; 10 seconds where zero.
+	// Heartbeat is how often the client of a stream gets a heartbeat while it waits for
+	// a sleeping engine; 10 seconds where zero.
 	Heartbeat time.Duration
 
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
@@ -104,7 +105,7 @@ const (
 	cutGrace = 5 * time.Second
 )
 
-// Hooks are what a server tells. A nil one is not called.
+// Hooks are called by a server. A nil one is not called.
 type Hooks struct {
 	// Closed is called when the gate has closed and Config.CloseGrace is over, once a
 	// closing, when nothing is in the engine any more; ctx ends when the gate opens
@@ -207,7 +208,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener, h Hooks) error 
 		stopWatching()
 		wg.Wait()
 		if s.cfg.Audit != nil {
-			s.SampleCounters(hard) // the engine's last word: it ends with us
+			s.SampleCounters(hard) // its counters end with us
 		}
 	}()
 

@@ -53,8 +53,8 @@ type engineConn struct {
 
 func newUpstream(e queue.Backend) *upstream { return &upstream{engine: e, bearer: "Bearer " + e.Key()} }
 
-// get returns a connection that the engine has not closed, and on which it has
-// said nothing unasked: that would be taken for the next answer.
+// get returns a connection that the engine has not closed, and on which it has sent
+// nothing unasked: that would be taken for the next answer.
 func (u *upstream) get() (*engineConn, error) {
 	for {
 		c := u.pop()
@@ -88,8 +88,8 @@ func (u *upstream) get() (*engineConn, error) {
 	return &engineConn{Conn: nc, br: br, raw: raw, uses: 1}, nil
 }
 
-// quiet reports whether the engine is there and has said nothing, as far as that can
-// be seen. It takes nothing from the socket.
+// quiet reports whether the connection is open and the engine has sent nothing on it. It
+// takes nothing from the socket.
 func (c *engineConn) quiet() bool {
 	if c.raw == nil {
 		return false

@@ -14,8 +14,8 @@ import (
 	"spotinference/server/refusal"
 )
 
-// How a request enters the engine. Where it sleeps, the request waits until it is
-// awake: one that asked for a stream hears of us meanwhile.
+// How a request enters the engine. While the engine sleeps, the request waits until it is
+// awake. A request for a stream gets heartbeats meanwhile.
 
 // defaultHeartbeat is Config.Heartbeat by default. The first one goes along with the
 // status: until then a refusal still has a status of its own.
@@ -33,8 +33,8 @@ func (s *Server) tryEnter(c *call) bool {
 	return in
 }
 
-// enter lets a call into the engine, which it may have to wait for, or says why not. A
-// call that is cut meanwhile does not wait on.
+// enter lets a call into the engine, for which the call may have to wait, or says why
+// not. A call that is cut stops waiting.
 func (s *Server) enter(c *call) *refusal.Refusal {
 	if s.tryEnter(c) {
 		return nil
@@ -66,8 +66,7 @@ func (s *Server) enter(c *call) *refusal.Refusal {
 	return s.notReady()
 }
 
-// recheck asks again what may have changed while a call waited: much may have been
-// spent.
+// recheck asks gate and key again: much may have been spent while the call waited.
 func (s *Server) recheck(c *call) *refusal.Refusal {
 	if err := s.cfg.Gate.Allow(); err != nil {
 		return refusal.Gate(err)
@@ -84,7 +83,7 @@ func (s *Server) notReady() *refusal.Refusal {
 	return refusal.EngineNotReady(wait)
 }
 
-// end ends a call: it leaves the engine, and nobody looks at it any more.
+// end ends a call: it leaves the engine, and is watched no more.
 func (s *Server) end(c *call) {
 	s.calls.remove(c)
 	if c.end() {

@@ -278,7 +278,7 @@ func appendComma(out []byte) []byte {
 func eachMember(object []byte, f func(name, value []byte)) {
 	c := cursor{b: object}
 	c.space()
-	if !c.enter('{') {
+	if !c.openIf('{') {
 		return
 	}
 	for first := true; c.more('}', first); first = false {
@@ -293,7 +293,7 @@ func eachMember(object []byte, f func(name, value []byte)) {
 // eachElement walks a well-formed array.
 func eachElement(array []byte, f func(value []byte)) {
 	c := cursor{b: array}
-	if !c.enter('[') {
+	if !c.openIf('[') {
 		return
 	}
 	for first := true; c.more(']', first); first = false {

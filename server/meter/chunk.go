@@ -23,8 +23,8 @@ type chunk struct {
 	hasProgress bool
 
 	// Where the members stand that may have to be cut out.
-	cuts  [4]member
-	ncuts int
+	injected  [4]member
+	nInjected int
 }
 
 // member is where a member stands in its object.
@@ -127,23 +127,23 @@ func (ch *chunk) read(payload []byte) bool {
 				ch.error = v
 			}
 		case "delta":
-			ch.content = c.says()
+			ch.content = c.hasContent()
 		case "response", "message":
 			c.envelope(ch)
 		default:
 			c.skip()
 		}
-		if m.what != 0 && ch.ncuts < len(ch.cuts) {
+		if m.what != 0 && ch.nInjected < len(ch.injected) {
 			m.to = c.i
-			ch.cuts[ch.ncuts] = m
-			ch.ncuts++
+			ch.injected[ch.nInjected] = m
+			ch.nInjected++
 		}
 	}
 	return c.end()
 }
 
 func (c *cursor) choices(ch *chunk) {
-	if !c.enter('[') {
+	if !c.openIf('[') {
 		return
 	}
 	ch.choices, ch.empty = true, true
@@ -155,7 +155,7 @@ func (c *cursor) choices(ch *chunk) {
 
 // choice reads one element; the engines send one a chunk, so the last wins.
 func (c *cursor) choice(ch *chunk) {
-	if !c.enter('{') {
+	if !c.openIf('{') {
 		return
 	}
 	var room name
@@ -166,7 +166,7 @@ func (c *cursor) choice(ch *chunk) {
 		case "finish_reason":
 			ch.finish = c.nonNull() != nil
 		case "delta", "text":
-			if c.says() {
+			if c.hasContent() {
 				ch.content = true
 			}
 		default:
@@ -175,9 +175,9 @@ func (c *cursor) choice(ch *chunk) {
 	}
 }
 
-// says passes a delta and reports whether it carries something generated: a
+// hasContent passes a delta and reports whether it carries something generated: a
 // text that is not empty, or a member other than the labels that holds one.
-func (c *cursor) says() bool {
+func (c *cursor) hasContent() bool {
 	switch c.peek() {
 	case '"':
 		s, _ := c.str()
@@ -190,7 +190,7 @@ func (c *cursor) says() bool {
 		}
 		return n > 0
 	}
-	if !c.enter('{') {
+	if !c.openIf('{') {
 		return false
 	}
 	said := false
@@ -200,7 +200,7 @@ func (c *cursor) says() bool {
 		case "role", "type", "signature": // a signature is made by the server, not the model
 			c.skip()
 		default:
-			if c.says() {
+			if c.hasContent() {
 				said = true
 			}
 		}
@@ -211,7 +211,7 @@ func (c *cursor) says() bool {
 // envelope reads the object that the last event of a response and the first
 // of a message wrap around what other dialects have at the top.
 func (c *cursor) envelope(ch *chunk) {
-	if !c.enter('{') {
+	if !c.openIf('{') {
 		return
 	}
 	var room name
@@ -234,7 +234,7 @@ func (c *cursor) envelope(ch *chunk) {
 }
 
 func (c *cursor) usage(u *usage) bool {
-	if !c.enter('{') {
+	if !c.openIf('{') {
 		return false
 	}
 	*u = usage{}
@@ -261,7 +261,7 @@ func (c *cursor) usage(u *usage) bool {
 }
 
 func (c *cursor) details(u *usage) {
-	if !c.enter('{') {
+	if !c.openIf('{') {
 		return
 	}
 	var room name
@@ -277,7 +277,7 @@ func (c *cursor) details(u *usage) {
 // timings reads a timings object, or the prompt_progress that stands in for it
 // during prefill.
 func (c *cursor) timings(t *timings) bool {
-	if !c.enter('{') {
+	if !c.openIf('{') {
 		return false
 	}
 	*t = timings{}

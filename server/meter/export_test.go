@@ -15,5 +15,5 @@ func (m *Meter) SetLimit(n int) { m.stream.limit = n }
 
 // Kept is how many bytes of the answer the meter holds on to.
 func (m *Meter) Kept() int {
-	return len(m.stream.partial) + len(m.tap.value) + len(m.tap.key)
+	return len(m.stream.partial) + len(m.scanner.value) + len(m.scanner.key)
 }

@@ -352,9 +352,9 @@ func (c *cursor) text() []byte {
 	return s
 }
 
-// enter opens the value if it begins with the bracket; any other value it
+// openIf opens the value if it begins with the bracket; any other value it
 // passes over.
-func (c *cursor) enter(bracket byte) bool {
+func (c *cursor) openIf(bracket byte) bool {
 	if c.peek() != bracket {
 		c.skip()
 		return false

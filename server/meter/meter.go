@@ -64,7 +64,7 @@ func (d Dialect) String() string {
 	return "unknown"
 }
 
-// Engine is who answers: it decides what to ask for and how to read it.
+// Engine is the program that answers: it decides what to ask for and how to read it.
 type Engine uint8
 
 const (
@@ -79,18 +79,18 @@ type Meter struct {
 	engine  Engine
 	ask     Ask
 
-	tally    tally
+	counts   counts
 	progress int64
 	model    string
 	fault    *Fault
 	done     bool // the terminal event, or the end of the JSON body, was seen
-	marker   bool // that event was [DONE]: every choice has had its say
-	ended    bool // a choice had its finish_reason
-	holding  bool // the last event is here, and [DONE] may follow
+	sawDone  bool // that event was [DONE]: every choice has ended
+	finished bool // a choice had its finish_reason
+	lastSeen bool // the last event is here, and [DONE] may follow
 	opaque   bool
 
 	stream   stream
-	tap      tap
+	scanner  jsonScanner
 	assembly assembly // of an Ask.Assembled
 }
 
@@ -102,8 +102,8 @@ func New(d Dialect, e Engine, ask Ask) *Meter {
 
 // Usage is the count so far. Until Exact it is a lower bound.
 func (m *Meter) Usage() ledger.Usage {
-	u := m.tally.running(m.group())
-	t := m.tally.total
+	u := m.counts.running(m.group())
+	t := m.counts.total
 	if m.Exact() && t.completion.ok {
 		u = ledger.Usage{PromptTokens: t.prompt.n, CachedTokens: t.cached.n, CompletionTokens: t.completion.n}
 	} else {
@@ -119,7 +119,7 @@ func (m *Meter) Usage() ledger.Usage {
 // Exact reports whether the engine's final usage was seen, so that Usage is
 // its last word and not a lower bound.
 func (m *Meter) Exact() bool {
-	t := &m.tally
+	t := &m.counts
 	if m.engine == VLLM || m.dialect != Chat && m.dialect != Completions {
 		return t.total.prompt.ok && t.total.completion.ok
 	}
@@ -130,12 +130,12 @@ func (m *Meter) Exact() bool {
 	// llama-server has a final usage for each choice of each prompt. Without a
 	// stream it reports the first result's alone, which is why Prepare asks for
 	// one where there are several.
-	return finals >= m.ask.N*m.ask.Prompts || m.marker
+	return finals >= m.ask.N*m.ask.Prompts || m.sawDone
 }
 
 // Opaque tells that the answer is in no form that is read: sound, or a text. Only
 // its end is looked for.
-func (m *Meter) Opaque() { m.opaque, m.tap.ended = true, true }
+func (m *Meter) Opaque() { m.opaque, m.scanner.ended = true, true }
 
 // End tells that an answer that is not streamed was read to its end.
 func (m *Meter) End() { m.done = m.done || m.opaque }
@@ -178,7 +178,7 @@ func (m *Meter) group() int {
 	return maxChoices
 }
 
-func (m *Meter) sawModel(raw []byte) {
+func (m *Meter) noteModel(raw []byte) {
 	if m.model == "" && len(raw) > 0 {
 		m.model = unquote(raw)
 	}

@@ -56,7 +56,7 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 		case "model":
 			ask.Model = unquote(c.text())
 		case "stream":
-			m.to = c.past()
+			m.to = c.skipToEnd()
 			ask.Stream = string(body[m.from:m.to]) == "true"
 			r.stream = m
 		case "stream_format":
@@ -70,14 +70,14 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 		case "prompt":
 			ask.Prompts = c.prompts()
 		case "stream_options":
-			m.to = c.past()
-			r.found(&r.options, m)
+			m.to = c.skipToEnd()
+			r.note(&r.options, m)
 		case "timings_per_token":
-			m.to = c.past()
-			r.found(&r.timings, m)
+			m.to = c.skipToEnd()
+			r.note(&r.timings, m)
 		case "return_progress":
-			m.to = c.past()
-			r.found(&r.progress, m)
+			m.to = c.skipToEnd()
+			r.note(&r.progress, m)
 		default:
 			c.skip()
 		}
@@ -106,7 +106,7 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 // prompts counts the prompts of a completion: a list is several, unless it
 // holds numbers, which are the tokens of one.
 func (c *cursor) prompts() int {
-	if !c.enter('[') {
+	if !c.openIf('[') {
 		return 1
 	}
 	n, numbers := 0, false
@@ -120,8 +120,8 @@ func (c *cursor) prompts() int {
 	return max(n, 1)
 }
 
-// past passes a value and returns where it ends.
-func (c *cursor) past() int {
+// skipToEnd passes a value and returns where it ends.
+func (c *cursor) skipToEnd() int {
 	c.skip()
 	return c.i
 }

@@ -12,8 +12,8 @@ type rewrite struct {
 	stream, options   member // stream, stream_options
 	timings, progress member // timings_per_token, return_progress
 
-	edits   []edit
-	doubles []edit // members that a later one of the same name overrides
+	edits      []edit
+	duplicates []edit // members that a later one of the same name overrides
 }
 
 // edit replaces body[from:to].
@@ -22,13 +22,13 @@ type edit struct {
 	with     string
 }
 
-func (m member) there() bool { return m.to > 0 }
+func (m member) present() bool { return m.to > 0 }
 
-// found notes a member, and that it overrides the one noted before.
-func (r *rewrite) found(last *member, m member) {
-	if last.there() {
+// note remembers a member, and that it overrides the one noted before.
+func (r *rewrite) note(last *member, m member) {
+	if last.present() {
 		comma := skipSpace(r.body, last.to)
-		r.doubles = append(r.doubles, edit{from: last.at, to: skipSpace(r.body, comma+1)})
+		r.duplicates = append(r.duplicates, edit{from: last.at, to: skipSpace(r.body, comma+1)})
 	}
 	*last = m
 }
@@ -80,7 +80,7 @@ func (r *rewrite) setOptions(e Engine, ask *Ask, add *[]string) bool {
 	}
 	ask.hideUsage, ask.hideChunkUsage = true, e == VLLM
 	m := r.options
-	if !m.there() {
+	if !m.present() {
 		*add = append(*add, `"stream_options":`+all)
 		return true
 	}
@@ -98,12 +98,12 @@ func (r *rewrite) setOptions(e Engine, ask *Ask, add *[]string) bool {
 	c.open('{')
 	for first := true; c.more('}', first); first = false {
 		key, m := c.key(&room), member{at: c.at, from: c.i}
-		m.to = c.past()
+		m.to = c.skipToEnd()
 		switch string(key) {
 		case "include_usage":
-			r.found(&include, m)
+			r.note(&include, m)
 		case "continuous_usage_stats":
-			r.found(&continuous, m)
+			r.note(&continuous, m)
 		}
 	}
 	var addHere []string
@@ -121,7 +121,7 @@ func (r *rewrite) setOptions(e Engine, ask *Ask, add *[]string) bool {
 // setTrue makes a boolean member true, or adds it as it is given. asked is
 // whether the client had set it; ok is false where it holds no boolean.
 func (r *rewrite) setTrue(m member, whole string, add *[]string) (asked, ok bool) {
-	if !m.there() {
+	if !m.present() {
 		*add = append(*add, whole)
 		return false, true
 	}
@@ -152,7 +152,7 @@ func (r *rewrite) splice() []byte {
 	if len(r.edits) == 0 {
 		return r.body
 	}
-	edits := append(r.edits, r.doubles...)
+	edits := append(r.edits, r.duplicates...)
 	slices.SortStableFunc(edits, func(a, b edit) int { return a.from - b.from })
 	size := len(r.body)
 	for _, e := range edits {

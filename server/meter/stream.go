@@ -12,13 +12,13 @@ const maxEvent = 16 << 20
 // stream is the reader of server-sent events: it finds where each event ends,
 // whatever the pieces it arrives in.
 type stream struct {
-	limit   int
-	partial []byte // the unfinished event, all of it searched
-	line    int    // bytes seen of its last line
-	cr      bool   // the first of these is a carriage return
-	passing bool   // the event is over the limit
-	joined  []byte // payload of an event that has several data lines
-	held    []byte // what may leave only after the count is recorded
+	limit    int
+	partial  []byte // the unfinished event, all of it searched
+	line     int    // bytes seen of its last line
+	cr       bool   // the first of these is a carriage return
+	oversize bool   // the event is over the limit: it is forwarded unread
+	joined   []byte // payload of an event that has several data lines
+	tail     []byte // what may leave only after the count is recorded
 }
 
 // event is one event taken apart. Its payload lies in it from at on, unless it
@@ -41,14 +41,14 @@ func (m *Meter) Stream(dst, src []byte) []byte {
 		part := src[:n]
 		src = src[n:]
 		switch {
-		case s.passing:
+		case s.oversize:
 			dst = m.emit(dst, part)
-			s.passing = !whole
+			s.oversize = !whole
 		case len(s.partial)+n > s.limit:
 			dst = m.emit(dst, s.partial)
 			dst = m.emit(dst, part)
 			s.partial = s.partial[:0]
-			s.passing = !whole
+			s.oversize = !whole
 			m.assembly.err = errors.New("an event that is too long to be read")
 		case whole && len(s.partial) == 0:
 			dst = m.forward(dst, part, true)
@@ -74,14 +74,14 @@ func (m *Meter) Close(dst []byte) []byte {
 		dst = m.forward(dst, s.partial, false)
 		s.partial = s.partial[:0]
 	}
-	m.done = m.done || m.holding
+	m.done = m.done || m.lastSeen
 	return dst
 }
 
 // Tail is what the client must still be sent once the count is recorded: the
 // terminal event and all that followed it. It is valid until the next call of
 // Stream or Close, and empty where no terminal event was seen.
-func (m *Meter) Tail() []byte { return m.stream.held }
+func (m *Meter) Tail() []byte { return m.stream.tail }
 
 // find returns how many bytes of src belong to the event being read, and
 // whether they complete it.
@@ -89,10 +89,10 @@ func (s *stream) find(src []byte) (n int, whole bool) {
 	for n < len(src) {
 		end := bytes.IndexByte(src[n:], '\n')
 		if end < 0 {
-			s.seen(src[n:])
+			s.noteLine(src[n:])
 			return len(src), false
 		}
-		s.seen(src[n : n+end])
+		s.noteLine(src[n : n+end])
 		n += end + 1
 		blank := s.line == 0 || s.line == 1 && s.cr
 		s.line = 0
@@ -103,8 +103,8 @@ func (s *stream) find(src []byte) (n int, whole bool) {
 	return n, false
 }
 
-// seen notes more of the current line.
-func (s *stream) seen(p []byte) {
+// noteLine notes more of the current line.
+func (s *stream) noteLine(p []byte) {
 	if s.line == 0 && len(p) > 0 {
 		s.cr = p[0] == '\r'
 	}
@@ -115,11 +115,11 @@ func (s *stream) seen(p []byte) {
 // done. After its end an engine sends next to nothing: beyond a second event's
 // worth, it is dropped.
 func (m *Meter) emit(dst, p []byte) []byte {
-	if !m.done && !m.holding {
+	if !m.done && !m.lastSeen {
 		return append(dst, p...)
 	}
 	s := &m.stream
-	s.held = append(s.held, p[:min(len(p), 2*s.limit-len(s.held))]...)
+	s.tail = append(s.tail, p[:min(len(p), 2*s.limit-len(s.tail))]...)
 	return dst
 }
 
@@ -131,9 +131,9 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		m.progress++
 	}
 	if string(bytes.TrimSpace(e.payload)) == "[DONE]" {
-		m.marker = m.marker || !m.done
+		m.sawDone = m.sawDone || !m.done
 		m.done = true
-		if t := &m.tally; (m.dialect == Chat || m.dialect == Completions) && !m.ended && t.totals == 0 && t.finals == 0 {
+		if t := &m.counts; (m.dialect == Chat || m.dialect == Completions) && !m.finished && t.totals == 0 && t.finals == 0 {
 			m.setFault(Fault{Message: "the engine ended its answer without finishing it", Type: "server_error"})
 		}
 		return m.emit(dst, ev)
@@ -144,26 +144,26 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		ch = chunk{}
 	}
 	k := max(e.name, ch.kind)
-	m.holding = m.holding || k == kindDone
+	m.lastSeen = m.lastSeen || k == kindDone
 	if read || whole {
 		m.finish(k, ch.error, e.payload)
 	}
 	if !read {
 		return m.emit(dst, ev)
 	}
-	m.sawModel(ch.model)
+	m.noteModel(ch.model)
 	m.count(&ch, k)
 	if m.ask.assembled {
 		m.assembly.add(e.payload)
 		return dst
 	}
 	switch {
-	case m.hides(&ch):
+	case m.hidesEvent(&ch):
 		return m.emitComments(dst, ev)
-	case ch.ncuts == 0 || e.joined:
+	case ch.nInjected == 0 || e.joined:
 		return m.emit(dst, ev)
 	}
-	return m.emitCut(dst, ev, e.at, &ch)
+	return m.emitWithoutHidden(dst, ev, e.at, &ch)
 }
 
 // finish notes that the answer is done, if this event says so.

@@ -5,11 +5,11 @@ import "spotinference/ledger"
 // maxChoices bounds the slots that an answer can make us keep.
 const maxChoices = 4096
 
-// tally is the count of one answer.
-type tally struct {
-	choices []choice // by the engine's index; slot 0 alone in dialects without choices
-	finals  int      // of these, how many have their final count
-	spill   int64    // events of choices beyond maxChoices
+// counts is what was counted of one answer.
+type counts struct {
+	choices  []choice // by the engine's index; slot 0 alone in dialects without choices
+	finals   int      // of these, how many have their final count
+	overflow int64    // events of choices beyond maxChoices
 
 	total  reading // final usage that names no choice
 	totals int     // how many such usages it is the sum of
@@ -36,12 +36,12 @@ type reading struct{ prompt, cached, completion count }
 
 // running adds the choices up. Choices of one prompt, group in a row, share
 // its prompt tokens.
-func (t *tally) running(group int) ledger.Usage {
+func (n *counts) running(group int) ledger.Usage {
 	var u ledger.Usage
-	for from := 0; from < len(t.choices); from += group {
+	for from := 0; from < len(n.choices); from += group {
 		var prompt, cached int64
 		first := true
-		for _, c := range t.choices[from:min(from+group, len(t.choices))] {
+		for _, c := range n.choices[from:min(from+group, len(n.choices))] {
 			u.CompletionTokens += c.completion + c.since
 			if !c.read {
 				continue
@@ -55,22 +55,22 @@ func (t *tally) running(group int) ledger.Usage {
 		u.PromptTokens += prompt
 		u.CachedTokens += cached
 	}
-	u.CompletionTokens += t.spill
+	u.CompletionTokens += n.overflow
 	return u
 }
 
 // slot returns the choice with the index, nil where there is no room for it.
-func (t *tally) slot(index int64) *choice {
+func (n *counts) slot(index int64) *choice {
 	if index >= maxChoices {
 		return nil
 	}
-	for int64(len(t.choices)) <= index {
-		t.choices = append(t.choices, choice{})
+	for int64(len(n.choices)) <= index {
+		n.choices = append(n.choices, choice{})
 	}
-	return &t.choices[index]
+	return &n.choices[index]
 }
 
-// count takes one event into the tally.
+// count takes one event into the counts.
 func (m *Meter) count(ch *chunk, k kind) {
 	switch m.dialect {
 	case Messages:
@@ -85,7 +85,7 @@ func (m *Meter) count(ch *chunk, k kind) {
 }
 
 func (m *Meter) countChoice(ch *chunk) {
-	m.ended = m.ended || ch.finish
+	m.finished = m.finished || ch.finish
 	if ch.hasUsage && (ch.empty || !ch.choices) {
 		m.countTotal(&ch.usage, &ch.timings)
 		return
@@ -104,7 +104,7 @@ func (m *Meter) countChoice(ch *chunk) {
 		final = ch.finish
 	}
 	if final && (!r.prompt.ok || !r.completion.ok) {
-		m.tally.unread, final = true, false
+		m.counts.unread, final = true, false
 	}
 	m.countReading(ch, r, final)
 }
@@ -115,10 +115,10 @@ func (m *Meter) countReading(ch *chunk, r reading, final bool) {
 	if !ch.content && !ch.hasProgress && !r.prompt.ok && !r.completion.ok {
 		return
 	}
-	c := m.tally.slot(ch.index.n)
+	c := m.counts.slot(ch.index.n)
 	if c == nil {
 		if ch.content {
-			m.tally.spill++
+			m.counts.overflow++
 		}
 		return
 	}
@@ -137,7 +137,7 @@ func (m *Meter) countReading(ch *chunk, r reading, final bool) {
 	c.completion, c.since = r.completion.n, 0
 	if final && !c.final {
 		c.final = true
-		m.tally.finals++
+		m.counts.finals++
 	}
 }
 
@@ -147,12 +147,12 @@ func (m *Meter) countReading(ch *chunk, r reading, final bool) {
 func (m *Meter) countTotal(u *usage, t *timings) {
 	r := m.reading(u, t)
 	if !r.prompt.ok || !r.completion.ok {
-		m.tally.unread = true
+		m.counts.unread = true
 		return
 	}
-	total := &m.tally.total
-	m.tally.totals++
-	if m.engine == VLLM || m.tally.totals == 1 {
+	total := &m.counts.total
+	m.counts.totals++
+	if m.engine == VLLM || m.counts.totals == 1 {
 		*total = r
 		return
 	}
@@ -168,7 +168,7 @@ func (m *Meter) countResponse(ch *chunk, k kind) {
 	}
 	m.countReading(ch, ch.timings.reading(), false)
 	if ch.hasUsage && k.terminal() {
-		m.tally.total = m.reading(&ch.usage, &ch.timings)
+		m.counts.total = m.reading(&ch.usage, &ch.timings)
 	}
 }
 
@@ -183,7 +183,7 @@ func (m *Meter) countAudio(ch *chunk, k kind) {
 		m.countReading(ch, reading{}, false)
 	}
 	if ch.hasUsage {
-		m.tally.total = m.reading(&ch.usage, nil)
+		m.counts.total = m.reading(&ch.usage, nil)
 	}
 }
 
@@ -196,17 +196,17 @@ func (m *Meter) countMessage(ch *chunk, k kind) {
 	if !ch.hasUsage {
 		return
 	}
-	u := &m.tally.message
-	u.prompt.renew(ch.usage.prompt)
-	u.read.renew(ch.usage.read)
-	u.created.renew(ch.usage.created)
+	u := &m.counts.message
+	u.prompt.update(ch.usage.prompt)
+	u.read.update(ch.usage.read)
+	u.created.update(ch.usage.created)
 	if k == kindMessageDelta {
-		u.completion.renew(ch.usage.completion)
+		u.completion.update(ch.usage.completion)
 	}
-	m.tally.total = m.reading(u, nil)
+	m.counts.total = m.reading(u, nil)
 }
 
-func (c *count) renew(newer count) {
+func (c *count) update(newer count) {
 	if newer.ok {
 		*c = newer
 	}

@@ -2,18 +2,18 @@ package meter
 
 import "bytes"
 
-// hides reports whether the whole event is there only because Prepare asked
+// hidesEvent reports whether the whole event is there only because Prepare asked
 // for it.
-func (m *Meter) hides(ch *chunk) bool {
+func (m *Meter) hidesEvent(ch *chunk) bool {
 	if m.ask.hideProgress && ch.hasProgress && !ch.content && !ch.hasUsage && ch.error == nil {
 		return true
 	}
 	return m.ask.hideUsage && ch.hasUsage && ch.choices && ch.empty && ch.error == nil
 }
 
-// strips reports whether Prepare asked for the member. llama-server puts
+// hidesMember reports whether Prepare asked for the member. llama-server puts
 // timings beside a final usage by itself, so there they stay.
-func (m *Meter) strips(ch *chunk, what injection) bool {
+func (m *Meter) hidesMember(ch *chunk, what injection) bool {
 	switch what {
 	case injectedUsage:
 		return m.ask.hideChunkUsage && ch.choices && !ch.empty
@@ -38,13 +38,13 @@ func (m *Meter) emitComments(dst, ev []byte) []byte {
 	return dst
 }
 
-// emitCut emits an event whose payload begins at off, without the members that
-// are stripped, each with the comma that it leaves over.
-func (m *Meter) emitCut(dst, ev []byte, off int, ch *chunk) []byte {
+// emitWithoutHidden emits an event whose payload begins at off, without the members
+// that are hidden, each with the comma that it leaves over.
+func (m *Meter) emitWithoutHidden(dst, ev []byte, off int, ch *chunk) []byte {
 	done := 0
 	first := off + bytes.IndexByte(ev[off:], '{') + 1
-	for _, c := range ch.cuts[:ch.ncuts] {
-		if !m.strips(ch, c.what) {
+	for _, c := range ch.injected[:ch.nInjected] {
+		if !m.hidesMember(ch, c.what) {
 			continue
 		}
 		from, to := off+c.at, off+c.to

@@ -9,13 +9,11 @@ import (
 	"spotinference/server/meter"
 )
 
-// sign adds what every answer of ours has, whatever it says. It is the last
-// thing that happens to one before its head leaves. started is zero where
-// the request was not read.
+// addHeaders adds what every answer has. It is the last thing that happens to an answer
+// before its head leaves. started is zero where the request was not read.
 //
-// x-ratelimit-* is there for a key that has such a limit only: for others, all it
-// could say would be made up.
-func (s *Server) sign(ctx *fasthttp.RequestCtx, rt *Route, id string, started time.Time) {
+// x-ratelimit-* is there only for a key that has such a limit.
+func (s *Server) addHeaders(ctx *fasthttp.RequestCtx, rt *Route, id string, started time.Time) {
 	h := &ctx.Response.Header
 	h.Set("X-Request-Id", id)
 	now := s.cfg.Now()
@@ -28,9 +26,9 @@ func (s *Server) sign(ctx *fasthttp.RequestCtx, rt *Route, id string, started ti
 	if k := keyOf(ctx); k != nil {
 		k.limits.writeHeaders(h, now)
 	}
-	s.shareAnswer(ctx)
+	s.addCORS(ctx)
 	// A write deadline of the handler's own makes fasthttp send this answer
-	// before it looks at the next request of a client that pipelines: without
-	// one, a short answer waits until the next one is made, minutes perhaps.
+	// before it reads the next request of a client that pipelines. Without one, a
+	// short answer would wait until the next answer is made, minutes perhaps.
 	_ = ctx.SetWriteDeadline(time.Now().Add(writeTimeout))
 }

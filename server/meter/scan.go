@@ -7,11 +7,11 @@ const (
 	maxKey   = 6*len(name{}) + 2
 )
 
-// tap follows an answer that is one JSON text and arrives in pieces. It keeps
+// jsonScanner follows an answer that is one JSON text and arrives in pieces. It keeps
 // nothing but the top-level values that are read, one at a time. It tracks
 // strings and depth only: whether the answer is well formed is for the client
 // to find out.
-type tap struct {
+type jsonScanner struct {
 	depth    int
 	object   bool // the text is an object
 	ended    bool // there is nothing more to read
@@ -20,7 +20,7 @@ type tap struct {
 
 	inKey  bool // between a comma and a colon at the top
 	key    []byte
-	wanted string // the name of the value at hand; "" where nobody reads it
+	wanted string // the name of the value that is being read; "" where it is skipped
 	value  []byte
 
 	usage    usage
@@ -34,23 +34,23 @@ var structural = [256]bool{'"': true, '{': true, '}': true, '[': true, ']': true
 // to the client as they are; the caller keeps the last one back until the
 // count is recorded.
 func (m *Meter) JSON(p []byte) {
-	t := &m.tap
+	j := &m.scanner
 	m.progress++
-	for i := 0; i < len(p) && !t.ended; {
-		if t.depth == 0 {
-			t.begin(p[i])
+	for i := 0; i < len(p) && !j.ended; {
+		if j.depth == 0 {
+			j.start(p[i])
 			i++
 			continue
 		}
-		if t.inString {
-			i = t.string(p, i)
+		if j.inString {
+			i = j.skipString(p, i)
 			continue
 		}
 		from := i
 		for i < len(p) && !structural[p[i]] {
 			i++
 		}
-		t.keep(p[from:i])
+		j.collect(p[from:i])
 		if i < len(p) {
 			m.punctuation(p[i : i+1])
 			i++
@@ -58,90 +58,90 @@ func (m *Meter) JSON(p []byte) {
 	}
 }
 
-// begin reads a byte before the text's first bracket. A text that is no object
+// start reads a byte before the text's first bracket. A text that is no object
 // has nothing for us.
-func (t *tap) begin(ch byte) {
+func (j *jsonScanner) start(ch byte) {
 	switch ch {
 	case ' ', '\t', '\n', '\r':
 	case '{', '[':
-		t.depth, t.object, t.inKey = 1, ch == '{', ch == '{'
+		j.depth, j.object, j.inKey = 1, ch == '{', ch == '{'
 	default:
-		t.ended = true
+		j.ended = true
 	}
 }
 
-// string passes the inside of a string and its closing quote.
-func (t *tap) string(p []byte, i int) int {
-	if t.escaped {
-		t.escaped = false
-		t.keep(p[i : i+1])
+// skipString passes the inside of a string and its closing quote.
+func (j *jsonScanner) skipString(p []byte, i int) int {
+	if j.escaped {
+		j.escaped = false
+		j.collect(p[i : i+1])
 		return i + 1
 	}
 	end := plain(p, i)
 	if end == len(p) {
-		t.keep(p[i:])
+		j.collect(p[i:])
 		return end
 	}
-	t.escaped = p[end] == '\\'
-	t.inString = p[end] != '"'
-	t.keep(p[i : end+1])
+	j.escaped = p[end] == '\\'
+	j.inString = p[end] != '"'
+	j.collect(p[i : end+1])
 	return end + 1
 }
 
 // punctuation reads one structural byte outside strings.
 func (m *Meter) punctuation(p []byte) {
-	t := &m.tap
-	top := t.depth == 1 && t.object
+	j := &m.scanner
+	top := j.depth == 1 && j.object
 	switch p[0] {
 	case '"':
-		t.inString = true
+		j.inString = true
 	case '{', '[':
-		t.depth++
+		j.depth++
 	case '}', ']':
-		t.depth--
-		if t.depth == 0 {
-			m.member()
-			t.ended, m.done = true, true
+		j.depth--
+		if j.depth == 0 {
+			m.endMember()
+			j.ended, m.done = true, true
 			return
 		}
 	case ',':
 		if top {
-			m.member()
-			t.inKey, t.key = true, t.key[:0]
+			m.endMember()
+			j.inKey, j.key = true, j.key[:0]
 			return
 		}
 	case ':':
-		if top && t.inKey {
-			t.inKey, t.wanted = false, t.reads()
-			t.value = t.value[:0]
+		if top && j.inKey {
+			j.inKey, j.wanted = false, j.wantedName()
+			j.value = j.value[:0]
 			return
 		}
 	}
-	t.keep(p)
+	j.collect(p)
 }
 
-// keep adds bytes to the name or the value at hand, where it is one of ours.
-func (t *tap) keep(p []byte) {
+// collect adds bytes to the name or the value that is being read, where it is one of ours.
+func (j *jsonScanner) collect(p []byte) {
 	switch {
-	case t.inKey:
-		if t.key == nil {
-			t.key = make([]byte, 0, 32)
+	case j.inKey:
+		if j.key == nil {
+			j.key = make([]byte, 0, 32)
 		}
-		t.key = append(t.key, p[:min(len(p), maxKey-len(t.key))]...)
-	case t.wanted == "":
-	case len(t.value)+len(p) > maxValue:
-		t.wanted = ""
+		j.key = append(j.key, p[:min(len(p), maxKey-len(j.key))]...)
+	case j.wanted == "":
+	case len(j.value)+len(p) > maxValue:
+		j.wanted = ""
 	default:
-		if t.value == nil {
-			t.value = make([]byte, 0, 256) // a usage is about half of that
+		if j.value == nil {
+			j.value = make([]byte, 0, 256) // a usage is about half of that
 		}
-		t.value = append(t.value, p...)
+		j.value = append(j.value, p...)
 	}
 }
 
-// reads returns the name that was just read, if its value is one of ours.
-func (t *tap) reads() string {
-	c := cursor{b: t.key}
+// wantedName returns the name that was just read, if its value is one of ours.
+func (j *jsonScanner) wantedName() string {
+	c := cursor{b: j.key}
 	c.space()
 	s, escaped := c.str()
 	if !c.end() {
@@ -164,36 +164,36 @@ func (t *tap) reads() string {
 	return ""
 }
 
-// member reads the value that just ended.
-func (m *Meter) member() {
-	t := &m.tap
-	c := cursor{b: t.value}
+// endMember reads the value that just ended.
+func (m *Meter) endMember() {
+	j := &m.scanner
+	c := cursor{b: j.value}
 	c.space()
-	switch t.wanted {
+	switch j.wanted {
 	case "":
 		return
 	case "usage":
 		var u usage
 		if c.usage(&u) && c.end() {
-			t.usage, t.hasUsage = u, true
+			j.usage, j.hasUsage = u, true
 		}
 	case "timings":
 		var tm timings
 		if c.timings(&tm) && c.end() {
-			t.timings = tm
+			j.timings = tm
 		}
 	case "model":
 		if s := c.text(); c.end() {
-			m.sawModel(s)
+			m.noteModel(s)
 		}
 	case "error":
 		if v := c.nonNull(); c.end() && v != nil {
 			m.setFault(readError(0, v))
 		}
 	}
-	t.wanted = ""
-	if t.hasUsage { // again for late timings: they may hold the cached part
-		m.tally.total, m.tally.totals = m.reading(&t.usage, &t.timings), 1
-		m.tally.unread = !m.tally.total.prompt.ok || !m.tally.total.completion.ok
+	j.wanted = ""
+	if j.hasUsage { // again for late timings: they may hold the cached part
+		m.counts.total, m.counts.totals = m.reading(&j.usage, &j.timings), 1
+		m.counts.unread = !m.counts.total.prompt.ok || !m.counts.total.completion.ok
 	}
 }
