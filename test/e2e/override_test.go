@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"spotinference/ledger"
+	"spotinference/test/harness"
 )
 
 // TestOverrideBesideASilentServe: one that starts or stops holds the ledger and answers
@@ -18,8 +19,8 @@ func TestOverrideBesideASilentServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer led.Close()
-	cmd := exec.Command(program(t), "budget", "override", "--for", "1h", "--reason", "x", "--ledger", path)
-	cmd.Env = cleanEnv()
+	cmd := exec.Command(harness.Program(t), "budget", "override", "--for", "1h", "--reason", "x", "--ledger", path)
+	cmd.Env = harness.Env()
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "hint: a serve starts or stops with this ledger") {
 		t.Errorf("%v, %s", err, out)

@@ -21,12 +21,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"spotinference/ledger"
+	"spotinference/test/harness"
 )
 
 // TestScript tests the command line as text: one script a theme. The scripts run
 // the real binary, each in a home of its own.
 func TestScript(t *testing.T) {
-	bin := filepath.Dir(program(t))
+	bin := filepath.Dir(harness.Program(t))
 	testscript.Run(t, testscript.Params{
 		Dir:                filepath.Join("testdata", "script"),
 		Deadline:           time.Now().Add(2 * time.Minute), // what should have been refused may serve for ever
@@ -150,7 +151,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer stderr.Close()
 	args = append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)
-	g.cmd = exec.Command(filepath.Join(buildDir, "spotinference"), args...)
+	g.cmd = exec.Command(filepath.Join(harness.BuildDir(), "spotinference"), args...)
 	g.cmd.Dir, g.cmd.Env, g.cmd.Stderr = ts.MkAbs("."), env, stderr
 	ts.Check(g.cmd.Start())
 	cmd, exited := g.cmd, g.exited
