@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	"test/tinymodel":               {},
 	"test/tinymodel/cmd/tinymodel": {"test/tinymodel"},
 	"test/realengine":              {"test/tinymodel"},
+	"test/harness":                 {"test/realengine"},
 	"gpu":                          {},
 	"gpu/helper":                   {"gpu"}, // a program apart: nothing imports it
 	"billing":                      {"ledger"},
