@@ -31,6 +31,7 @@ func ledgerVerified(t *testing.T, path, head string) (requests int64) {
 // TestKilledWhileItWrites: whenever the gateway is killed, the chain and the rows fit, and
 // no acknowledged request is missing; so does a copy that was made of it meanwhile.
 func TestKilledWhileItWrites(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	var acknowledged atomic.Int64
 	for round := range 3 {

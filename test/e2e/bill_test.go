@@ -19,6 +19,7 @@ import (
 // TestServeUsesTheProbe: what billing probe measured is in the samples of the serve
 // that starts after it, from its first sample on.
 func TestServeUsesTheProbe(t *testing.T) {
+	t.Parallel()
 	cloud, err := sim.New(sim.Config{Key: "key-of-the-test"})
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +73,7 @@ func TestServeUsesTheProbe(t *testing.T) {
 // TestServeWarnsOfALowBalance: an account that is low is said once, in the log, the
 // ledger and the metrics; it is served all the same.
 func TestServeWarnsOfALowBalance(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	s := harness.Serve(t, nil, "--demo", "--low-balance", "1000", "--sample-every", "1s", "--ledger", path).Ready()
 	metrics := func() string {
@@ -108,6 +110,7 @@ func TestServeWarnsOfALowBalance(t *testing.T) {
 
 // TestReconcileExits: 0 where the invoice and the ledger agree, 1 where they do not.
 func TestReconcileExits(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "ledger.db")
 	led, err := ledger.Open(ledger.Config{Path: path})

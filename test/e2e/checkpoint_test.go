@@ -101,9 +101,7 @@ func (d standInDriver) holder(bin string) string {
 		d.t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	text := fmt.Sprintf("#!/bin/sh\n%s 16 %s &\nexec %s sim-engine \"$@\"\n", hold, filepath.Join(d.state, "hold"), bin)
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
-		d.t.Fatal(err)
-	}
+	harness.WriteProgram(d.t, script, text)
 	return script
 }
 
@@ -120,6 +118,7 @@ func (d standInDriver) held() (pid string) {
 // a request; what fails in the driver is rolled back, and the engine is stopped. The
 // driver, the card and the engine are stand-ins; the program is not.
 func TestTheReleaseCheckpoints(t *testing.T) {
+	t.Parallel()
 	d := newStandInDriver(t)
 	bin := releaseProgram(t)
 	s := harness.Start(t, bin, d.env(), "--provider", "none", "--engine", "llama", "--suspend", "checkpoint", "--", d.holder(bin)).Listens().Ready()
@@ -194,6 +193,7 @@ func TestTheReleaseCheckpoints(t *testing.T) {
 // A driver that cannot is told of at the start where it was asked for, and is no
 // trouble where it was not.
 func TestTheReleaseOnAnOldDriver(t *testing.T) {
+	t.Parallel()
 	d := newStandInDriver(t, "-DVERSION=12040")
 	bin := releaseProgram(t)
 	const why = "not supported by this driver: it has CUDA 12.4, and the calls came with CUDA 12.8 (driver 570)"

@@ -15,6 +15,7 @@ import (
 // TestTheMainJob is README's first command: the demo, a chat, a streamed chat,
 // and the cost of them, equal to the simulated provider's own books.
 func TestTheMainJob(t *testing.T) {
+	t.Parallel()
 	s := harness.Serve(t, nil, "--demo").Ready()
 	chat := `{"model":"demo","messages":[{"role":"user","content":"What does a token cost?"}],"max_tokens":20}`
 	status, header, body := s.Post("/v1/chat/completions", chat)
@@ -59,6 +60,7 @@ func TestTheMainJob(t *testing.T) {
 // TestEveryProviderOfTheDemo: what an adapter reads equals the books, to the
 // last digit that its API gives.
 func TestEveryProviderOfTheDemo(t *testing.T) {
+	t.Parallel()
 	for provider, digit := range map[string]ledger.Nanos{
 		"hyperstack": 0, "runpod": 0, "verda": 0,
 		"vast": 2 * 1_000_000, // two contracts, each rounded to 0.001
@@ -74,7 +76,14 @@ func TestEveryProviderOfTheDemo(t *testing.T) {
 					Count    int
 				}
 			}
+			seen := map[string]bool{}
 			harness.Eventually(t, "four samples", func() bool {
+				_, after, _ := strings.Cut(s.Get("/metrics"), "\nspotinference_sample_timestamp_seconds ")
+				at, _, _ := strings.Cut(after, "\n")
+				seen[at] = true
+				return len(seen) >= 4
+			})
+			harness.Eventually(t, "four samples in the ledger", func() bool {
 				s.Report(&cost, "cost", "--window", "10m", "--demo")
 				return cost.Samples.Count >= 4
 			})

@@ -32,6 +32,7 @@ func procIDs(t *testing.T, pid int, field string) []string {
 
 // TestTheEngineRunsAsAnotherUser, and its guard does not.
 func TestTheEngineRunsAsAnotherUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start the engine as another user")
 	}
@@ -109,6 +110,7 @@ func TestTheEngineRunsAsAnotherUser(t *testing.T) {
 }
 
 func TestEngineUsersThatAreRefused(t *testing.T) {
+	t.Parallel()
 	f := func(name, want, hint string) {
 		t.Helper()
 		_, stderr, code := harness.Command(t, nil, "serve", "--engine-user", name, "--provider", "none", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "x")

@@ -50,6 +50,7 @@ func keyCommand(t testing.TB, s *harness.Gateway, args ...string) string {
 // used is the report's figure, and its budget is held against that. No key stands
 // anywhere when all is over.
 func TestKeysAtOnce(t *testing.T) {
+	t.Parallel()
 	s := harness.Serve(t, nil, "--demo", "--sample-every", "1s").Ready()
 	if status, _, _ := chatWith(t, s, ""); status != http.StatusOK {
 		t.Fatalf("without a key, before there is any: %d", status)
@@ -132,6 +133,7 @@ func TestKeysAtOnce(t *testing.T) {
 // TestAKeySurvives: keys come from the ledger when serve starts, those that were made
 // before it too.
 func TestAKeySurvives(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	key, stderr, code := harness.Command(t, nil, "key", "create", "--name", "early", "--rpm", "1", "--ledger", path)
 	if code != 0 {

@@ -44,6 +44,7 @@ func stream(t testing.TB, s *harness.Gateway) *bufio.Reader {
 // TestTheEngineIsKilledMidAnswer: the client is told, the tokens are counted,
 // and the next request finds a new engine.
 func TestTheEngineIsKilledMidAnswer(t *testing.T) {
+	t.Parallel()
 	s := slow(t)
 	r := stream(t, s)
 	for _, p := range s.Descendants() {
@@ -72,6 +73,7 @@ func TestTheEngineIsKilledMidAnswer(t *testing.T) {
 
 // TestTheSecondSignal does not wait for the answers, and still counts them.
 func TestTheSecondSignal(t *testing.T) {
+	t.Parallel()
 	s := slow(t, "--drain", "1h")
 	const running = 20
 	var streams []*bufio.Reader
@@ -98,6 +100,7 @@ func TestTheSecondSignal(t *testing.T) {
 
 // TestASignalAtOnce: also a serve that has hardly begun ends.
 func TestASignalAtOnce(t *testing.T) {
+	t.Parallel()
 	s := harness.Serve(t, nil, "--demo")
 	s.Stop()
 }
@@ -105,6 +108,7 @@ func TestASignalAtOnce(t *testing.T) {
 // TestALostRequest: what ran when the gateway was killed is in the ledger of
 // the next one, with the count of its last second.
 func TestALostRequest(t *testing.T) {
+	t.Parallel()
 	path := t.TempDir() + "/ledger.db"
 	s := slow(t, "--ledger", path)
 	r := stream(t, s)

@@ -21,6 +21,7 @@ import (
 
 // TestServeOverTLS, and tells where.
 func TestServeOverTLS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	pair := certtest.Make(t, time.Now().Add(time.Hour))
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
@@ -53,6 +54,7 @@ func TestServeOverTLS(t *testing.T) {
 
 // TestPlainBeyondLoopback is warned of, once.
 func TestPlainBeyondLoopback(t *testing.T) {
+	t.Parallel()
 	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--listen", "0.0.0.0:0", "--provider", "none", "--engine", "llama", "--",
 		harness.Program(t), "sim-engine", "-m", "sim.gguf")
 	if n := strings.Count(s.Stderr(), "without TLS"); n != 1 {
@@ -64,6 +66,7 @@ func TestPlainBeyondLoopback(t *testing.T) {
 // TestServeOnAUnixSocket: its file comes and goes with it, and after a kill -9 the
 // next one takes its place.
 func TestServeOnAUnixSocket(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "api.sock")
 	args := []string{"--listen", "unix:" + path, "--provider", "none", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf"}
 	s := harness.Serve(t, nil, args...)
@@ -103,6 +106,7 @@ func TestServeOnAUnixSocket(t *testing.T) {
 // TestNothingIsAdministeredOverTheAPI: what the control socket answers, and what
 // engines answer beside inference, is not there.
 func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
+	t.Parallel()
 	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--provider", "none", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf").Ready()
 	paths := []string{
 		"/", "/v1", "/v1/", "/admin", "/control", "/debug/pprof/", "/debug/vars", "/config", "/events", "/ledger",

@@ -129,6 +129,7 @@ func clients(n int) *http.Client {
 // TestEveryTokenOfAThousandRequests: mixed requests, 32 at a time, over the real
 // engine; the ledger equals the engine's own counters.
 func TestEveryTokenOfAThousandRequests(t *testing.T) {
+	t.Parallel()
 	s := harness.ServeReal(t, "-c", "32768", "-np", "8")
 	client := clients(32)
 	defer client.CloseIdleConnections()
@@ -169,6 +170,7 @@ func TestEveryTokenOfAThousandRequests(t *testing.T) {
 // TestClientsThatLeave: what a client received ≤ what the ledger has ≤ what the
 // engine made.
 func TestClientsThatLeave(t *testing.T) {
+	t.Parallel()
 	s := harness.ServeReal(t, "-c", "32768", "-np", "8")
 	const total = 200
 	var received, whole atomic.Int64
@@ -218,6 +220,7 @@ func TestClientsThatLeave(t *testing.T) {
 // process is left, the file is whole, and every answer whose last bytes a
 // client saw has its row.
 func TestKillUnderLoad(t *testing.T) {
+	t.Parallel()
 	t.Run("real llama-server", func(t *testing.T) {
 		launcher, model := realengine.Find(t), realengine.Model(t)
 		killUnderLoad(t, "--", launcher, "-m", model, "-t", "1", "-c", "32768", "-np", "8")

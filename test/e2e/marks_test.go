@@ -61,6 +61,7 @@ func (m marks) findInFiles(t *testing.T, dir string) (files []string) {
 // TestNothingSecretIsKept: a life of serve, kill -9 included, with secrets that are
 // marked. They are in no line of log, no error, no file, no report.
 func TestNothingSecretIsKept(t *testing.T) {
+	t.Parallel()
 	m := newMarks("API key", "wrong key", "prompt", "answer", "provider's credential", "end user", "path", "header")
 	cloud, err := sim.New(sim.Config{Key: m["provider's credential"], VM: sim.VM{ID: 7}})
 	if err != nil {

@@ -32,6 +32,7 @@ type meterCounter struct {
 // finished answers, unattributed for what it made for clients that had left, and
 // begun again after a crash.
 func TestReportMeter(t *testing.T) {
+	t.Parallel()
 	launcher, model := realengine.Find(t), realengine.Model(t)
 	s := harness.Serve(t, nil, "--provider", "none", "--sample-every", "200ms", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").Ready()
 	meter := func() (m meterReport) {

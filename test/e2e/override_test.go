@@ -13,6 +13,7 @@ import (
 // TestOverrideBesideASilentServe: one that starts or stops holds the ledger and answers
 // nobody yet, or any more. To stop it would be no help.
 func TestOverrideBesideASilentServe(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "l.db")
 	led, err := ledger.Open(ledger.Config{Path: path})
 	if err != nil {

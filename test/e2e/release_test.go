@@ -45,6 +45,7 @@ func releaseProgram(t *testing.T) string {
 // One file, with the helper inside, that needs nothing of the machine that it runs
 // on: it is alone in its root directory here.
 func TestTheReleaseNeedsNothing(t *testing.T) {
+	t.Parallel()
 	bin := releaseProgram(t)
 	f, err := elf.Open(bin)
 	if err != nil {
@@ -83,6 +84,7 @@ func TestTheReleaseNeedsNothing(t *testing.T) {
 // aborts costs readings and nothing else: the gateway serves, shows that it reads
 // nothing, and reads again when the library is well.
 func TestTheReleaseReadsACard(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	mode := filepath.Join(dir, "mode")
 	build := exec.Command("gcc", "-shared", "-fPIC", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "-DMODE=\""+mode+"\"", filepath.Join(harness.Root(t), "gpu", "helper", "testdata", "standin.c"))
@@ -142,6 +144,7 @@ func TestTheReleaseReadsACard(t *testing.T) {
 
 // Without a driver the helper says so, from memory, and nothing else is wrong.
 func TestTheReleaseWithoutADriver(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("/proc/driver/nvidia"); err == nil {
 		t.Skip("this machine has a driver")
 	}

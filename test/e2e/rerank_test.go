@@ -11,6 +11,7 @@ import (
 
 // TestRerankOverARealEngine uses no SDK, since none of the two has rerank.
 func TestRerankOverARealEngine(t *testing.T) {
+	t.Parallel()
 	s := harness.ServeReal(t, "--reranking")
 	req, err := http.NewRequest(http.MethodPost, s.URL+"/v1/rerank",
 		strings.NewReader(`{"model":"tiny","query":"the bill","documents":["the engine","the token and the bill"]}`))

@@ -27,6 +27,7 @@ import (
 // TestScript tests the command line as text: one script a theme. The scripts run
 // the real binary, each in a home of its own.
 func TestScript(t *testing.T) {
+	t.Parallel()
 	bin := filepath.Dir(harness.Program(t))
 	testscript.Run(t, testscript.Params{
 		Dir:                filepath.Join("testdata", "script"),
@@ -62,6 +63,7 @@ func TestScript(t *testing.T) {
 // TestScriptsHaveNoStop: testscript's own stop ends a script well, and what follows it
 // would never be looked at.
 func TestScriptsHaveNoStop(t *testing.T) {
+	t.Parallel()
 	scripts, err := filepath.Glob(filepath.Join("testdata", "script", "*.txt"))
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("%d scripts, %v", len(scripts), err)

@@ -76,6 +76,7 @@ func severalResults(t *testing.T, s *harness.Gateway) (u harness.Usage) {
 // TestSeveralResultsAreCounted: the ledger has what the real engine made, where
 // its own answers report the first result's tokens alone.
 func TestSeveralResultsAreCounted(t *testing.T) {
+	t.Parallel()
 	launcher, model := realengine.Find(t), realengine.Model(t)
 	s := harness.Serve(t, nil, "--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").Ready()
 	u, m := severalResults(t, s), s.EngineIdle()
@@ -93,6 +94,7 @@ func TestSeveralResultsAreCounted(t *testing.T) {
 
 // TestSeveralResultsOfVLLM: the same of vLLM's arithmetic, simulated.
 func TestSeveralResultsOfVLLM(t *testing.T) {
+	t.Parallel()
 	s := harness.Serve(t, nil, "--provider", "none", "--engine", "vllm", "--",
 		harness.Program(t), "sim-engine", "--flavour", "vllm", "--served-model-name", "m").Ready()
 	u, m := severalResults(t, s), s.EngineMetrics()

@@ -37,9 +37,7 @@ func benchWake(b *testing.B, method string) {
 	script, readyAt := filepath.Join(dir, "engine.sh"), filepath.Join(dir, "ready")
 	kind := map[string]string{"sleep": "vllm", "stop": "llama"}[method] // llama-server has to be asked again and again
 	text := fmt.Sprintf("#!/bin/sh\nexec %s sim-engine \"$@\" -flavour %s -load 100ms -ready-at %s\n", harness.Program(b), kind, readyAt)
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
-		b.Fatal(err)
-	}
+	harness.WriteProgram(b, script, text)
 	s := harness.Serve(b, []string{"VLLM_SERVER_DEV_MODE=1"}, "--provider", "none", "--engine", kind, "--suspend", method,
 		"--", script, "-m", "m", "--enable-sleep-mode").Ready()
 	defer s.Stop()

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -130,6 +131,18 @@ func Env() []string {
 	return slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "SPOTINFERENCE_") })
 }
 
+// WriteProgram writes a file that is to be executed. No process of ours starts while it
+// is open: the kernel executes no file that anybody has open to write, and a process
+// that starts has all of ours until it is another program.
+func WriteProgram(t testing.TB, path, text string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Command runs the program to its end.
 func Command(t testing.TB, env []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
@@ -154,6 +167,6 @@ func Eventually(t testing.TB, what string, is func() bool) {
 		if waited > Patience {
 			t.Fatalf("not within %s: %s", Patience, what)
 		}
-		time.Sleep(min(max(waited/8, 5*time.Millisecond), 250*time.Millisecond))
+		time.Sleep(min(max(waited/4, 10*time.Millisecond), 250*time.Millisecond))
 	}
 }

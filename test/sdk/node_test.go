@@ -63,6 +63,7 @@ func node(t *testing.T, s *harness.Gateway, part string) counted {
 }
 
 func TestNodeSDKsOverARealEngine(t *testing.T) {
+	t.Parallel()
 	s := harness.ServeReal(t)
 	want := node(t, s, "engine")
 	if u := s.Usage(); u.ByStatus.OK != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion {
@@ -73,6 +74,7 @@ func TestNodeSDKsOverARealEngine(t *testing.T) {
 
 // TestTheLockIsWhole: what CI installs is pinned by its content.
 func TestTheLockIsWhole(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile(filepath.Join("testdata", "node", "package-lock.json"))
 	if err != nil {
 		t.Fatal(err)

@@ -63,6 +63,7 @@ func refusedOnce(t *testing.T, s *harness.Gateway, status int, code string) {
 // TestSDKsBehindAClosedGate: a bill that cannot be seen, and a budget that is
 // spent, are no reason for an SDK to try again.
 func TestSDKsBehindAClosedGate(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	bill := filepath.Join(dir, "bill")
 	is := func(amount string) {

@@ -40,6 +40,7 @@ func (c *counted) addAll(d counted) {
 }
 
 func TestOfficialSDKsOverARealEngine(t *testing.T) {
+	t.Parallel()
 	s := harness.ServeReal(t)
 	ctx := context.Background()
 	oa, an := openAIClient(s), anthropicClient(s)
@@ -208,6 +209,7 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 }
 
 func TestEmbeddingsOverARealEngine(t *testing.T) {
+	t.Parallel()
 	s := harness.ServeReal(t, "--embeddings")
 	client := openAIClient(s)
 	r, err := client.Embeddings.New(context.Background(), openai.EmbeddingNewParams{Model: "tiny",
