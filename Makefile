@@ -19,7 +19,7 @@ release: helper
 # which of it this driver has is asked before each call.
 helper:
 	CGO_ENABLED=1 CGO_CFLAGS='-O2 -Wno-deprecated-declarations' \
-		$(GO) build -ldflags '-s -w $(LAZY)' -o $(HELPER) ./gpu/helper
+		$(GO) build -tags helper -ldflags '-s -w $(LAZY)' -o $(HELPER) ./gpu/helper
 
 clean:
 	rm -f $(HELPER) $(BIN)
