@@ -14,14 +14,14 @@ import (
 	"testing"
 )
 
-// realHelper builds the helper as make does, once. go build would link anew each time;
+// realHelper builds the helper as scripts/release does, once. go build would link anew each time;
 // go run keeps what it linked.
 var realHelper = sync.OnceValues(func() (string, error) {
 	err := goTool("run", "-exec", "cp -t '"+buildDir+"'", "-tags", "helper", "-ldflags", "-extldflags=-Wl,-z,lazy", "./helper")
 	return filepath.Join(buildDir, "helper"), err
 })
 
-// goTool runs a go command that compiles NVML's header, with make's flags for C, so that
+// goTool runs a go command that compiles NVML's header, with the release's flags for C, so that
 // it is compiled once for all of them.
 func goTool(args ...string) error {
 	cmd := exec.Command("go", args...)

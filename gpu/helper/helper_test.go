@@ -244,7 +244,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// program builds the helper as make does.
+// program builds the helper as scripts/release does.
 var program = sync.OnceValues(func() (string, error) {
 	// go build would link anew each time; go run keeps what it linked.
 	build := exec.Command("go", "run", "-exec", "cp -t '"+buildDir+"'", "-tags", "helper", "-ldflags", "-extldflags=-Wl,-z,lazy", ".")

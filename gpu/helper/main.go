@@ -12,8 +12,9 @@
 // exit status, or kills us.
 //
 // It has a build tag of its own, helper, so that "go build ./..." and "go test ./..."
-// leave it out: it needs a C compiler, which warns of much in NVML's header. make gives
-// the tag, and so do package gpu's tests, which run the tests of this package, too.
+// leave it out: it needs a C compiler, which warns of much in NVML's header.
+// scripts/release gives the tag, and so do package gpu's tests, which run the tests of
+// this package, too.
 package main
 
 import (
