@@ -61,6 +61,7 @@ var arrows = map[string][]string{
 	"test/tinymodel":               {},
 	"test/tinymodel/cmd/tinymodel": {"test/tinymodel"},
 	"test/tools/reference":         {"cli"},
+	"test/harness":                 {"test/realengine"},
 	"test/torture":                 {"billing/sim", "ledger"}, // it knows the product from outside
 }
 

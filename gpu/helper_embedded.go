@@ -4,7 +4,7 @@ package gpu
 
 import _ "embed"
 
-// helperImage is package gpu/helper as a program, built by make before this one.
+// helperImage is package gpu/helper as a program, built by scripts/release before this one.
 //
 //go:embed helper.elf
 var helperImage []byte

@@ -14,15 +14,23 @@ import (
 	"testing"
 )
 
-// realHelper builds the helper as make does, once.
+// realHelper builds the helper as scripts/release does, once. go build would link anew each time;
+// go run keeps what it linked.
 var realHelper = sync.OnceValues(func() (string, error) {
-	bin := filepath.Join(buildDir, "helper")
-	build := exec.Command("go", "build", "-ldflags", "-extldflags=-Wl,-z,lazy", "-o", bin, "./helper")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return bin, nil
+	err := goTool("run", "-exec", "cp -t '"+buildDir+"'", "-tags", "helper", "-ldflags", "-extldflags=-Wl,-z,lazy", "./helper")
+	return filepath.Join(buildDir, "helper"), err
 })
+
+// goTool runs a go command that compiles NVML's header, with the release's flags for C, so that
+// it is compiled once for all of them.
+func goTool(args ...string) error {
+	cmd := exec.Command("go", args...)
+	cmd.Env = append(os.Environ(), "CGO_CFLAGS=-O2 -Wno-deprecated-declarations")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
 
 // standIn is the real helper over a stand-in for the driver's library.
 type standIn struct {

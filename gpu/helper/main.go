@@ -1,4 +1,4 @@
-//go:build cgo && linux
+//go:build cgo && linux && helper
 
 // Command helper reads the cards through NVML and writes what it reads to its
 // stdout, a line of JSON once a second: package gpu's Message. Started as
@@ -10,6 +10,11 @@
 // it aborts a caller that asks for what it lacks, and it may hang where no signal
 // reaches. So nothing here catches what cannot be caught; the gateway sees the
 // exit status, or kills us.
+//
+// It has a build tag of its own, helper, so that "go build ./..." and "go test ./..."
+// leave it out: it needs a C compiler, which warns of much in NVML's header.
+// scripts/release gives the tag, and so do package gpu's tests, which run the tests of
+// this package, too.
 package main
 
 import (

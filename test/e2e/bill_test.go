@@ -13,11 +13,13 @@ import (
 
 	"spotinference/billing/sim"
 	"spotinference/ledger"
+	"spotinference/test/harness"
 )
 
 // TestServeUsesTheProbe: what billing probe measured is in the samples of the serve
 // that starts after it, from its first sample on.
 func TestServeUsesTheProbe(t *testing.T) {
+	t.Parallel()
 	cloud, err := sim.New(sim.Config{Key: "key-of-the-test"})
 	if err != nil {
 		t.Fatal(err)
@@ -40,9 +42,9 @@ func TestServeUsesTheProbe(t *testing.T) {
 	account := []string{"--provider", "hyperstack", "--provider-url", cloud.URL(), "--instance", "701234", "--ledger", path}
 	newest := func(calibrated bool, every time.Duration) ledger.Sample {
 		t.Helper()
-		args := append(append([]string{}, account...), "--sample-every", every.String(), "--engine", "llama", "--", program(t), "sim-engine", "-m", "sim.gguf")
-		s := serve(t, env, args...).ready()
-		s.stop()
+		args := append(append([]string{}, account...), "--sample-every", every.String(), "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf")
+		s := harness.Serve(t, env, args...).Ready()
+		s.Stop()
 		r, err := ledger.OpenReader(path, false)
 		if err != nil {
 			t.Fatal(err)
@@ -57,7 +59,7 @@ func TestServeUsesTheProbe(t *testing.T) {
 	if s := newest(false, time.Minute); s.Lag != 5*time.Minute {
 		t.Errorf("lag %s before the probe, want the adapter's own", s.Lag)
 	}
-	out, errs, code := command(t, env, append([]string{"billing", "probe", "--every", "1s", "--for", "10s"}, account...)...)
+	out, errs, code := harness.Command(t, env, append([]string{"billing", "probe", "--every", "1s", "--for", "10s"}, account...)...)
 	if code != 0 || !strings.Contains(out, "Written to "+path) {
 		t.Fatalf("probe: %d\n%s%s", code, out, errs)
 	}
@@ -71,10 +73,11 @@ func TestServeUsesTheProbe(t *testing.T) {
 // TestServeWarnsOfALowBalance: an account that is low is said once, in the log, the
 // ledger and the metrics; it is served all the same.
 func TestServeWarnsOfALowBalance(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
-	s := serve(t, nil, "--demo", "--low-balance", "1000", "--sample-every", "1s", "--ledger", path).ready()
+	s := harness.Serve(t, nil, "--demo", "--low-balance", "1000", "--sample-every", "1s", "--ledger", path).Ready()
 	metrics := func() string {
-		resp, err := http.Get(s.url + "/metrics")
+		resp, err := http.Get(s.URL + "/metrics")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,11 +88,11 @@ func TestServeWarnsOfALowBalance(t *testing.T) {
 		}
 		return string(b)
 	}
-	eventually(t, 20*time.Second, "the metric says low", func() bool { return strings.Contains(metrics(), "spotinference_balance_low 1\n") })
-	s.ready()
-	s.stop()
-	if n := strings.Count(s.stderr(), "balance is low"); n != 1 {
-		t.Errorf("said %d times:\n%s", n, s.stderr())
+	harness.Eventually(t, "the metric says low", func() bool { return strings.Contains(metrics(), "spotinference_balance_low 1\n") })
+	s.Ready()
+	s.Stop()
+	if n := strings.Count(s.Stderr(), "balance is low"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, s.Stderr())
 	}
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
@@ -107,6 +110,7 @@ func TestServeWarnsOfALowBalance(t *testing.T) {
 
 // TestReconcileExits: 0 where the invoice and the ledger agree, 1 where they do not.
 func TestReconcileExits(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "ledger.db")
 	led, err := ledger.Open(ledger.Config{Path: path})
@@ -136,7 +140,7 @@ func TestReconcileExits(t *testing.T) {
 		if err := os.WriteFile(file, []byte("resource_id,date,incurred_bill,currency\n701234,2026-01-05,"+amount+",usd\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, errs, code := command(t, nil, append([]string{"report", "reconcile", "--ledger", path, "--invoice", file}, args...)...)
+		out, errs, code := harness.Command(t, nil, append([]string{"report", "reconcile", "--ledger", path, "--invoice", file}, args...)...)
 		if code != want || !strings.Contains(out, "vm-701234") {
 			t.Errorf("reconcile %s %v: exit %d, want %d\n%s%s", amount, args, code, want, out, errs)
 		}

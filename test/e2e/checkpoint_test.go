@@ -12,7 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"spotinference/test/harness"
 )
 
 // standInDriver is a directory with stand-ins for both of the driver's libraries: no
@@ -27,7 +28,7 @@ func newStandInDriver(t *testing.T, flags ...string) standInDriver {
 	d := standInDriver{t, t.TempDir(), t.TempDir()}
 	for lib, source := range map[string]string{"libnvidia-ml.so.1": "standin.c", "libcuda.so.1": "cuda.c"} {
 		args := append([]string{"-shared", "-fPIC", "-o", filepath.Join(d.lib, lib), "-DMODE=\"" + filepath.Join(d.state, "mode") + "\"",
-			"-DSTATE=\"" + d.state + "\"", filepath.Join(root, "gpu", "helper", "testdata", source)}, flags...)
+			"-DSTATE=\"" + d.state + "\"", filepath.Join(harness.Root(t), "gpu", "helper", "testdata", source)}, flags...)
 		if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
 			t.Fatalf("gcc: %v\n%s", err, out)
 		}
@@ -57,50 +58,38 @@ func (d standInDriver) read(name string) string {
 
 // engine asks the running serve, by a command of its own, and returns what it says of
 // its engine then.
-func (s *serving) engine(order string) (e struct {
+func engineAfter(t testing.TB, s *harness.Gateway, order string) (e struct {
 	State     string
 	PID       int
 	Suspended string `json:"suspended_by"`
 }) {
-	s.t.Helper()
-	stdout, stderr, code := command(s.t, nil, order, "--ledger", s.ledger, "--output", "json")
+	t.Helper()
+	stdout, stderr, code := harness.Command(t, nil, order, "--ledger", s.Ledger, "--output", "json")
 	if code != 0 {
-		s.t.Fatalf("%s: exit %d\n%s", order, code, stderr)
+		t.Fatalf("%s: exit %d\n%s", order, code, stderr)
 	}
 	var status struct{ Engine any }
 	status.Engine = &e
 	if err := json.Unmarshal([]byte(stdout), &status); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return e
 }
 
 // seesCards waits until readings have begun and ended from now on.
-func (s *serving) seesCards() {
-	s.t.Helper()
+func awaitReadings(t testing.TB, s *harness.Gateway) {
+	t.Helper()
 	for range 2 { // the first may have begun before
-		before := s.readAt()
-		eventually(s.t, time.Minute, "the card is read", func() bool { return s.readAt() != before })
+		before := readAt(t, s)
+		harness.Eventually(t, "the card is read", func() bool { return readAt(t, s) != before })
 	}
 }
 
 // readAt is when the cards were read last, as the metrics say it.
-func (s *serving) readAt() string {
-	_, after, _ := strings.Cut(s.page(), "\nspotinference_gpu_reading_timestamp_seconds ")
+func readAt(t testing.TB, s *harness.Gateway) string {
+	_, after, _ := strings.Cut(s.Get("/metrics"), "\nspotinference_gpu_reading_timestamp_seconds ")
 	at, _, _ := strings.Cut(after, "\n")
 	return at
-}
-
-// logged finds the newest line of the log with a message.
-func (s *serving) logged(msg string) (line map[string]any) {
-	s.t.Helper()
-	for text := range strings.Lines(s.stderr()) {
-		var l map[string]any
-		if json.Unmarshal([]byte(text), &l) == nil && l["msg"] == msg {
-			line = l
-		}
-	}
-	return line
 }
 
 // holder is the simulated engine as a command that starts a process of CUDA's beside it,
@@ -108,20 +97,18 @@ func (s *serving) logged(msg string) (line map[string]any) {
 func (d standInDriver) holder(bin string) string {
 	d.t.Helper()
 	hold, script := filepath.Join(d.lib, "gpu-hold"), filepath.Join(d.lib, "engine")
-	if out, err := exec.Command("gcc", "-o", hold, root+"/scripts/gpu-hold.c", "-ldl").CombinedOutput(); err != nil {
+	if out, err := exec.Command("gcc", "-o", hold, filepath.Join(harness.Root(d.t), "scripts", "gpu-hold.c"), "-ldl").CombinedOutput(); err != nil {
 		d.t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	text := fmt.Sprintf("#!/bin/sh\n%s 16 %s &\nexec %s sim-engine \"$@\"\n", hold, filepath.Join(d.state, "hold"), bin)
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
-		d.t.Fatal(err)
-	}
+	harness.WriteProgram(d.t, script, text)
 	return script
 }
 
 // held waits for a new holder and returns its pid.
 func (d standInDriver) held() (pid string) {
 	d.t.Helper()
-	eventually(d.t, time.Minute, "the memory is held", func() bool { pid = strings.TrimSpace(d.read("hold.held")); return pid != "" })
+	harness.Eventually(d.t, "the memory is held", func() bool { pid = strings.TrimSpace(d.read("hold.held")); return pid != "" })
 	d.write("hold.held", "")
 	return pid
 }
@@ -131,37 +118,38 @@ func (d standInDriver) held() (pid string) {
 // a request; what fails in the driver is rolled back, and the engine is stopped. The
 // driver, the card and the engine are stand-ins; the program is not.
 func TestTheReleaseCheckpoints(t *testing.T) {
+	t.Parallel()
 	d := newStandInDriver(t)
 	bin := releaseProgram(t)
-	s := start(t, bin, d.env(), "--provider", "none", "--engine", "llama", "--suspend", "checkpoint", "--", d.holder(bin)).listens().ready()
+	s := harness.Start(t, bin, d.env(), "--provider", "none", "--engine", "llama", "--suspend", "checkpoint", "--", d.holder(bin)).Listens().Ready()
 	const hello = `{"messages":[{"role":"user","content":"hello"}],"max_tokens":5}`
 
-	owner, leader := d.held(), s.engine("status").PID
-	s.shows(`spotinference_gpu_source{source="helper"} 1`)
-	s.seesCards()
-	if stdout, _, _ := command(t, nil, "status", "--ledger", s.ledger); !strings.Contains(stdout, "\ngpu      helper; read ") ||
+	owner, leader := d.held(), engineAfter(t, s, "status").PID
+	s.Shows(`spotinference_gpu_source{source="helper"} 1`)
+	awaitReadings(t, s)
+	if stdout, _, _ := harness.Command(t, nil, "status", "--ledger", s.Ledger); !strings.Contains(stdout, "\ngpu      helper; read ") ||
 		!strings.Contains(stdout, "\ncard     Stand-in GPU-00000000-0000-0000-0000-000000000001, 20.0 of 80.0 GiB used, utilisation 42%\n") {
 		t.Errorf("status:\n%s", stdout)
 	}
-	if e := s.engine("suspend"); e.State != "suspended" || e.Suspended != "checkpoint" || e.PID != leader {
+	if e := engineAfter(t, s, "suspend"); e.State != "suspended" || e.Suspended != "checkpoint" || e.PID != leader {
 		t.Errorf("suspended: %+v", e)
 	}
 	if state := d.read(owner + ".state"); state != "2" {
 		t.Errorf("state %s of the process, want checkpointed", state)
 	}
-	line := s.logged("engine suspended")
+	line := s.Logged("engine suspended")
 	for _, phase := range []string{"look", "state", "lock", "checkpoint", "release"} {
 		if _, ok := line[phase]; !ok {
 			t.Errorf("suspended without the phase %s: %v", phase, line)
 		}
 	}
-	if code, _, answer := s.post("/v1/chat/completions", hello); code != http.StatusOK {
+	if code, _, answer := s.Post("/v1/chat/completions", hello); code != http.StatusOK {
 		t.Errorf("the request that wakes it: %d %s", code, answer)
 	}
-	if e, state := s.engine("status"), d.read(owner+".state"); e.State != "ready" || e.PID != leader || state != "0" {
+	if e, state := engineAfter(t, s, "status"), d.read(owner+".state"); e.State != "ready" || e.PID != leader || state != "0" {
 		t.Errorf("woken: %+v, state %s of the process", e, state)
 	}
-	line = s.logged("engine ready")
+	line = s.Logged("engine ready")
 	for _, phase := range []string{"restore", "unlock", "canary"} {
 		if _, ok := line[phase]; !ok {
 			t.Errorf("woken without the phase %s: %v", phase, line)
@@ -172,7 +160,7 @@ func TestTheReleaseCheckpoints(t *testing.T) {
 		t.Errorf("the driver was called\n%swant\n%s", got, want)
 	}
 	d.write("hold.check", "")
-	eventually(t, time.Minute, "the memory is read back", func() bool { return d.read("hold.checked") != "" })
+	harness.Eventually(t, "the memory is read back", func() bool { return d.read("hold.checked") != "" })
 	if found := d.read("hold.checked"); found != "ok\n" {
 		t.Errorf("the memory after it was woken: %s", found)
 	}
@@ -183,45 +171,46 @@ func TestTheReleaseCheckpoints(t *testing.T) {
 	} {
 		d.write("trouble", trouble.what+" checkpoint 0")
 		d.write("calls", "")
-		s.seesCards() // the owner of this life among them
-		if e := s.engine("suspend"); e.State != "suspended" || e.Suspended != "stop" {
+		awaitReadings(t, s) // the owner of this life among them
+		if e := engineAfter(t, s, "suspend"); e.State != "suspended" || e.Suspended != "stop" {
 			t.Errorf("suspended with %s: %+v", trouble.what, e)
 		}
-		if cause, want := s.logged("engine suspended")["cause"], "escalated: checkpoint process "+owner+": "+trouble.cause; cause != want {
+		if cause, want := s.Logged("engine suspended")["cause"], "escalated: checkpoint process "+owner+": "+trouble.cause; cause != want {
 			t.Errorf("cause %q, want %q", cause, want)
 		}
 		if calls := d.read("calls"); !strings.HasSuffix(calls, strings.ReplaceAll("checkpoint P\nstate P\nunlock P\n", "P", owner)) {
 			t.Errorf("not rolled back with %s: calls\n%s", trouble.what, calls)
 		}
-		s.engine("wake")
+		engineAfter(t, s, "wake")
 		owner = d.held()
 	}
-	if code, _, answer := s.post("/v1/chat/completions", hello); code != http.StatusOK {
+	if code, _, answer := s.Post("/v1/chat/completions", hello); code != http.StatusOK {
 		t.Errorf("after all that: %d %s", code, answer)
 	}
-	s.stop()
+	s.Stop()
 }
 
 // A driver that cannot is told of at the start where it was asked for, and is no
 // trouble where it was not.
 func TestTheReleaseOnAnOldDriver(t *testing.T) {
+	t.Parallel()
 	d := newStandInDriver(t, "-DVERSION=12040")
 	bin := releaseProgram(t)
 	const why = "not supported by this driver: it has CUDA 12.4, and the calls came with CUDA 12.8 (driver 570)"
 	cmd := exec.Command(bin, "serve", "--listen", "127.0.0.1:0", "--provider", "none", "--engine", "llama", "--suspend", "checkpoint",
 		"--ledger", filepath.Join(t.TempDir(), "ledger.db"), "--", bin, "sim-engine")
-	cmd.Env = append(cleanEnv(), d.env()...)
+	cmd.Env = append(harness.Env(), d.env()...)
 	out, _ := cmd.CombinedOutput()
 	if want := "cannot suspend by checkpoint: " + why; cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), want) {
 		t.Errorf("exit %d, want 2 and %s:\n%s", cmd.ProcessState.ExitCode(), want, out)
 	}
 
-	s := start(t, bin, d.env(), "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").listens().ready()
-	if e := s.engine("suspend"); e.State != "suspended" || e.Suspended != "stop" {
+	s := harness.Start(t, bin, d.env(), "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").Listens().Ready()
+	if e := engineAfter(t, s, "suspend"); e.State != "suspended" || e.Suspended != "stop" {
 		t.Errorf("suspended: %+v", e)
 	}
-	if line := s.logged("the engine cannot be suspended by checkpoint"); line["why"] != why {
+	if line := s.Logged("the engine cannot be suspended by checkpoint"); line["why"] != why {
 		t.Errorf("the log says %v", line)
 	}
-	s.stop()
+	s.Stop()
 }

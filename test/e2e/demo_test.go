@@ -9,18 +9,20 @@ import (
 	"time"
 
 	"spotinference/ledger"
+	"spotinference/test/harness"
 )
 
 // TestTheMainJob is README's first command: the demo, a chat, a streamed chat,
 // and the cost of them, equal to the simulated provider's own books.
 func TestTheMainJob(t *testing.T) {
-	s := serve(t, nil, "--demo").ready()
+	t.Parallel()
+	s := harness.Serve(t, nil, "--demo").Ready()
 	chat := `{"model":"demo","messages":[{"role":"user","content":"What does a token cost?"}],"max_tokens":20}`
-	status, header, body := s.post("/v1/chat/completions", chat)
+	status, header, body := s.Post("/v1/chat/completions", chat)
 	if status != http.StatusOK || header.Get("X-Request-Id") == "" || !strings.Contains(body, `"completion_tokens":20`) {
 		t.Fatalf("chat: %d %s", status, body)
 	}
-	status, _, body = s.post("/v1/chat/completions", strings.Replace(chat, `"model"`, `"stream":true,"model"`, 1))
+	status, _, body = s.Post("/v1/chat/completions", strings.Replace(chat, `"model"`, `"stream":true,"model"`, 1))
 	if status != http.StatusOK || !strings.HasSuffix(body, "data: [DONE]\n\n") || strings.Contains(body, `"timings"`) || strings.Contains(body, `"usage"`) {
 		t.Fatalf("streamed chat: %d %s", status, body)
 	}
@@ -41,30 +43,31 @@ func TestTheMainJob(t *testing.T) {
 			NextSampleAt *time.Time `json:"next_sample_at"`
 		}
 	}
-	eventually(t, 60*time.Second, "a sample after the answers", func() bool {
-		s.report(&cost, "cost", "--window", "10m", "--demo")
+	harness.Eventually(t, "a sample after the answers", func() bool {
+		s.Report(&cost, "cost", "--window", "10m", "--demo")
 		return cost.Quotient != nil && cost.CompletionTokens == 40
 	})
 	if cost.Reason != "" || !cost.Demo || cost.Pending.NextSampleAt == nil {
 		t.Errorf("report = %+v", cost)
 	}
 
-	if got := s.books(cost.Samples.From.At, cost.Samples.To.At); got != nanos(t, cost.Spend.Net) || got == 0 {
+	if got := books(t, s, cost.Samples.From.At, cost.Samples.To.At); got != nanos(t, cost.Spend.Net) || got == 0 {
 		t.Errorf("the provider's books say %d nano-USD, the report says %s", got, cost.Spend.Net)
 	}
-	s.stop()
+	s.Stop()
 }
 
 // TestEveryProviderOfTheDemo: what an adapter reads equals the books, to the
 // last digit that its API gives.
 func TestEveryProviderOfTheDemo(t *testing.T) {
+	t.Parallel()
 	for provider, digit := range map[string]ledger.Nanos{
 		"hyperstack": 0, "runpod": 0, "verda": 0,
 		"vast": 2 * 1_000_000, // two contracts, each rounded to 0.001
 	} {
 		t.Run(provider, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, nil, "--demo", "--demo-provider", provider).ready()
+			s := harness.Serve(t, nil, "--demo", "--demo-provider", provider).Ready()
 			var cost struct {
 				Spend    struct{ Net string }
 				Currency string
@@ -73,15 +76,22 @@ func TestEveryProviderOfTheDemo(t *testing.T) {
 					Count    int
 				}
 			}
-			eventually(t, 60*time.Second, "four samples", func() bool {
-				s.report(&cost, "cost", "--window", "10m", "--demo")
+			seen := map[string]bool{}
+			harness.Eventually(t, "four samples", func() bool {
+				_, after, _ := strings.Cut(s.Get("/metrics"), "\nspotinference_sample_timestamp_seconds ")
+				at, _, _ := strings.Cut(after, "\n")
+				seen[at] = true
+				return len(seen) >= 4
+			})
+			harness.Eventually(t, "four samples in the ledger", func() bool {
+				s.Report(&cost, "cost", "--window", "10m", "--demo")
 				return cost.Samples.Count >= 4
 			})
-			got, want := nanos(t, cost.Spend.Net), s.books(cost.Samples.From.At, cost.Samples.To.At)
+			got, want := nanos(t, cost.Spend.Net), books(t, s, cost.Samples.From.At, cost.Samples.To.At)
 			if diff := got - want; diff > digit || diff < -digit || cost.Currency != "USD" {
 				t.Errorf("the report says %d nano-%s, the books %d", got, cost.Currency, want)
 			}
-			s.stop()
+			s.Stop()
 		})
 	}
 }
@@ -96,10 +106,10 @@ func nanos(t *testing.T, text string) ledger.Nanos {
 }
 
 // books asks the simulated provider's own ledger what a window cost.
-func (s *serving) books(from, to time.Time) ledger.Nanos {
-	s.t.Helper()
+func books(t testing.TB, s *harness.Gateway, from, to time.Time) ledger.Nanos {
+	t.Helper()
 	var line struct{ Books string }
-	for text := range strings.Lines(s.stderr()) {
+	for text := range strings.Lines(s.Stderr()) {
 		if json.Unmarshal([]byte(text), &line) == nil && line.Books != "" {
 			break
 		}
@@ -107,12 +117,12 @@ func (s *serving) books(from, to time.Time) ledger.Nanos {
 	ask := url.Values{"from": {from.Format(time.RFC3339)}, "to": {to.Format(time.RFC3339)}}
 	resp, err := http.Get(line.Books + "?" + ask.Encode())
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	var books struct{ Nanos ledger.Nanos }
 	if err := json.NewDecoder(resp.Body).Decode(&books); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return books.Nanos
 }

@@ -10,13 +10,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+
+	"spotinference/test/harness"
 )
 
 // procIDs are a process's user or group ids: real, effective, saved, of files.
 func procIDs(t *testing.T, pid int, field string) []string {
 	t.Helper()
-	text, err := os.ReadFile(procDir(pid) + "status")
+	text, err := os.ReadFile(filepath.Join(harness.ProcDir(pid), "status"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,26 +32,27 @@ func procIDs(t *testing.T, pid int, field string) []string {
 
 // TestTheEngineRunsAsAnotherUser, and its guard does not.
 func TestTheEngineRunsAsAnotherUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start the engine as another user")
 	}
 	_, bin := openDir(t)
-	s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey, "XDG_RUNTIME_DIR=" + t.TempDir()}, "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--",
-		bin, "sim-engine", "-m", "sim.gguf").ready()
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key, "XDG_RUNTIME_DIR=" + t.TempDir()}, "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--",
+		bin, "sim-engine", "-m", "sim.gguf").Ready()
 	var socket string
 	engines, guards := 0, 0
-	tree := descendants(t, s.cmd.Process.Pid)
+	tree := s.Descendants()
 	for _, p := range tree {
-		words := procFile(p.pid, "cmdline")
+		words := p.Words()
 		switch {
 		case len(words) > 1 && words[1] == "sim-engine":
 			engines++
 			for _, field := range []string{"Uid", "Gid"} {
-				if ids := procIDs(t, p.pid, field); strings.Join(ids, " ") != "65534 65534 65534 65534" {
+				if ids := procIDs(t, p.PID, field); strings.Join(ids, " ") != "65534 65534 65534 65534" {
 					t.Errorf("the engine's %s: %v", field, ids)
 				}
 			}
-			if groups := procIDs(t, p.pid, "Groups"); strings.Join(groups, " ") != "65534" {
+			if groups := procIDs(t, p.PID, "Groups"); strings.Join(groups, " ") != "65534" {
 				t.Errorf("the engine's groups: %v", groups)
 			}
 			for _, word := range words {
@@ -58,18 +60,18 @@ func TestTheEngineRunsAsAnotherUser(t *testing.T) {
 					socket = word
 				}
 			}
-			env := "\n" + strings.Join(procFile(p.pid, "environ"), "\n") + "\n"
+			env := "\n" + strings.Join(p.Environ(), "\n") + "\n"
 			for _, want := range []string{"\nHOME=/nonexistent\n", "\nUSER=nobody\n"} {
 				if strings.Count(env, want) != 1 {
 					t.Errorf("the engine's environment lacks %q:%s", want, env)
 				}
 			}
-			if strings.Contains(env, "XDG_") || strings.Contains(env, testKey) {
+			if strings.Contains(env, "XDG_") || strings.Contains(env, harness.Key) {
 				t.Errorf("the engine's environment is ours:%s", env)
 			}
 		case len(words) > 1 && words[1] == "guard":
 			guards++
-			if ids := procIDs(t, p.pid, "Uid"); ids[1] != "0" {
+			if ids := procIDs(t, p.PID, "Uid"); ids[1] != "0" {
 				t.Errorf("the guard's user: %v", ids)
 			}
 		}
@@ -87,8 +89,8 @@ func TestTheEngineRunsAsAnotherUser(t *testing.T) {
 	if out, err := third.CombinedOutput(); err == nil || !strings.Contains(string(out), "Permission denied") {
 		t.Errorf("a third user in the run directory: %s, %v", out, err)
 	}
-	req, _ := http.NewRequest(http.MethodPost, s.url+"/v1/completions", strings.NewReader(`{"prompt":"hi","max_tokens":3}`))
-	req.Header.Set("Authorization", "Bearer "+testKey)
+	req, _ := http.NewRequest(http.MethodPost, s.URL+"/v1/completions", strings.NewReader(`{"prompt":"hi","max_tokens":3}`))
+	req.Header.Set("Authorization", "Bearer "+harness.Key)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("%v, %v", resp, err)
@@ -96,15 +98,10 @@ func TestTheEngineRunsAsAnotherUser(t *testing.T) {
 		resp.Body.Close()
 	}
 
-	s.kill() // the guard ends an engine of another user, too, and removes its directory
-	eventually(t, 15*time.Second, "nothing is left", func() bool {
-		for _, p := range tree {
-			if p.alive() {
-				return false
-			}
-		}
+	s.Kill() // the guard ends an engine of another user, too, and removes its directory
+	harness.Eventually(t, "nothing is left", func() bool {
 		_, err := os.Lstat(dir)
-		return os.IsNotExist(err)
+		return !harness.AnyAlive(tree) && os.IsNotExist(err)
 	})
 	if c, err := net.Dial("unix", socket); err == nil {
 		c.Close()
@@ -113,9 +110,10 @@ func TestTheEngineRunsAsAnotherUser(t *testing.T) {
 }
 
 func TestEngineUsersThatAreRefused(t *testing.T) {
+	t.Parallel()
 	f := func(name, want, hint string) {
 		t.Helper()
-		_, stderr, code := command(t, nil, "serve", "--engine-user", name, "--provider", "none", "--engine", "llama", "--", program(t), "sim-engine", "-m", "x")
+		_, stderr, code := harness.Command(t, nil, "serve", "--engine-user", name, "--provider", "none", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "x")
 		if os.Geteuid() != 0 {
 			want, hint = "only root can start the engine as another user", "start spotinference as root"
 		}
@@ -130,7 +128,7 @@ func TestEngineUsersThatAreRefused(t *testing.T) {
 	if os.Geteuid() == 0 {
 		_, bin := openDir(t)
 		without := stranger(bin, "serve", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", bin, "sim-engine")
-		without.Env = append(cleanEnv(), "XDG_CONFIG_HOME=/nonexistent")
+		without.Env = append(harness.Env(), "XDG_CONFIG_HOME=/nonexistent")
 		out, err := without.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "only root can start the engine as another user") {
 			t.Errorf("as nobody: %s, %v", out, err)
@@ -142,7 +140,7 @@ func TestEngineUsersThatAreRefused(t *testing.T) {
 		if err := os.Chmod(filepath.Dir(hidden), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		_, stderr, code := command(t, nil, "serve", "--listen", "127.0.0.1:0", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", hidden, "sim-engine", "-m", "x")
+		_, stderr, code := harness.Command(t, nil, "serve", "--listen", "127.0.0.1:0", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", hidden, "sim-engine", "-m", "x")
 		if code != 1 || !strings.Contains(stderr, "cannot be executed: permission denied\nspotinference: hint: run it by hand first, as nobody\n") {
 			t.Errorf("exit %d, %s", code, stderr)
 		}
@@ -150,7 +148,7 @@ func TestEngineUsersThatAreRefused(t *testing.T) {
 		if err := os.Mkdir(closed, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		_, stderr, code = command(t, []string{"TMPDIR=" + closed}, "serve", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", bin, "sim-engine", "-m", "x")
+		_, stderr, code = harness.Command(t, []string{"TMPDIR=" + closed}, "serve", "--engine-user", "nobody", "--provider", "none", "--engine", "llama", "--", bin, "sim-engine", "-m", "x")
 		if code != 2 || !strings.Contains(stderr, fmt.Sprintf("cannot enter %s", closed)) || !strings.Contains(stderr, "hint: set TMPDIR") {
 			t.Errorf("exit %d, %s", code, stderr)
 		}

@@ -8,38 +8,39 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"spotinference/test/harness"
 )
 
 // keyed posts a chat request with a key, and returns the whole answer.
-func (s *serving) keyed(key string) (status int, header http.Header, answer string) {
-	s.t.Helper()
-	req, err := http.NewRequest(http.MethodPost, s.url+"/v1/chat/completions",
+func chatWith(t testing.TB, s *harness.Gateway, key string) (status int, header http.Header, answer string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, s.URL+"/v1/chat/completions",
 		strings.NewReader(`{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":5}`))
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if key != "" {
 		req.Header.Set("Authorization", "Bearer "+key)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return resp.StatusCode, resp.Header, string(b)
 }
 
 // key runs a key command against the ledger of s and returns its stdout.
-func (s *serving) key(args ...string) string {
-	s.t.Helper()
-	stdout, stderr, code := command(s.t, nil, append([]string{"key"}, append(args, "--demo", "--ledger", s.ledger)...)...)
+func keyCommand(t testing.TB, s *harness.Gateway, args ...string) string {
+	t.Helper()
+	stdout, stderr, code := harness.Command(t, nil, append([]string{"key"}, append(args, "--demo", "--ledger", s.Ledger)...)...)
 	if code != 0 {
-		s.t.Fatalf("key %s: exit %d\n%s", strings.Join(args, " "), code, stderr)
+		t.Fatalf("key %s: exit %d\n%s", strings.Join(args, " "), code, stderr)
 	}
 	return strings.TrimSpace(stdout)
 }
@@ -49,14 +50,15 @@ func (s *serving) key(args ...string) string {
 // used is the report's figure, and its budget is held against that. No key stands
 // anywhere when all is over.
 func TestKeysAtOnce(t *testing.T) {
-	s := serve(t, nil, "--demo", "--sample-every", "1s").ready()
-	if status, _, _ := s.keyed(""); status != http.StatusOK {
+	t.Parallel()
+	s := harness.Serve(t, nil, "--demo", "--sample-every", "1s").Ready()
+	if status, _, _ := chatWith(t, s, ""); status != http.StatusOK {
 		t.Fatalf("without a key, before there is any: %d", status)
 	}
-	free := s.key("create", "--name", "free")
+	free := keyCommand(t, s, "create", "--name", "free")
 	want := func(key string, status int, words ...string) {
 		t.Helper()
-		got, _, answer := s.keyed(key)
+		got, _, answer := chatWith(t, s, key)
 		if got != status {
 			t.Errorf("status %d, want %d: %s", got, status, answer)
 		}
@@ -70,18 +72,18 @@ func TestKeysAtOnce(t *testing.T) {
 	want("sk-si-"+strings.Repeat("x", 43), 401, "invalid_api_key")
 	want(free, 200)
 
-	limited := s.key("create", "--name", "limited", "--rpm", "2")
+	limited := keyCommand(t, s, "create", "--name", "limited", "--rpm", "2")
 	want(limited, 200)
-	_, header, _ := s.keyed(limited)
+	_, header, _ := chatWith(t, s, limited)
 	if header.Get("X-Ratelimit-Limit-Requests") != "2" || header.Get("X-Ratelimit-Remaining-Requests") != "0" {
 		t.Errorf("head: %v", header)
 	}
 	want(limited, 429, "rate_limit_exceeded")
 
-	small := s.key("create", "--name", "small", "--budget", "0.000000001/day")
+	small := keyCommand(t, s, "create", "--name", "small", "--budget", "0.000000001/day")
 	want(small, 200) // it has used nothing yet
-	eventually(t, 30*time.Second, "the budget of a key is spent", func() bool {
-		status, header, answer := s.keyed(small)
+	harness.Eventually(t, "the budget of a key is spent", func() bool {
+		status, header, answer := chatWith(t, s, small)
 		return status == 429 && strings.Contains(answer, "insufficient_quota") && header.Get("Retry-After") != ""
 	})
 	want(free, 200)
@@ -91,7 +93,7 @@ func TestKeysAtOnce(t *testing.T) {
 			Gross    *string
 		}
 	}
-	s.report(&cost, "cost", "--by", "key", "--window", "10m", "--demo")
+	s.Report(&cost, "cost", "--by", "key", "--window", "10m", "--demo")
 	found := false
 	for _, g := range cost.Groups {
 		found = found || g.Name == "small" && strings.HasPrefix(g.ID, "key_") && g.Gross != nil && *g.Gross != "0"
@@ -100,17 +102,17 @@ func TestKeysAtOnce(t *testing.T) {
 		t.Errorf("report by key: %+v", cost.Groups)
 	}
 
-	s.key("revoke", "free")
+	keyCommand(t, s, "revoke", "free")
 	want(free, 401, "has been revoked")
-	s.key("revoke", "limited")
-	s.key("revoke", "small")
+	keyCommand(t, s, "revoke", "limited")
+	keyCommand(t, s, "revoke", "small")
 	want("", 401) // the end of the last key lets nobody in
-	again := s.key("create", "--name", "free")
+	again := keyCommand(t, s, "create", "--name", "free")
 	want(again, 200)
-	s.stop()
+	s.Stop()
 
-	places := map[string][]byte{"stderr": []byte(s.stderr())}
-	files, err := filepath.Glob(s.ledger + "*")
+	places := map[string][]byte{"stderr": []byte(s.Stderr())}
+	files, err := filepath.Glob(s.Ledger + "*")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("files of the ledger: %v, %v", files, err)
 	}
@@ -131,21 +133,22 @@ func TestKeysAtOnce(t *testing.T) {
 // TestAKeySurvives: keys come from the ledger when serve starts, those that were made
 // before it too.
 func TestAKeySurvives(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
-	key, stderr, code := command(t, nil, "key", "create", "--name", "early", "--rpm", "1", "--ledger", path)
+	key, stderr, code := harness.Command(t, nil, "key", "create", "--name", "early", "--rpm", "1", "--ledger", path)
 	if code != 0 {
 		t.Fatal(stderr)
 	}
 	key = strings.TrimSpace(key)
-	engine := []string{"--provider", "none", "--engine", "llama", "--ledger", path, "--", program(t), "sim-engine", "-m", "x.gguf"}
+	engine := []string{"--provider", "none", "--engine", "llama", "--ledger", path, "--", harness.Program(t), "sim-engine", "-m", "x.gguf"}
 	for range 2 {
-		s := serve(t, nil, engine...).ready()
-		if status, _, _ := s.keyed(""); status != 401 {
+		s := harness.Serve(t, nil, engine...).Ready()
+		if status, _, _ := chatWith(t, s, ""); status != 401 {
 			t.Errorf("without a key: %d", status)
 		}
-		if status, _, answer := s.keyed(key); status != 200 {
+		if status, _, answer := chatWith(t, s, key); status != 200 {
 			t.Errorf("with a key from before: %d %s", status, answer)
 		}
-		s.stop()
+		s.Stop()
 	}
 }

@@ -16,10 +16,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	_ "modernc.org/sqlite"
 
+	"spotinference/test/harness"
 	"spotinference/test/realengine"
 )
 
@@ -62,16 +62,16 @@ type answer struct {
 
 // ask sends one request of kind k. It leaves after cut events, or reads to the
 // end where cut is negative.
-func (s *serving) ask(ctx context.Context, client *http.Client, k int, rnd *rand.Rand, tokens, cut int) (answer, error) {
+func ask(ctx context.Context, s *harness.Gateway, client *http.Client, k int, rnd *rand.Rand, tokens, cut int) (answer, error) {
 	kind := kinds[k]
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := answer{usage: -1}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+kind.path, strings.NewReader(fmt.Sprintf(kind.body, prompt(rnd), tokens)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+kind.path, strings.NewReader(fmt.Sprintf(kind.body, prompt(rnd), tokens)))
 	if err != nil {
 		return a, err
 	}
-	req.Header.Set("Authorization", "Bearer "+testKey)
+	req.Header.Set("Authorization", "Bearer "+harness.Key)
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
@@ -122,18 +122,6 @@ func (s *serving) ask(ctx context.Context, client *http.Client, k int, rnd *rand
 	}
 }
 
-// engineIdle waits until the engine has let go of every request, so that its
-// counters are final.
-func (s *serving) engineIdle() map[string]float64 {
-	s.t.Helper()
-	var m map[string]float64
-	eventually(s.t, 30*time.Second, "the engine is idle", func() bool {
-		m = s.engineMetrics()
-		return m["llamacpp:requests_processing"] == 0 && m["llamacpp:requests_deferred"] == 0
-	})
-	return m
-}
-
 func clients(n int) *http.Client {
 	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n, MaxConnsPerHost: n}}
 }
@@ -141,7 +129,8 @@ func clients(n int) *http.Client {
 // TestEveryTokenOfAThousandRequests: mixed requests, 32 at a time, over the real
 // engine; the ledger equals the engine's own counters.
 func TestEveryTokenOfAThousandRequests(t *testing.T) {
-	s := real(t, "-c", "32768", "-np", "8")
+	t.Parallel()
+	s := harness.ServeReal(t, "-c", "32768", "-np", "8")
 	client := clients(32)
 	defer client.CloseIdleConnections()
 	const total = 1000
@@ -155,7 +144,7 @@ func TestEveryTokenOfAThousandRequests(t *testing.T) {
 					return
 				}
 				rnd := rand.New(rand.NewPCG(1, uint64(i)))
-				a, err := s.ask(context.Background(), client, int(i)%len(kinds), rnd, 1+rnd.IntN(24), -1)
+				a, err := ask(context.Background(), s, client, int(i)%len(kinds), rnd, 1+rnd.IntN(24), -1)
 				if err != nil || a.status != http.StatusOK || !a.whole {
 					t.Errorf("%s %s: %+v, %v", kinds[i%int64(len(kinds))].name, a.id, a, err)
 				}
@@ -163,7 +152,7 @@ func TestEveryTokenOfAThousandRequests(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	m, u := s.engineIdle(), s.usage()
+	m, u := s.EngineIdle(), s.Usage()
 	if u.Requests != total || u.ByStatus.OK != total {
 		t.Errorf("report usage = %+v, want %d finished requests", u, total)
 	}
@@ -175,13 +164,14 @@ func TestEveryTokenOfAThousandRequests(t *testing.T) {
 	if got, want := float64(u.PromptTokens-u.CachedTokens), m["llamacpp:prompt_tokens_total"]; got != want {
 		t.Errorf("the ledger has %v prompt tokens beyond the cache, the engine read %v", got, want)
 	}
-	s.stop()
+	s.Stop()
 }
 
 // TestClientsThatLeave: what a client received ≤ what the ledger has ≤ what the
 // engine made.
 func TestClientsThatLeave(t *testing.T) {
-	s := real(t, "-c", "32768", "-np", "8")
+	t.Parallel()
+	s := harness.ServeReal(t, "-c", "32768", "-np", "8")
 	const total = 200
 	var received, whole atomic.Int64
 	var next atomic.Int64
@@ -201,7 +191,7 @@ func TestClientsThatLeave(t *testing.T) {
 				if i%4 != 0 {
 					cut = rnd.IntN(60)
 				}
-				a, err := s.ask(context.Background(), client, k, rnd, 200, cut)
+				a, err := ask(context.Background(), s, client, k, rnd, 200, cut)
 				if err != nil || a.status != http.StatusOK {
 					t.Errorf("%s: %+v, %v", kinds[k].name, a, err)
 				}
@@ -213,9 +203,9 @@ func TestClientsThatLeave(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	var u usageReport
-	eventually(t, 20*time.Second, "every request has its row", func() bool { u = s.usage(); return u.Requests == total })
-	m := s.engineIdle()
+	var u harness.Usage
+	harness.Eventually(t, "every request has its row", func() bool { u = s.Usage(); return u.Requests == total })
+	m := s.EngineIdle()
 	if u.ByStatus.Aborted == 0 || u.ByStatus.OK < whole.Load() || u.ByStatus.Failed+u.ByStatus.Lost > 0 {
 		t.Errorf("by status: %+v, %d answers were read whole", u.ByStatus, whole.Load())
 	}
@@ -223,20 +213,21 @@ func TestClientsThatLeave(t *testing.T) {
 		t.Errorf("received %d ≤ ledger %d ≤ engine %v does not hold", received.Load(), u.CompletionTokens, m["llamacpp:tokens_predicted_total"])
 	}
 	t.Logf("received %d ≤ ledger %d ≤ engine %v", received.Load(), u.CompletionTokens, m["llamacpp:tokens_predicted_total"])
-	s.stop()
+	s.Stop()
 }
 
 // TestKillUnderLoad kills the gateway under load, ten times, on one ledger: no
 // process is left, the file is whole, and every answer whose last bytes a
 // client saw has its row.
 func TestKillUnderLoad(t *testing.T) {
+	t.Parallel()
 	t.Run("real llama-server", func(t *testing.T) {
 		launcher, model := realengine.Find(t), realengine.Model(t)
 		killUnderLoad(t, "--", launcher, "-m", model, "-t", "1", "-c", "32768", "-np", "8")
 	})
 	t.Run("simulated vLLM and its process tree", func(t *testing.T) {
 		gpu := filepath.Join(t.TempDir(), "gpu")
-		killUnderLoad(t, "--engine", "vllm", "--", program(t), "sim-engine", "--flavour", "vllm", "--gpu", gpu, "--delay", "2ms", "--escape", "--served-model-name", "m")
+		killUnderLoad(t, "--engine", "vllm", "--", harness.Program(t), "sim-engine", "--flavour", "vllm", "--gpu", gpu, "--delay", "2ms", "--escape", "--served-model-name", "m")
 	})
 }
 
@@ -245,7 +236,7 @@ func killUnderLoad(t *testing.T, engine ...string) {
 	args := append([]string{"--provider", "none", "--ledger", path}, engine...)
 	seen := map[string]answer{} // by id: the answers that were read to the end
 	for round := range 10 {
-		s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, args...).ready()
+		s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, args...).Ready()
 		ctx, cancel := context.WithCancel(context.Background())
 		var mu sync.Mutex
 		var wg sync.WaitGroup
@@ -256,7 +247,7 @@ func killUnderLoad(t *testing.T, engine ...string) {
 				defer client.CloseIdleConnections()
 				rnd := rand.New(rand.NewPCG(uint64(round), uint64(c)))
 				for ctx.Err() == nil {
-					a, err := s.ask(ctx, client, rnd.IntN(len(kinds)), rnd, 1+rnd.IntN(40), -1)
+					a, err := ask(ctx, s, client, rnd.IntN(len(kinds)), rnd, 1+rnd.IntN(40), -1)
 					if err == nil && a.whole {
 						mu.Lock()
 						seen[a.id] = a
@@ -267,20 +258,13 @@ func killUnderLoad(t *testing.T, engine ...string) {
 			})
 		}
 		// Killed in the midst of it: after some answers, at an arbitrary point.
-		eventually(t, 60*time.Second, "answers under load", func() bool { return done.Load() > int64(20+7*round) })
-		tree := descendants(t, s.cmd.Process.Pid)
+		harness.Eventually(t, "answers under load", func() bool { return done.Load() > int64(20+7*round) })
+		tree := s.Descendants()
 		if len(tree) < 2 {
 			t.Fatalf("round %d: only %d processes below the gateway", round, len(tree))
 		}
-		s.kill()
-		eventually(t, 2*time.Second, "every process of the engine is gone", func() bool {
-			for _, p := range tree {
-				if p.alive() {
-					return false
-				}
-			}
-			return true
-		})
+		s.Kill()
+		harness.Eventually(t, "every process of the engine is gone", func() bool { return !harness.AnyAlive(tree) })
 		cancel()
 		wg.Wait()
 		checkLedger(t, path, seen)

@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"spotinference/billing/sim"
+	"spotinference/test/harness"
 )
 
 // marks are secrets that are told from everything else.
@@ -61,6 +61,7 @@ func (m marks) findInFiles(t *testing.T, dir string) (files []string) {
 // TestNothingSecretIsKept: a life of serve, kill -9 included, with secrets that are
 // marked. They are in no line of log, no error, no file, no report.
 func TestNothingSecretIsKept(t *testing.T) {
+	t.Parallel()
 	m := newMarks("API key", "wrong key", "prompt", "answer", "provider's credential", "end user", "path", "header")
 	cloud, err := sim.New(sim.Config{Key: m["provider's credential"], VM: sim.VM{ID: 7}})
 	if err != nil {
@@ -77,9 +78,9 @@ func TestNothingSecretIsKept(t *testing.T) {
 	dir := t.TempDir()
 	env := []string{"SPOTINFERENCE_API_KEY=" + m["API key"], "HYPERSTACK_API_KEY=" + m["provider's credential"]}
 	args := []string{"--ledger", filepath.Join(dir, "ledger.db"), "--provider", "hyperstack", "--provider-url", cloud.URL(), "--instance", "7",
-		"--sample-every", "1s", "--engine", "llama", "--", program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny", "-np", "8", "--delay", "5ms", "--embeddings"}
-	s := serve(t, env, args...).ready()
-	made, stderr, code := command(t, nil, "key", "create", "--name", "someone", "--ledger", s.ledger)
+		"--sample-every", "1s", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny", "-np", "8", "--delay", "5ms", "--embeddings"}
+	s := harness.Serve(t, env, args...).Ready()
+	made, stderr, code := harness.Command(t, nil, "key", "create", "--name", "someone", "--ledger", s.Ledger)
 	if made = strings.TrimSpace(made); code != 0 || made == "" {
 		t.Fatalf("key create: exit %d: %s", code, stderr)
 	}
@@ -88,7 +89,7 @@ func TestNothingSecretIsKept(t *testing.T) {
 
 	ask := func(key, path, body string) (status int, answer []byte) {
 		t.Helper()
-		req, err := http.NewRequest(http.MethodPost, s.url+path, strings.NewReader(body))
+		req, err := http.NewRequest(http.MethodPost, s.URL+path, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +150,7 @@ func TestNothingSecretIsKept(t *testing.T) {
 	// One that its client leaves, and one that is lost.
 	left, leave := context.WithCancel(context.Background())
 	for ctx, least := range map[context.Context]int{left: 2000, context.Background(): 150_000} { // long enough to be saved as open
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/v1/chat/completions", strings.NewReader(chat(`,"stream":true,"sim":{`+say+`,"tokens":4000}`)))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/v1/chat/completions", strings.NewReader(chat(`,"stream":true,"sim":{`+say+`,"tokens":4000}`)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,12 +166,12 @@ func TestNothingSecretIsKept(t *testing.T) {
 		}
 	}
 	leave()
-	eventually(t, 20*time.Second, "who left has a row", func() bool { return s.usage().ByStatus.Aborted == 1 })
+	harness.Eventually(t, "who left has a row", func() bool { return s.Usage().ByStatus.Aborted == 1 })
 
 	look := func() {
 		t.Helper()
 		for _, path := range []string{"/readyz", "/healthz", "/metrics"} {
-			resp, err := http.Get(s.url + path)
+			resp, err := http.Get(s.URL + path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,8 +184,8 @@ func TestNothingSecretIsKept(t *testing.T) {
 		}
 		for _, line := range []string{"status", "status --output json", "report usage --output json", "report cost --output json", "report cost --by key --output json",
 			"report cost --by model --output json", "report meter --output json", "report cost --explain", "key list", "key list --output json"} {
-			words := append(strings.Fields(line), "--ledger", s.ledger)
-			stdout, stderr, code := command(t, nil, words...)
+			words := append(strings.Fields(line), "--ledger", s.Ledger)
+			stdout, stderr, code := harness.Command(t, nil, words...)
 			if stdout == "" || code != 0 && code != 3 {
 				t.Errorf("%s: exit %d: %s", line, code, stderr)
 			}
@@ -194,16 +195,16 @@ func TestNothingSecretIsKept(t *testing.T) {
 	}
 	look()
 	first := s
-	s.kill()
+	s.Kill()
 	m.findInFiles(t, dir) // as a thief of the disk finds it
-	s = serve(t, env, args...).ready()
-	if u := s.usage(); u.ByStatus.Lost != 1 || u.ByStatus.OK < 4 || u.ByStatus.Failed < 3 {
+	s = harness.Serve(t, env, args...).Ready()
+	if u := s.Usage(); u.ByStatus.Lost != 1 || u.ByStatus.OK < 4 || u.ByStatus.Failed < 3 {
 		t.Errorf("report usage = %+v", u)
 	}
 	look()
-	s.stop()
+	s.Stop()
 	m.findInFiles(t, dir)
-	for _, log := range []string{first.stderr(), s.stderr()} {
+	for _, log := range []string{first.Stderr(), s.Stderr()} {
 		if !strings.Contains(log, `"msg":"listening"`) {
 			t.Error("no log")
 		}

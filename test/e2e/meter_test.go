@@ -4,8 +4,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"spotinference/test/harness"
 	"spotinference/test/realengine"
 )
 
@@ -32,18 +32,19 @@ type meterCounter struct {
 // finished answers, unattributed for what it made for clients that had left, and
 // begun again after a crash.
 func TestReportMeter(t *testing.T) {
+	t.Parallel()
 	launcher, model := realengine.Find(t), realengine.Model(t)
-	s := serve(t, nil, "--provider", "none", "--sample-every", "200ms", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").ready()
+	s := harness.Serve(t, nil, "--provider", "none", "--sample-every", "200ms", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").Ready()
 	meter := func() (m meterReport) {
 		t.Helper()
-		s.report(&m, "meter", "--window", "1h")
+		s.Report(&m, "meter", "--window", "1h")
 		if len(m.Flags) > 0 {
 			t.Errorf("report meter = %+v", m)
 		}
 		return m
 	}
 	severalResults(t, s)
-	eventually(t, 20*time.Second, "all of it is sampled", func() bool {
+	harness.Eventually(t, "all of it is sampled", func() bool {
 		m := meter()
 		return len(m.Engines) == 1 && m.Engines[0].Requests == int64(len(severals)) && m.Engines[0].Completion.Cause == ""
 	})
@@ -52,8 +53,8 @@ func TestReportMeter(t *testing.T) {
 	}
 
 	// A client that leaves: the engine goes on for a moment.
-	s.abandon(`{"max_tokens":4000,"ignore_eos":true,"messages":[{"role":"user","content":"hi"}]}`)
-	eventually(t, 20*time.Second, "the cut request is sampled", func() bool {
+	abandon(t, s, `{"max_tokens":4000,"ignore_eos":true,"messages":[{"role":"user","content":"hi"}]}`)
+	harness.Eventually(t, "the cut request is sampled", func() bool {
 		e := meter().Engines[0]
 		return e.LowerBound == 1 && e.Completion.Cause == "cut"
 	})
@@ -62,17 +63,17 @@ func TestReportMeter(t *testing.T) {
 	}
 
 	// The engine is killed: its counters begin at zero.
-	for _, p := range descendants(t, s.cmd.Process.Pid) {
-		if args := procFile(p.pid, "cmdline"); len(args) > 1 && strings.Contains(strings.Join(args, " "), "--alias") && args[1] != "guard" {
-			if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil {
+	for _, p := range s.Descendants() {
+		if args := p.Words(); len(args) > 1 && strings.Contains(strings.Join(args, " "), "--alias") && args[1] != "guard" {
+			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	eventually(t, 20*time.Second, "the crash is seen", func() bool { return strings.Contains(s.stderr(), `"msg":"engine crashed"`) })
-	s.ready()
-	s.post("/v1/completions", `{"prompt":"hi","max_tokens":3}`)
-	s.stop() // takes the last sample
+	s.Logs(`"msg":"engine crashed"`)
+	s.Ready()
+	s.Post("/v1/completions", `{"prompt":"hi","max_tokens":3}`)
+	s.Stop() // takes the last sample
 	m := meter()
 	if len(m.Engines) != 2 || m.Engines[1].Requests != 1 || m.Engines[1].Completion.Engine != 3 || m.Engines[1].Completion.Ledger != 3 {
 		t.Errorf("report meter = %+v", m)

@@ -1,14 +1,12 @@
 package e2e_test
 
 import (
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"spotinference/test/harness"
 	"strings"
 	"testing"
-	"time"
 
 	"spotinference/gpu"
 	"spotinference/server/api"
@@ -25,6 +23,7 @@ var seldom = []string{
 // TestMetricsAreInTheTables: what a serve with a bill and one with a GPU show is in the
 // tables, and all that is in the tables is shown.
 func TestMetricsAreInTheTables(t *testing.T) {
+	t.Parallel()
 	table := map[string]string{} // the type of each
 	for _, m := range api.MetricsTable() {
 		table[m.Name] = m.Type
@@ -38,25 +37,12 @@ func TestMetricsAreInTheTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	shown := map[string]bool{}
-	read := func(s *serving) (page string) {
+	look := func(s *harness.Gateway, ready string) {
 		t.Helper()
-		resp, err := http.Get(s.url + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	look := func(s *serving, ready string) {
-		t.Helper()
-		s.ready().post("/v1/chat/completions", `{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":2}`)
-		s.post("/nope", "")
-		eventually(t, 20*time.Second, ready+" is shown", func() bool { return strings.Contains(read(s), ready) })
-		for line := range strings.Lines(read(s)) {
+		s.Ready().Post("/v1/chat/completions", `{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":2}`)
+		s.Post("/nope", "")
+		harness.Eventually(t, ready+" is shown", func() bool { return strings.Contains(s.Get("/metrics"), ready) })
+		for line := range strings.Lines(s.Get("/metrics")) {
 			if family, ok := strings.CutPrefix(line, "# TYPE "); ok {
 				name, kind, _ := strings.Cut(strings.TrimSpace(family), " ")
 				shown[name] = true
@@ -67,10 +53,10 @@ func TestMetricsAreInTheTables(t *testing.T) {
 				t.Errorf("%s: not in the tables", name)
 			}
 		}
-		s.stop()
+		s.Stop()
 	}
-	look(serve(t, nil, "--demo"), "spotinference_sample_timestamp_seconds 1")
-	look(serve(t, []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "--provider", "none", "--engine", "llama", "--", program(t), "sim-engine", "-m", "x.gguf"), "spotinference_gpu_power_watts{")
+	look(harness.Serve(t, nil, "--demo"), "spotinference_sample_timestamp_seconds 1")
+	look(harness.Serve(t, []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "--provider", "none", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "x.gguf"), "spotinference_gpu_power_watts{")
 	for name := range table {
 		if !shown[name] && !slices.Contains(seldom, name) {
 			t.Errorf("%s: in the tables, and never shown", name)

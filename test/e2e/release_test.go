@@ -4,8 +4,7 @@ package e2e_test
 
 import (
 	"debug/elf"
-	"io"
-	"net/http"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,25 +13,21 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
+
+	"spotinference/test/harness"
 )
 
-// release builds what make builds, once.
+// release builds the release, once.
 var release = sync.OnceValues(func() (string, error) {
-	bin := filepath.Join(buildDir, "release", "spotinference")
-	out, err := exec.Command("make", "-C", root, "BIN="+bin).CombinedOutput()
-	if err != nil {
-		return "", &buildError{err, out}
+	bin := filepath.Join(harness.BuildDir(), "release", "spotinference")
+	cmd := exec.Command(filepath.Join("..", "..", "scripts", "release"), bin)
+	// Without the revision in it, since git refuses a checkout that another user owns.
+	cmd.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -buildvcs=false")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("scripts/release: %w\n%s", err, out)
 	}
 	return bin, nil
 })
-
-type buildError struct {
-	error
-	output []byte
-}
-
-func (e *buildError) Error() string { return "make: " + e.error.Error() + "\n" + string(e.output) }
 
 func releaseProgram(t *testing.T) string {
 	t.Helper()
@@ -46,6 +41,7 @@ func releaseProgram(t *testing.T) string {
 // One file, with the helper inside, that needs nothing of the machine that it runs
 // on: it is alone in its root directory here.
 func TestTheReleaseNeedsNothing(t *testing.T) {
+	t.Parallel()
 	bin := releaseProgram(t)
 	f, err := elf.Open(bin)
 	if err != nil {
@@ -80,32 +76,14 @@ func TestTheReleaseNeedsNothing(t *testing.T) {
 	}
 }
 
-// page is the metrics page.
-func (s *serving) page() string {
-	resp, err := http.Get(s.url + "/metrics")
-	if err != nil {
-		return ""
-	}
-	defer resp.Body.Close()
-	b, _ := io.ReadAll(resp.Body)
-	return string(b)
-}
-
-// shows waits until the metrics page has a line.
-func (s *serving) shows(line string) {
-	s.t.Helper()
-	eventually(s.t, time.Minute, "the metrics show "+line, func() bool {
-		return strings.Contains(s.page(), "\n"+line+"\n")
-	})
-}
-
 // The release reads a card through its helper. A driver's library that hangs or
 // aborts costs readings and nothing else: the gateway serves, shows that it reads
 // nothing, and reads again when the library is well.
 func TestTheReleaseReadsACard(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	mode := filepath.Join(dir, "mode")
-	build := exec.Command("gcc", "-shared", "-fPIC", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "-DMODE=\""+mode+"\"", root+"/gpu/helper/testdata/standin.c")
+	build := exec.Command("gcc", "-shared", "-fPIC", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "-DMODE=\""+mode+"\"", filepath.Join(harness.Root(t), "gpu", "helper", "testdata", "standin.c"))
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
@@ -119,31 +97,31 @@ func TestTheReleaseReadsACard(t *testing.T) {
 		}
 	}
 	bin := releaseProgram(t)
-	s := start(t, bin, []string{"LD_LIBRARY_PATH=" + dir, "PATH=/nonexistent"}, "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").listens()
+	s := harness.Start(t, bin, []string{"LD_LIBRARY_PATH=" + dir, "PATH=/nonexistent"}, "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").Listens()
 	const (
 		card = `{gpu="0",uuid="GPU-00000000-0000-0000-0000-000000000001"}`
 		used = "spotinference_gpu_memory_used_bytes" + card + " 21474836480"
 	)
-	s.shows(`spotinference_gpu_source{source="helper"} 1`)
-	s.shows(used)
-	s.shows("spotinference_gpu_utilisation_ratio" + card + " 0.42")
-	s.shows(`spotinference_gpu_xid_errors_total{uuid="GPU-00000000-0000-0000-0000-000000000001",xid="79"} 1`)
+	s.Shows(`spotinference_gpu_source{source="helper"} 1`)
+	s.Shows(used)
+	s.Shows("spotinference_gpu_utilisation_ratio" + card + " 0.42")
+	s.Shows(`spotinference_gpu_xid_errors_total{uuid="GPU-00000000-0000-0000-0000-000000000001",xid="79"} 1`)
 
 	for _, trouble := range []string{"abort", "hang"} {
 		set(trouble)
-		s.shows(`spotinference_gpu_source{source="none"} 1`)
-		if strings.Contains(s.page(), "spotinference_gpu_memory_used_bytes") {
+		s.Shows(`spotinference_gpu_source{source="none"} 1`)
+		if strings.Contains(s.Get("/metrics"), "spotinference_gpu_memory_used_bytes") {
 			t.Error("dead figures are shown as living ones")
 		}
-		s.ready() // it serves all the same
+		s.Ready() // it serves all the same
 		set("")
-		s.shows(`spotinference_gpu_source{source="helper"} 1`)
-		s.shows(used)
+		s.Shows(`spotinference_gpu_source{source="helper"} 1`)
+		s.Shows(used)
 	}
-	if log := s.stderr(); !strings.Contains(log, "helper: exit status 2: SIGABRT: abort") || !strings.Contains(log, "helper: silent for 10s, and killed") {
+	if log := s.Stderr(); !strings.Contains(log, "helper: exit status 2: SIGABRT: abort") || !strings.Contains(log, "helper: silent for 10s, and killed") {
 		t.Error("the log does not say what happened to the helper")
 	}
-	s.stop()
+	s.Stop()
 
 	var g struct {
 		Cards []struct {
@@ -154,7 +132,7 @@ func TestTheReleaseReadsACard(t *testing.T) {
 		Energy struct{ Joules *string }
 		Reason string
 	}
-	s.report(&g, "gpu", "--window", "1h")
+	s.Report(&g, "gpu", "--window", "1h")
 	if len(g.Cards) != 1 || g.Cards[0].Name != "Stand-in" || g.Cards[0].Readings < 3 || g.Cards[0].UtilisationAverage != "0.4200" || g.Reason != "no_tokens" || g.Energy.Joules == nil {
 		t.Errorf("report gpu: %+v", g)
 	}
@@ -162,13 +140,14 @@ func TestTheReleaseReadsACard(t *testing.T) {
 
 // Without a driver the helper says so, from memory, and nothing else is wrong.
 func TestTheReleaseWithoutADriver(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("/proc/driver/nvidia"); err == nil {
 		t.Skip("this machine has a driver")
 	}
 	bin := releaseProgram(t)
-	s := start(t, bin, []string{"PATH=/nonexistent"}, "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").listens()
-	eventually(t, time.Minute, "the log says why there are no readings", func() bool {
-		return strings.Contains(s.stderr(), `"msg":"no GPU readings","why":"helper: initialise NVML: libnvidia-ml.so.1 not found: no NVIDIA driver here, or none for this container; nvidia-smi: not found in PATH"`)
+	s := harness.Start(t, bin, []string{"PATH=/nonexistent"}, "--provider", "none", "--engine", "llama", "--", bin, "sim-engine").Listens()
+	harness.Eventually(t, "the log says why there are no readings", func() bool {
+		return strings.Contains(s.Stderr(), `"msg":"no GPU readings","why":"helper: initialise NVML: libnvidia-ml.so.1 not found: no NVIDIA driver here, or none for this container; nvidia-smi: not found in PATH"`)
 	})
-	s.ready().stop()
+	s.Ready().Stop()
 }

@@ -21,12 +21,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"spotinference/ledger"
+	"spotinference/test/harness"
 )
 
 // TestScript tests the command line as text: one script a theme. The scripts run
 // the real binary, each in a home of its own.
 func TestScript(t *testing.T) {
-	bin := filepath.Dir(program(t))
+	t.Parallel()
+	bin := filepath.Dir(harness.Program(t))
 	testscript.Run(t, testscript.Params{
 		Dir:                filepath.Join("testdata", "script"),
 		Deadline:           time.Now().Add(2 * time.Minute), // what should have been refused may serve for ever
@@ -61,6 +63,7 @@ func TestScript(t *testing.T) {
 // TestScriptsHaveNoStop: testscript's own stop ends a script well, and what follows it
 // would never be looked at.
 func TestScriptsHaveNoStop(t *testing.T) {
+	t.Parallel()
 	scripts, err := filepath.Glob(filepath.Join("testdata", "script", "*.txt"))
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("%d scripts, %v", len(scripts), err)
@@ -150,7 +153,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer stderr.Close()
 	args = append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)
-	g.cmd = exec.Command(filepath.Join(buildDir, "spotinference"), args...)
+	g.cmd = exec.Command(filepath.Join(harness.BuildDir(), "spotinference"), args...)
 	g.cmd.Dir, g.cmd.Env, g.cmd.Stderr = ts.MkAbs("."), env, stderr
 	ts.Check(g.cmd.Start())
 	cmd, exited := g.cmd, g.exited

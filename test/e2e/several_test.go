@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"spotinference/test/harness"
 	"spotinference/test/realengine"
 )
 
@@ -23,12 +24,12 @@ var severals = []struct{ path, body string }{
 
 // severalResults sends them, holds each answer's own usage against its row, and
 // returns the sums of the rows.
-func severalResults(t *testing.T, s *serving) (u usageReport) {
+func severalResults(t *testing.T, s *harness.Gateway) (u harness.Usage) {
 	t.Helper()
 	for _, q := range severals {
-		before := s.usage()
-		status, header, body := s.post(q.path, q.body)
-		u = s.usage()
+		before := s.Usage()
+		status, header, body := s.Post(q.path, q.body)
+		u = s.Usage()
 		if status != http.StatusOK {
 			t.Fatalf("%s: %d %s", q.body, status, body)
 		}
@@ -75,9 +76,10 @@ func severalResults(t *testing.T, s *serving) (u usageReport) {
 // TestSeveralResultsAreCounted: the ledger has what the real engine made, where
 // its own answers report the first result's tokens alone.
 func TestSeveralResultsAreCounted(t *testing.T) {
+	t.Parallel()
 	launcher, model := realengine.Find(t), realengine.Model(t)
-	s := serve(t, nil, "--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").ready()
-	u, m := severalResults(t, s), s.engineIdle()
+	s := harness.Serve(t, nil, "--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").Ready()
+	u, m := severalResults(t, s), s.EngineIdle()
 	if got, want := float64(u.CompletionTokens), m["llamacpp:tokens_predicted_total"]; got != want || want == 0 {
 		t.Errorf("the ledger has %v completion tokens, the engine made %v", got, want)
 	}
@@ -87,19 +89,20 @@ func TestSeveralResultsAreCounted(t *testing.T) {
 	if u.ByStatus.OK != int64(len(severals)) {
 		t.Errorf("report usage = %+v", u)
 	}
-	s.stop()
+	s.Stop()
 }
 
 // TestSeveralResultsOfVLLM: the same of vLLM's arithmetic, simulated.
 func TestSeveralResultsOfVLLM(t *testing.T) {
-	s := serve(t, nil, "--provider", "none", "--engine", "vllm", "--",
-		program(t), "sim-engine", "--flavour", "vllm", "--served-model-name", "m").ready()
-	u, m := severalResults(t, s), s.engineMetrics()
+	t.Parallel()
+	s := harness.Serve(t, nil, "--provider", "none", "--engine", "vllm", "--",
+		harness.Program(t), "sim-engine", "--flavour", "vllm", "--served-model-name", "m").Ready()
+	u, m := severalResults(t, s), s.EngineMetrics()
 	if got, want := float64(u.CompletionTokens), m[`vllm:generation_tokens_total{engine="0",model_name="m"}`]; got != want || want == 0 {
 		t.Errorf("the ledger has %v completion tokens, the engine made %v", got, want)
 	}
 	if got, want := float64(u.PromptTokens), m[`vllm:prompt_tokens_total{engine="0",model_name="m"}`]; got != want || want == 0 {
 		t.Errorf("the ledger has %v prompt tokens, the engine read %v", got, want)
 	}
-	s.stop()
+	s.Stop()
 }

@@ -15,6 +15,7 @@ import (
 
 	"spotinference/ledger/report"
 	"spotinference/server/control"
+	"spotinference/test/harness"
 )
 
 // TestSuspendAndWakeUnderLoad: the real engine is suspended fifty times, whenever it
@@ -22,7 +23,8 @@ import (
 // lost, each wake is explained, and nothing is left over: no process, no descriptor,
 // no token that nothing explains.
 func TestSuspendAndWakeUnderLoad(t *testing.T) {
-	s := real(t, "-c", "8192", "-np", "4")
+	t.Parallel()
+	s := harness.ServeReal(t, "-c", "8192", "-np", "4")
 	const cycles = 50
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -32,7 +34,7 @@ func TestSuspendAndWakeUnderLoad(t *testing.T) {
 			defer client.CloseIdleConnections()
 			rnd := rand.New(rand.NewPCG(3, uint64(n)))
 			for i := 0; ctx.Err() == nil; i++ {
-				a, err := s.ask(context.Background(), client, i%len(kinds), rnd, 1+rnd.IntN(8), -1)
+				a, err := ask(context.Background(), s, client, i%len(kinds), rnd, 1+rnd.IntN(8), -1)
 				if err != nil || a.status != http.StatusOK || !a.whole {
 					t.Errorf("%s: %+v, %v", kinds[i%len(kinds)].name, a, err)
 				}
@@ -44,49 +46,50 @@ func TestSuspendAndWakeUnderLoad(t *testing.T) {
 	var before int
 	for done := 0; done < cycles; {
 		var refused *control.Refused
-		if err := control.Call(t.Context(), control.Path(s.ledger), "suspend", nil, nil); err == nil {
+		if err := control.Call(t.Context(), control.Path(s.Ledger), "suspend", nil, nil); err == nil {
 			done++
-		} else if !errors.As(err, &refused) { // a request runs, or the engine is still starting
-			t.Fatalf("suspend: %v", err)
-		} else {
+		} else if errors.As(err, &refused) { // a request runs, or the engine is still starting
 			time.Sleep(2 * time.Millisecond) // or asking takes a core, of the two that the engine starts on
+		} else {
+			t.Fatalf("suspend: %v", err)
 		}
 		if done == 5 && before == 0 {
-			before = s.descriptors()
+			before = descriptors(t, s)
 		}
 	}
 	stop()
 	wg.Wait()
-	if _, stderr, code := command(t, nil, "wake", "--ledger", s.ledger); code != 0 {
+	if _, stderr, code := harness.Command(t, nil, "wake", "--ledger", s.Ledger); code != 0 {
 		t.Fatalf("wake: exit %d\n%s", code, stderr)
 	}
-	s.engineIdle()
-	eventually(t, 20*time.Second, "no descriptor is left over", func() bool { return s.descriptors() <= before+8 })
+	s.EngineIdle()
+	harness.Eventually(t, "no descriptor is left over", func() bool { return descriptors(t, s) <= before+8 })
 	var m meterReport
-	s.report(&m, "meter", "--window", "1h")
+	s.Report(&m, "meter", "--window", "1h")
 	if len(m.Flags) > 0 || len(m.Engines) == 0 {
 		t.Errorf("report meter = %+v", m)
 	}
-	s.stop() // and with it, all processes: real checks that
-	u := s.usage()
+	s.Stop() // and with it, all processes: real checks that
+	u := s.Usage()
 	if u.ByStatus.OK != u.Requests || u.Requests == 0 {
 		t.Errorf("report usage = %+v", u)
 	}
 }
 
 // descriptors is how many files the gateway has open.
-func (s *serving) descriptors() int {
-	s.t.Helper()
-	files, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid), "fd"))
+func descriptors(t testing.TB, s *harness.Gateway) int {
+	t.Helper()
+	files, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(s.Cmd.Process.Pid), "fd"))
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return len(files)
 }
 
 // TestSuspensionIsNoSaving: README says what status and the report of the wakes say.
 func TestSuspensionIsNoSaving(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(harness.Root(t), "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

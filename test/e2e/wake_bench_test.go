@@ -14,6 +14,7 @@ import (
 
 	"spotinference/ledger"
 	"spotinference/server/control"
+	"spotinference/test/harness"
 )
 
 // BenchmarkWake measures what of a wake is ours: the whole program with a ledger on
@@ -35,16 +36,14 @@ func benchWake(b *testing.B, method string) {
 	dir := b.TempDir()
 	script, readyAt := filepath.Join(dir, "engine.sh"), filepath.Join(dir, "ready")
 	kind := map[string]string{"sleep": "vllm", "stop": "llama"}[method] // llama-server has to be asked again and again
-	text := fmt.Sprintf("#!/bin/sh\nexec %s sim-engine \"$@\" -flavour %s -load 100ms -ready-at %s\n", program(b), kind, readyAt)
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
-		b.Fatal(err)
-	}
-	s := serve(b, []string{"VLLM_SERVER_DEV_MODE=1"}, "--provider", "none", "--engine", kind, "--suspend", method,
-		"--", script, "-m", "m", "--enable-sleep-mode").ready()
-	defer s.stop()
+	text := fmt.Sprintf("#!/bin/sh\nexec %s sim-engine \"$@\" -flavour %s -load 100ms -ready-at %s\n", harness.Program(b), kind, readyAt)
+	harness.WriteProgram(b, script, text)
+	s := harness.Serve(b, []string{"VLLM_SERVER_DEV_MODE=1"}, "--provider", "none", "--engine", kind, "--suspend", method,
+		"--", script, "-m", "m", "--enable-sleep-mode").Ready()
+	defer s.Stop()
 	ask := func() time.Duration {
 		began := time.Now()
-		if status, _, answer := s.post("/v1/chat/completions", `{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"a"}]}`); status != http.StatusOK {
+		if status, _, answer := s.Post("/v1/chat/completions", `{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"a"}]}`); status != http.StatusOK {
 			b.Fatalf("%d %s", status, answer)
 		}
 		return time.Since(began)
@@ -52,7 +51,7 @@ func benchWake(b *testing.B, method string) {
 	var awake, whole, ours, late []time.Duration
 	for b.Loop() {
 		awake = append(awake, ask())
-		if err := control.Call(context.Background(), control.Path(s.ledger), "suspend", nil, nil); err != nil {
+		if err := control.Call(context.Background(), control.Path(s.Ledger), "suspend", nil, nil); err != nil {
 			b.Fatal(err)
 		}
 		began := time.Now()
@@ -60,7 +59,7 @@ func benchWake(b *testing.B, method string) {
 		whole = append(whole, took)
 		engine := time.Duration(0)
 		if method == "stop" {
-			wake, ready := s.lastWake(b, began)
+			wake, ready := lastWake(b, s, began)
 			spawned := wake.At.Add(time.Duration(ready.Phases["spawn"]))
 			said := told(b, readyAt)
 			engine = said.Sub(spawned)
@@ -79,9 +78,9 @@ func benchWake(b *testing.B, method string) {
 }
 
 // lastWake is the last wake since began: its first event and its last.
-func (s *serving) lastWake(b *testing.B, began time.Time) (wake, ready ledger.EngineChange) {
+func lastWake(b *testing.B, s *harness.Gateway, began time.Time) (wake, ready ledger.EngineChange) {
 	b.Helper()
-	r, err := ledger.OpenReader(s.ledger, false)
+	r, err := ledger.OpenReader(s.Ledger, false)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -16,10 +16,12 @@ import (
 	"time"
 
 	"spotinference/server/listener/certtest"
+	"spotinference/test/harness"
 )
 
 // TestServeOverTLS, and tells where.
 func TestServeOverTLS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	pair := certtest.Make(t, time.Now().Add(time.Hour))
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
@@ -28,43 +30,48 @@ func TestServeOverTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, "--listen", "0.0.0.0:0", "--provider", "none",
-		"--tls-cert", certFile, "--tls-key", keyFile, "--engine", "llama", "--", program(t), "sim-engine", "-m", "sim.gguf")
-	if !strings.HasPrefix(s.url, "https://") || strings.Contains(s.stderr(), "without TLS") {
-		t.Errorf("%s: %s", s.url, s.stderr())
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--listen", "0.0.0.0:0", "--provider", "none",
+		"--tls-cert", certFile, "--tls-key", keyFile, "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf")
+	if !strings.HasPrefix(s.URL, "https://") || strings.Contains(s.Stderr(), "without TLS") {
+		t.Errorf("%s: %s", s.URL, s.Stderr())
 	}
-	_, port, err := net.SplitHostPort(strings.TrimPrefix(s.url, "https://"))
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(s.URL, "https://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: pair.Client()}}
+	// The certificate is of localhost, whose address only some machines know by name.
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: pair.Client(), DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	}}}
 	resp, err := client.Get("https://localhost:" + port + "/healthz")
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%v, %v", resp, err)
 	}
 	resp.Body.Close()
 	client.CloseIdleConnections()
-	s.stop()
+	s.Stop()
 }
 
 // TestPlainBeyondLoopback is warned of, once.
 func TestPlainBeyondLoopback(t *testing.T) {
-	s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, "--listen", "0.0.0.0:0", "--provider", "none", "--engine", "llama", "--",
-		program(t), "sim-engine", "-m", "sim.gguf")
-	if n := strings.Count(s.stderr(), "without TLS"); n != 1 {
-		t.Errorf("warned %d times: %s", n, s.stderr())
+	t.Parallel()
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--listen", "0.0.0.0:0", "--provider", "none", "--engine", "llama", "--",
+		harness.Program(t), "sim-engine", "-m", "sim.gguf")
+	if n := strings.Count(s.Stderr(), "without TLS"); n != 1 {
+		t.Errorf("warned %d times: %s", n, s.Stderr())
 	}
-	s.stop()
+	s.Stop()
 }
 
 // TestServeOnAUnixSocket: its file comes and goes with it, and after a kill -9 the
 // next one takes its place.
 func TestServeOnAUnixSocket(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "api.sock")
-	args := []string{"--listen", "unix:" + path, "--provider", "none", "--engine", "llama", "--", program(t), "sim-engine", "-m", "sim.gguf"}
-	s := serve(t, nil, args...)
-	if s.url != "unix:"+path {
-		t.Errorf("listening at %s", s.url)
+	args := []string{"--listen", "unix:" + path, "--provider", "none", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf"}
+	s := harness.Serve(t, nil, args...)
+	if s.URL != "unix:"+path {
+		t.Errorf("listening at %s", s.URL)
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
 	healthy := func() {
@@ -80,17 +87,17 @@ func TestServeOnAUnixSocket(t *testing.T) {
 		t.Errorf("%v, %v, want mode 0600", st, err)
 	}
 
-	second := start(t, program(t), nil, args...)
-	<-second.exited
-	if second.cmd.ProcessState.ExitCode() != 1 || !strings.Contains(second.stderr(), "somebody listens there already") || !strings.Contains(second.stderr(), "hint: stop what listens there") {
-		t.Errorf("a second one: %v %s", second.err, second.stderr())
+	second := harness.Start(t, harness.Program(t), nil, args...)
+	ended := second.Wait()
+	if second.Cmd.ProcessState.ExitCode() != 1 || !strings.Contains(second.Stderr(), "somebody listens there already") || !strings.Contains(second.Stderr(), "hint: stop what listens there") {
+		t.Errorf("a second one: %v %s", ended, second.Stderr())
 	}
 	healthy()
 
-	s.kill()
-	s = serve(t, nil, args...)
+	s.Kill()
+	s = harness.Serve(t, nil, args...)
 	healthy()
-	s.stop()
+	s.Stop()
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after its end: %v", err)
 	}
@@ -99,7 +106,8 @@ func TestServeOnAUnixSocket(t *testing.T) {
 // TestNothingIsAdministeredOverTheAPI: what the control socket answers, and what
 // engines answer beside inference, is not there.
 func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
-	s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, "--provider", "none", "--engine", "llama", "--", program(t), "sim-engine", "-m", "sim.gguf").ready()
+	t.Parallel()
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--provider", "none", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf").Ready()
 	paths := []string{
 		"/", "/v1", "/v1/", "/admin", "/control", "/debug/pprof/", "/debug/vars", "/config", "/events", "/ledger",
 		"/props", "/slots", "/slots/0?action=erase", "/lora-adapters", "/models/load", "/models/unload", "/completion", "/tokenize", "/apply-template",
@@ -114,11 +122,11 @@ func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
 	}
 	for _, path := range paths {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
-			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			io.WriteString(conn, method+" "+path+" HTTP/1.0\r\nAuthorization: Bearer "+testKey+"\r\nContent-Length: 0\r\n\r\n")
+			io.WriteString(conn, method+" "+path+" HTTP/1.0\r\nAuthorization: Bearer "+harness.Key+"\r\nContent-Length: 0\r\n\r\n")
 			b, err := io.ReadAll(conn)
 			if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 404 ") {
 				t.Errorf("%s %s: %.60q, %v, want 404", method, path, b, err)
@@ -128,7 +136,7 @@ func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
 	}
 	// The names are those that serve knows: one that it does not is said to be unknown.
 	for _, name := range append([]string{"nothing"}, names...) {
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", s.ledger+".sock") }}}
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", s.Ledger+".sock") }}}
 		resp, err := client.Post("http://serve/"+name, "application/json", strings.NewReader("null"))
 		if err != nil {
 			t.Fatal(err)
@@ -140,23 +148,25 @@ func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
 			t.Errorf("control socket, %s: %q", name, answer.Error)
 		}
 	}
-	s.stop()
+	s.Stop()
 }
 
 // controlNames are the calls of the control socket, read off the source.
 func controlNames(t *testing.T) (names []string) {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
+	for _, folder := range []string{"cli", "server"} {
+		err := filepath.WalkDir(filepath.Join(harness.Root(t), folder), func(path string, _ os.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, m := range controlCall.FindAllSubmatch(text, -1) {
+				names = append(names, string(m[1]))
+			}
+			return err
+		})
 		if err != nil {
 			t.Fatal(err)
-		}
-		for _, m := range controlCall.FindAllSubmatch(text, -1) {
-			names = append(names, string(m[1]))
 		}
 	}
 	for _, known := range []string{"status", "suspend", "wake"} {

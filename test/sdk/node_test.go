@@ -1,4 +1,4 @@
-package e2e_test
+package sdk_test
 
 import (
 	"bufio"
@@ -9,13 +9,14 @@ import (
 	"path/filepath"
 	"testing"
 
+	"spotinference/test/harness"
 	"spotinference/test/realengine"
 )
 
 // node runs one part of testdata/node/sdk.mjs against s, each of its checks as a
 // subtest, and returns what the SDKs were told. Without Node or its SDKs the test
 // skips, or fails where the environment requires them.
-func (s *serving) node(t *testing.T, part string) counted {
+func node(t *testing.T, s *harness.Gateway, part string) counted {
 	t.Helper()
 	dir := filepath.Join("testdata", "node")
 	_, sdks := os.Stat(filepath.Join(dir, "node_modules", ".lock"))
@@ -29,7 +30,7 @@ func (s *serving) node(t *testing.T, part string) counted {
 	}
 	cmd := exec.Command(bin, "sdk.mjs", part)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "BASE_URL="+s.url, "API_KEY="+testKey, "NO_PROXY=127.0.0.1")
+	cmd.Env = append(os.Environ(), "BASE_URL="+s.URL, "API_KEY="+harness.Key, "NO_PROXY=127.0.0.1")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -62,16 +63,18 @@ func (s *serving) node(t *testing.T, part string) counted {
 }
 
 func TestNodeSDKsOverARealEngine(t *testing.T) {
-	s := real(t)
-	want := s.node(t, "engine")
-	if u := s.usage(); u.ByStatus.OK != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion {
+	t.Parallel()
+	s := harness.ServeReal(t)
+	want := node(t, s, "engine")
+	if u := s.Usage(); u.ByStatus.OK != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion {
 		t.Errorf("report usage = %+v, the clients saw %+v", u, want)
 	}
-	s.stop()
+	s.Stop()
 }
 
 // TestTheLockIsWhole: what CI installs is pinned by its content.
 func TestTheLockIsWhole(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile(filepath.Join("testdata", "node", "package-lock.json"))
 	if err != nil {
 		t.Fatal(err)

@@ -1,5 +1,5 @@
 //go:build race
 
-package e2e_test
+package harness
 
 const raceDetector = true

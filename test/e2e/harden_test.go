@@ -2,13 +2,14 @@ package e2e_test
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"spotinference/test/harness"
 )
 
 // nobody is a user without rights: where the tests run as root, serve is run as one,
@@ -36,19 +37,16 @@ func openDir(t *testing.T) (dir, bin string) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(program(t))
-	if err != nil {
-		t.Fatal(err)
-	}
 	bin = filepath.Join(dir, "spotinference")
-	if err := os.WriteFile(bin, b, 0o755); err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command("cp", harness.Program(t), bin).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, out)
 	}
 	return dir, bin
 }
 
 // TestTheGatewayIsShielded from other processes of its own, ordinary, user; and works.
 func TestTheGatewayIsShielded(t *testing.T) {
+	t.Parallel()
 	dir, bin := openDir(t)
 	state := filepath.Join(dir, "state")
 	if err := os.Mkdir(state, 0o700); err != nil {
@@ -59,16 +57,16 @@ func TestTheGatewayIsShielded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := startAs(t, stranger(bin, "serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--demo"), state, "SPOTINFERENCE_API_KEY="+testKey)
-	s.listens().ready()
-	gateway := s.cmd.Process.Pid
+	s := harness.StartCommand(t, stranger(bin, "serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--demo"), state, "SPOTINFERENCE_API_KEY="+harness.Key)
+	s.Listens().Ready()
+	gateway := s.Cmd.Process.Pid
 	for _, name := range []string{"environ", "mem", "maps", "fd"} {
-		out, err := stranger("cat", procDir(gateway)+name).CombinedOutput()
+		out, err := stranger("cat", filepath.Join(harness.ProcDir(gateway), name)).CombinedOutput()
 		if err == nil || !bytes.Contains(out, []byte("Permission denied")) {
 			t.Errorf("%s of the gateway can be read: %v, %d bytes", name, err, len(out))
 		}
 	}
-	limits, err := os.ReadFile(procDir(gateway) + "limits")
+	limits, err := os.ReadFile(filepath.Join(harness.ProcDir(gateway), "limits"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,15 +77,13 @@ func TestTheGatewayIsShielded(t *testing.T) {
 	}
 	// Its children are as any other: the tree must be readable to be ended.
 	below := 0
-	for _, p := range descendants(t, gateway) {
-		if err := stranger("cat", procDir(p.pid)+"environ").Run(); err == nil {
+	for _, p := range harness.Descendants(t, gateway) {
+		if err := stranger("cat", filepath.Join(harness.ProcDir(p.PID), "environ")).Run(); err == nil {
 			below++
 		}
 	}
 	if below < 2 { // guard and engine
 		t.Errorf("of what serve started %d can be read, want guard and engine", below)
 	}
-	s.stop()
+	s.Stop()
 }
-
-func procDir(pid int) string { return fmt.Sprintf("/proc/%d/", pid) }

@@ -1,4 +1,4 @@
-package e2e_test
+package sdk_test
 
 import (
 	"context"
@@ -9,12 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/anthropics/anthropic-sdk-go"
 	anthropicoption "github.com/anthropics/anthropic-sdk-go/option"
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
+
+	"spotinference/test/harness"
 )
 
 var (
@@ -42,16 +43,16 @@ func (c *tries) anthropic() anthropicoption.RequestOption {
 }
 
 // refusedOnce wants one attempt of each Go SDK, and an error of this status.
-func (s *serving) refusedOnce(t *testing.T, status int, code string) {
+func refusedOnce(t *testing.T, s *harness.Gateway, status int, code string) {
 	t.Helper()
 	var oaTries, anTries tries
-	client := s.openAI(oaTries.openAI())
+	client := openAIClient(s, oaTries.openAI())
 	_, err := client.Chat.Completions.New(context.Background(), helloChat)
 	var oe *openai.Error
 	if !errors.As(err, &oe) || oe.StatusCode != status || oe.Code != code || oaTries.n != 1 {
 		t.Errorf("openai-go: %v after %d attempts, want %d %s after one", err, oaTries.n, status, code)
 	}
-	an := s.anthropic(anTries.anthropic())
+	an := anthropicClient(s, anTries.anthropic())
 	_, err = an.Messages.New(context.Background(), helloMessages)
 	var ae *anthropic.Error
 	if !errors.As(err, &ae) || ae.StatusCode != status || anTries.n != 1 || ae.RequestID == "" {
@@ -62,6 +63,7 @@ func (s *serving) refusedOnce(t *testing.T, status int, code string) {
 // TestSDKsBehindAClosedGate: a bill that cannot be seen, and a budget that is
 // spent, are no reason for an SDK to try again.
 func TestSDKsBehindAClosedGate(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	bill := filepath.Join(dir, "bill")
 	is := func(amount string) {
@@ -75,33 +77,33 @@ func TestSDKsBehindAClosedGate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, "--provider", "exec", "--billing-command", "cat "+bill,
-		"--budget", "1", "--sample-every", "1s", "--engine", "llama", "--", program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny")
-	s.refusedOnce(t, http.StatusServiceUnavailable, "billing_unobservable")
-	s.node(t, "dark")
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--provider", "exec", "--billing-command", "cat "+bill,
+		"--budget", "1", "--sample-every", "1s", "--engine", "llama", "--", harness.Program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny")
+	refusedOnce(t, s, http.StatusServiceUnavailable, "billing_unobservable")
+	node(t, s, "dark")
 	is("1")
-	s.ready()
+	s.Ready()
 	is("3")
-	eventually(t, 30*time.Second, "the budget is spent", func() bool { return s.gate() == "exhausted" })
-	s.refusedOnce(t, http.StatusTooManyRequests, "insufficient_quota")
-	s.node(t, "spent")
-	if u := s.usage(); u.Requests != 0 {
+	harness.Eventually(t, "the budget is spent", func() bool { return gate(t, s) == "exhausted" })
+	refusedOnce(t, s, http.StatusTooManyRequests, "insufficient_quota")
+	node(t, s, "spent")
+	if u := s.Usage(); u.Requests != 0 {
 		t.Errorf("refusals left rows: %+v", u)
 	}
-	s.stop()
+	s.Stop()
 }
 
 // gate is what /readyz says of the gate.
-func (s *serving) gate() string {
-	s.t.Helper()
-	resp, err := http.Get(s.url + "/readyz")
+func gate(t testing.TB, s *harness.Gateway) string {
+	t.Helper()
+	resp, err := http.Get(s.URL + "/readyz")
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	var v struct{ Gate string }
 	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return v.Gate
 }
@@ -110,37 +112,37 @@ func (s *serving) gate() string {
 // without their caller's doing. Their own back-off would have given up by then.
 func TestSDKsWhileTheEngineStarts(t *testing.T) {
 	t.Parallel()
-	s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, "--provider", "none", "--engine", "llama", "--",
-		program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny", "--load", "3s")
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--provider", "none", "--engine", "llama", "--",
+		harness.Program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny", "--load", "3s")
 	var want counted
 	got := make(chan error, 1)
 	var oaTries tries
 	go func() {
-		client := s.openAI(oaTries.openAI())
+		client := openAIClient(s, oaTries.openAI())
 		r, err := client.Chat.Completions.New(context.Background(), helloChat)
 		if err == nil {
 			want.add(r.Usage.PromptTokens, r.Usage.CompletionTokens)
 		}
 		got <- err
 	}()
-	told := s.node(t, "starting")
+	told := node(t, s, "starting")
 	if err := <-got; err != nil || oaTries.n < 2 {
 		t.Errorf("openai-go: %v after %d attempts, want more than one", err, oaTries.n)
 	}
 	want.addAll(told)
-	if u := s.usage(); u.Requests != want.requests || u.ByStatus.OK != want.requests || u.CompletionTokens != want.completion {
+	if u := s.Usage(); u.Requests != want.requests || u.ByStatus.OK != want.requests || u.CompletionTokens != want.completion {
 		t.Errorf("report usage = %+v, the clients saw %+v", u, want)
 	}
-	s.stop()
+	s.Stop()
 }
 
 // TestSDKsOverASlowEngine: tools, and clients that leave.
 func TestSDKsOverASlowEngine(t *testing.T) {
 	t.Parallel()
-	s := serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, "--provider", "none", "--engine", "llama", "--",
-		program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny", "-np", "8", "--tokens", "1000", "--delay", "20ms").ready()
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--provider", "none", "--engine", "llama", "--",
+		harness.Program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny", "-np", "8", "--tokens", "1000", "--delay", "20ms").Ready()
 	ctx := context.Background()
-	oa := s.openAI()
+	oa := openAIClient(s)
 	var want counted
 
 	p := helloChat
@@ -172,12 +174,12 @@ func TestSDKsOverASlowEngine(t *testing.T) {
 	}
 	aborted := int64(1)
 
-	want.addAll(s.node(t, "slow"))
+	want.addAll(node(t, s, "slow"))
 	aborted += 3
-	var u usageReport
-	eventually(t, 20*time.Second, "who left has a row", func() bool { u = s.usage(); return u.ByStatus.Aborted == aborted })
+	var u harness.Usage
+	harness.Eventually(t, "who left has a row", func() bool { u = s.Usage(); return u.ByStatus.Aborted == aborted })
 	if u.ByStatus.OK != want.requests || u.Requests != want.requests+aborted || u.CompletionTokens < want.completion {
 		t.Errorf("report usage = %+v, the clients saw %+v and left %d", u, want, aborted)
 	}
-	s.stop()
+	s.Stop()
 }

@@ -1,8 +1,7 @@
-package e2e_test
+package sdk_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -14,25 +13,15 @@ import (
 	"github.com/openai/openai-go/v3/option"
 	"github.com/openai/openai-go/v3/responses"
 
-	"spotinference/test/realengine"
+	"spotinference/test/harness"
 )
 
-const testKey = "sk-test-0123456789abcdef"
-
-// real is a serve in front of a real llama-server, with a key and without a bill.
-func real(t testing.TB, flags ...string) *serving {
-	t.Helper()
-	launcher, model := realengine.Find(t), realengine.Model(t)
-	args := append([]string{"--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1"}, flags...)
-	return serve(t, []string{"SPOTINFERENCE_API_KEY=" + testKey}, args...).ready()
+func openAIClient(s *harness.Gateway, opts ...option.RequestOption) openai.Client {
+	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(s.URL + "/v1/"), option.WithAPIKey(harness.Key)}, opts...)...)
 }
 
-func (s *serving) openAI(opts ...option.RequestOption) openai.Client {
-	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(s.url + "/v1/"), option.WithAPIKey(testKey)}, opts...)...)
-}
-
-func (s *serving) anthropic(opts ...anthropicoption.RequestOption) anthropic.Client {
-	return anthropic.NewClient(append([]anthropicoption.RequestOption{anthropicoption.WithBaseURL(s.url), anthropicoption.WithAPIKey(testKey)}, opts...)...)
+func anthropicClient(s *harness.Gateway, opts ...anthropicoption.RequestOption) anthropic.Client {
+	return anthropic.NewClient(append([]anthropicoption.RequestOption{anthropicoption.WithBaseURL(s.URL), anthropicoption.WithAPIKey(harness.Key)}, opts...)...)
 }
 
 // counted remembers what the clients were told, to be held against the ledger.
@@ -51,9 +40,10 @@ func (c *counted) addAll(d counted) {
 }
 
 func TestOfficialSDKsOverARealEngine(t *testing.T) {
-	s := real(t)
+	t.Parallel()
+	s := harness.ServeReal(t)
 	ctx := context.Background()
-	oa, an := s.openAI(), s.anthropic()
+	oa, an := openAIClient(s), anthropicClient(s)
 	var want counted
 
 	t.Run("chat", func(t *testing.T) {
@@ -92,7 +82,7 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 		want.add(usage.PromptTokens, usage.CompletionTokens)
 	})
 	t.Run("chat stream, usage not asked for", func(t *testing.T) {
-		before := s.usage()
+		before := s.Usage()
 		st := oa.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
 			Model: "tiny", MaxCompletionTokens: openai.Int(12),
 			Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("Tell me about the engine.")},
@@ -108,7 +98,7 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 		if err := st.Err(); err != nil || chunks == 0 {
 			t.Fatalf("stream: %v after %d chunks", err, chunks)
 		}
-		after := s.usage()
+		after := s.Usage()
 		if after.Requests != before.Requests+1 || after.CompletionTokens == before.CompletionTokens {
 			t.Errorf("usage before %+v, after %+v", before, after)
 		}
@@ -176,7 +166,7 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 		}
 	})
 	t.Run("the ledger agrees with what the clients were told", func(t *testing.T) {
-		if u := s.usage(); u.Requests != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion || u.ByStatus.OK != want.requests {
+		if u := s.Usage(); u.Requests != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion || u.ByStatus.OK != want.requests {
 			t.Errorf("report usage = %+v, the clients saw %+v", u, want)
 		}
 	})
@@ -200,14 +190,14 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 			attempts++
 			return next(r)
 		})
-		if e := chat(s.openAI(option.WithAPIKey("sk-wrong"), counting), openai.ChatCompletionNewParams{Model: "tiny", Messages: hello}); e.StatusCode != 401 || e.Code != "invalid_api_key" || attempts != 1 {
+		if e := chat(openAIClient(s, option.WithAPIKey("sk-wrong"), counting), openai.ChatCompletionNewParams{Model: "tiny", Messages: hello}); e.StatusCode != 401 || e.Code != "invalid_api_key" || attempts != 1 {
 			t.Errorf("wrong key: %d %q after %d attempts", e.StatusCode, e.Code, attempts)
 		}
 		long := []openai.ChatCompletionMessageParamUnion{openai.UserMessage(strings.Repeat("the bill is the truth ", 3000))}
 		if e := chat(oa, openai.ChatCompletionNewParams{Model: "tiny", Messages: long}); e.StatusCode != 400 || e.Code != "context_length_exceeded" || e.Param != "messages" {
 			t.Errorf("too long: %d %q %q", e.StatusCode, e.Code, e.Param)
 		}
-		wrong := s.anthropic(anthropicoption.WithAPIKey("wrong"))
+		wrong := anthropicClient(s, anthropicoption.WithAPIKey("wrong"))
 		_, err := wrong.Messages.New(ctx, anthropic.MessageNewParams{Model: "tiny", MaxTokens: 5,
 			Messages: []anthropic.MessageParam{anthropic.NewUserMessage(anthropic.NewTextBlock("hi"))}})
 		var ae *anthropic.Error
@@ -215,12 +205,13 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 			t.Errorf("anthropic, wrong key: %v", err)
 		}
 	})
-	s.stop()
+	s.Stop()
 }
 
 func TestEmbeddingsOverARealEngine(t *testing.T) {
-	s := real(t, "--embeddings")
-	client := s.openAI()
+	t.Parallel()
+	s := harness.ServeReal(t, "--embeddings")
+	client := openAIClient(s)
 	r, err := client.Embeddings.New(context.Background(), openai.EmbeddingNewParams{Model: "tiny",
 		Input: openai.EmbeddingNewParamsInputUnion{OfArrayOfStrings: []string{"the bill", "the engine and the token"}}})
 	if err != nil {
@@ -230,38 +221,9 @@ func TestEmbeddingsOverARealEngine(t *testing.T) {
 		t.Errorf("embeddings = %d vectors, usage %+v", len(r.Data), r.Usage)
 	}
 	want := counted{requests: 1, prompt: r.Usage.PromptTokens}
-	want.addAll(s.node(t, "embeddings"))
-	if u := s.usage(); u.PromptTokens != want.prompt || u.CompletionTokens != 0 || u.ByStatus.OK != want.requests {
+	want.addAll(node(t, s, "embeddings"))
+	if u := s.Usage(); u.PromptTokens != want.prompt || u.CompletionTokens != 0 || u.ByStatus.OK != want.requests {
 		t.Errorf("report usage = %+v, the clients saw %+v", u, want)
 	}
-	s.stop()
-}
-
-// TestRerankOverARealEngine uses no SDK, since none of the two has rerank.
-func TestRerankOverARealEngine(t *testing.T) {
-	s := real(t, "--reranking")
-	req, err := http.NewRequest(http.MethodPost, s.url+"/v1/rerank",
-		strings.NewReader(`{"model":"tiny","query":"the bill","documents":["the engine","the token and the bill"]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+testKey)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var got struct {
-		Results []struct{ Index int }
-		Usage   struct {
-			PromptTokens int64 `json:"prompt_tokens"`
-		}
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || resp.StatusCode != http.StatusOK || len(got.Results) != 2 || got.Usage.PromptTokens == 0 {
-		t.Errorf("rerank: %d %+v, %v", resp.StatusCode, got, err)
-	}
-	if u := s.usage(); u.PromptTokens != got.Usage.PromptTokens || u.CompletionTokens != 0 || u.ByStatus.OK != 1 {
-		t.Errorf("report usage = %+v, the client saw %+v", u, got.Usage)
-	}
-	s.stop()
+	s.Stop()
 }

@@ -1,0 +1,9 @@
+package e2e_test
+
+import (
+	"testing"
+
+	"spotinference/test/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }

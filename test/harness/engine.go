@@ -1,0 +1,70 @@
+package harness
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// EngineMetrics asks the engine itself, past the gateway, for its counters.
+func (g *Gateway) EngineMetrics() map[string]float64 {
+	g.t.Helper()
+	var socket, key string
+	for _, p := range g.Descendants() {
+		for _, word := range p.Words() {
+			if strings.HasSuffix(word, ".sock") {
+				socket = word
+			}
+		}
+		for _, entry := range p.Environ() {
+			if v, ok := strings.CutPrefix(entry, "LLAMA_API_KEY="); ok {
+				key = v
+			}
+			if v, ok := strings.CutPrefix(entry, "VLLM_API_KEY="); ok {
+				key = v
+			}
+		}
+	}
+	if socket == "" || key == "" {
+		g.t.Fatal("no engine process below serve")
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}}
+	req, err := http.NewRequest(http.MethodGet, "http://engine/metrics", nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	resp, err := client.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		g.t.Fatalf("engine's metrics: %d, %v", resp.StatusCode, err)
+	}
+	out := map[string]float64{}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name != "#" {
+			out[name], _ = strconv.ParseFloat(value, 64)
+		}
+	}
+	return out
+}
+
+// EngineIdle waits until a llama-server has let go of every request, so that its
+// counters are final, and returns them.
+func (g *Gateway) EngineIdle() (counters map[string]float64) {
+	g.t.Helper()
+	Eventually(g.t, "the engine is idle", func() bool {
+		counters = g.EngineMetrics()
+		return counters["llamacpp:requests_processing"] == 0 && counters["llamacpp:requests_deferred"] == 0
+	})
+	return counters
+}
