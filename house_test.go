@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"test/realengine":              {"test/tinymodel"},
 	"test/tinymodel":               {},
 	"test/tinymodel/cmd/tinymodel": {"test/tinymodel"},
-	"test/tools/reference":         {"cli"},
+	"test/tools/reference":         {"cli", "gpu"},
 	"test/harness":                 {"test/realengine"},
 	"test/torture":                 {"billing/sim", "ledger"}, // it knows the product from outside
 }

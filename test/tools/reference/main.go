@@ -24,6 +24,7 @@ var tables = []struct {
 	write      func() string
 }{
 	{"configuration.md", "flags", flags},
+	{"metrics.md", "metrics", metrics},
 	{"events.md", "events", events},
 	{"events.md", "states", states},
 	{"api.md", "refusals", refusals},

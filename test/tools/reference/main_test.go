@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	"spotinference/cli"
+	"spotinference/gpu"
 	"spotinference/ledger"
+	"spotinference/server/api"
 	"spotinference/server/refusal"
 )
 
@@ -31,7 +33,7 @@ func TestPagesAreCurrent(t *testing.T) {
 	}
 }
 
-// TestNothingIsMissing: each flag, event, state and refusal is on its page, with a text.
+// TestNothingIsMissing: each flag, metric, event, state and refusal is on its page, with a text.
 func TestNothingIsMissing(t *testing.T) {
 	on := func(page, what, text string) {
 		t.Helper()
@@ -45,6 +47,12 @@ func TestNothingIsMissing(t *testing.T) {
 	}
 	for _, f := range cli.Flags() {
 		on("configuration.md", "| `--"+f.Name+"` |", f.Help)
+	}
+	for _, m := range api.MetricsTable() {
+		on("metrics.md", "| `"+m.Name+"` |", m.Help)
+	}
+	for _, m := range gpu.MetricsTable() {
+		on("metrics.md", "| `"+m.Name+"` |", m.Help)
 	}
 	for _, e := range ledger.EventTypes() {
 		on("events.md", "| `"+string(e.Kind)+"` | `"+e.Subject+"` |", e.Help)
