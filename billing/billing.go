@@ -1,21 +1,17 @@
-// Package billing reads the provider's bill, one adapter a file, and samples it
-// on the minute.
+// Package billing samples the provider's bill on the minute, and measures how it moves.
 //
-// It knows how each provider's API says what a machine has cost so far, and when
-// such an answer may not be believed. It refuses to know what the figures mean:
-// it never multiplies a rate by a time, never fills a gap, never carries an old
-// figure forward. A sample is complete or it is a failure with a class; what was
-// spent between two samples is the ledger's to say, and what follows from it the
-// gate's.
+// It has the table of providers, one adapter a folder; each knows how its provider's API
+// says what a machine has cost so far, and when such an answer may not be believed
+// (package billing/api). It refuses to know what the figures mean: it never multiplies a
+// rate by a time, never fills a gap, never carries an old figure forward. A sample is
+// complete or it is a failure with a class; what was spent between two samples is the
+// ledger's to say, and what follows from it the gate's.
 //
-//	provider, err := billing.New("hyperstack", billing.Options{Getenv: os.Getenv})
+//	p, err := billing.New("hyperstack", api.Options{Getenv: os.Getenv})
 //	...
-//	sampler, err := billing.NewSampler(billing.SamplerConfig{Provider: provider, Store: led})
+//	sampler, err := billing.NewSampler(billing.SamplerConfig{Provider: p, Store: led})
 //	...
 //	g.Go(func() error { return sampler.Run(ctx) })
-//
-// An adapter reads and nothing else: no call that changes a machine goes through
-// this package's client, which may repeat a request.
 package billing
 
 import (
@@ -31,6 +27,7 @@ import (
 	"spotinference/internal/hint"
 )
 
+// adapters is the table of providers: a new one is a line here and a folder.
 func adapters() []api.Adapter {
 	return []api.Adapter{
 		hyperstack.Adapter(),

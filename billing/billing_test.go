@@ -3,12 +3,15 @@ package billing_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"spotinference/billing"
 	"spotinference/billing/api"
+	"spotinference/billing/command"
 	"spotinference/billing/rig"
+	"spotinference/billing/sim"
 	"spotinference/internal/hint"
 )
 
@@ -116,5 +119,22 @@ func TestDetect(t *testing.T) {
 	}
 	if got, err := billing.Detect(rig.Env(map[string]string{"AWS_ACCESS_KEY_ID": "x"})); got != "" || err == nil {
 		t.Errorf("Detect = %q, %v; want an error", got, err)
+	}
+}
+
+// The tests of all adapters leave none out, and the simulator speaks as each that has an
+// API.
+func TestEveryAdapterIsDriven(t *testing.T) {
+	want := slices.Sorted(slices.Values(billing.Names()))
+	var driven []string
+	for _, r := range rig.Rigs() {
+		driven = append(driven, r.Name)
+	}
+	slices.Sort(driven)
+	if !slices.Equal(driven, want) {
+		t.Errorf("package rig drives %v, want %v", driven, want)
+	}
+	if simulated := append(sim.Providers(), command.Name); !slices.Equal(slices.Sorted(slices.Values(simulated)), want) {
+		t.Errorf("simulated are %v and a command, want %v", simulated, want)
 	}
 }

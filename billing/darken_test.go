@@ -26,15 +26,15 @@ func darken(t *testing.T, cases func(rig.Call) []rig.Bad) {
 	t.Helper()
 	for _, r := range rig.Rigs() {
 		t.Run(r.Name, func(t *testing.T) {
-			t.Parallel() // the ledger waits for the disk
-			dir := t.TempDir()
+			t.Parallel()
+			scripts, dir := t.TempDir(), rig.MemoryDir(t)
 			synctest.Test(t, func(t *testing.T) {
 				led, err := ledger.Open(ledger.Config{Path: filepath.Join(dir, "ledger.db")})
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer led.Close()
-				n := &night{Stage: rig.NewStage(t, billing.New, r, dir), t: t, led: led, dir: dir}
+				n := &night{Stage: rig.NewStage(t, billing.New, r, scripts), t: t, led: led, dir: dir}
 				n.lines = len(n.good(n.OpenAdapter(), "nothing").Lines)
 				n.first = n.newest
 				for _, c := range r.Calls {

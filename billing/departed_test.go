@@ -3,6 +3,7 @@ package billing_test
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,8 +18,8 @@ import (
 	"spotinference/ledger"
 )
 
-// deaths is one box, its ledger and its adapter, looked at once a minute.
-type deaths struct {
+// sampledBox is one box, its ledger and its adapter, sampled once a minute.
+type sampledBox struct {
 	t        *testing.T
 	dir      string
 	provider string
@@ -28,21 +29,21 @@ type deaths struct {
 	p        api.Provider
 }
 
-func watchDeaths(t *testing.T, dir, provider string, cfg sim.Config) *deaths {
+func newSampledBox(t *testing.T, dir, provider string, cfg sim.Config) *sampledBox {
 	t.Helper()
 	cfg.Key = rig.Key
 	cloud, err := sim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &deaths{t: t, dir: dir, provider: provider, cloud: cloud, handler: cloud.Handler(), led: newLedger(t, dir)}
+	d := &sampledBox{t: t, dir: dir, provider: provider, cloud: cloud, handler: cloud.Handler(), led: newLedger(t, dir)}
 	d.p = rig.Over(t, opens(provider), provider, d, &billing.LedgerHistory{Ledger: d.led.Reader})
 	return d
 }
 
-func (d *deaths) ServeHTTP(w http.ResponseWriter, r *http.Request) { d.handler.ServeHTTP(w, r) }
+func (d *sampledBox) ServeHTTP(w http.ResponseWriter, r *http.Request) { d.handler.ServeHTTP(w, r) }
 
-func (d *deaths) restart() {
+func (d *sampledBox) restart() {
 	d.t.Helper()
 	d.led.Close()
 	d.led = newLedger(d.t, d.dir)
@@ -51,7 +52,7 @@ func (d *deaths) restart() {
 
 // poll takes and stores a sample, and returns the status of a resource in it, "" for
 // one that is missing and "there" for one without.
-func (d *deaths) poll(resource string) string {
+func (d *sampledBox) poll(resource string) string {
 	d.t.Helper()
 	s, err := d.p.Sample(d.t.Context(), time.Now())
 	if err != nil {
@@ -73,7 +74,7 @@ func (d *deaths) poll(resource string) string {
 }
 
 // minutes polls so often and returns the states, each once.
-func (d *deaths) minutes(n int, resource string) string {
+func (d *sampledBox) minutes(n int, resource string) string {
 	d.t.Helper()
 	var seen []string
 	for range n {
@@ -84,7 +85,7 @@ func (d *deaths) minutes(n int, resource string) string {
 }
 
 // spent holds the ledger against the books: all of it, with these flags.
-func (d *deaths) spent(what string, flags ...string) {
+func (d *sampledBox) spent(what string, flags ...string) {
 	d.t.Helper()
 	first, _, err := d.led.SampleAfter(time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC))
 	if err != nil {
@@ -113,14 +114,13 @@ func key(i int) string { return []string{"vm-701234", "volume-45678"}[i] }
 func TestPitfall10DeletedResource(t *testing.T) {
 	f := func(provider string, which int, restart bool) {
 		t.Helper()
-		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, fmt.Sprintf("%s/%s/restart=%v", provider, key(which), restart), func(t *testing.T, dir string) {
 			time.Sleep(10*time.Hour + 123*time.Millisecond)
 			cfg := sim.Config{}
 			if which == 0 {
 				cfg.Volumes = []sim.Volume{} // they would be left behind, and cost on
 			}
-			d := watchDeaths(t, dir, provider, cfg)
+			d := newSampledBox(t, dir, provider, cfg)
 			defer func() { d.led.Close() }()
 			name := cumulative[provider].names[which]
 			if got := d.minutes(20, name); strings.Contains(got, " ") || got == "" {
@@ -169,9 +169,10 @@ func TestPitfall10DeletedResource(t *testing.T) {
 
 // A bill that settles late is followed until it has.
 func TestGoneBillSettles(t *testing.T) {
-	dir := t.TempDir()
+	t.Parallel()
+	dir := rig.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
-		d := watchDeaths(t, dir, "hyperstack", sim.Config{})
+		d := newSampledBox(t, dir, "hyperstack", sim.Config{})
 		defer func() { d.led.Close() }()
 		d.minutes(5, "volume-45678")
 		d.cloud.SetFault(sim.Fault{Mode: sim.Frozen})
@@ -195,9 +196,8 @@ func TestGoneBillSettles(t *testing.T) {
 // once. Put back on, its bill goes on where it was.
 func TestDetachedVolume(t *testing.T) {
 	for provider := range cumulative {
-		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) {
-			d := watchDeaths(t, dir, provider, sim.Config{})
+		inBubble(t, provider, func(t *testing.T, dir string) {
+			d := newSampledBox(t, dir, provider, sim.Config{})
 			defer func() { d.led.Close() }()
 			name := cumulative[provider].names[1]
 			d.minutes(10, name)
@@ -219,9 +219,8 @@ func TestDetachedVolume(t *testing.T) {
 func TestGoneWithoutItsLastBill(t *testing.T) {
 	f := func(name, path string, refuse int, want string, flags ...string) {
 		t.Helper()
-		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) {
-			d := watchDeaths(t, dir, "hyperstack", sim.Config{})
+		inBubble(t, name, func(t *testing.T, dir string) {
+			d := newSampledBox(t, dir, "hyperstack", sim.Config{})
 			defer func() { d.led.Close() }()
 			d.minutes(5, "volume-45678")
 			time.Sleep(30 * time.Second)
@@ -263,10 +262,11 @@ func (silent) Open(string) ([]string, error)               { return nil, errors.
 // Row 9: a machine that was made anew has another id. The old one's last minutes are in
 // the ledger all the same, and its series is not carried on under the new id.
 func TestPitfall09RecreatedResource(t *testing.T) {
-	dir := t.TempDir()
+	t.Parallel()
+	dir := rig.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10 * time.Hour)
-		old := watchDeaths(t, dir, "hyperstack", sim.Config{Volumes: []sim.Volume{}})
+		old := newSampledBox(t, dir, "hyperstack", sim.Config{Volumes: []sim.Volume{}})
 		old.minutes(5, "vm-701234")
 		time.Sleep(30 * time.Second)
 		old.cloud.Delete("vm-701234")
@@ -317,10 +317,11 @@ func TestPitfall09RecreatedResource(t *testing.T) {
 // A machine's whole life: it runs, sleeps at the price of its disk, has a snapshot made
 // and deleted, and runs again. The ledger says what the books say.
 func TestHyperstackWholeLife(t *testing.T) {
-	dir := t.TempDir()
+	t.Parallel()
+	dir := rig.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10 * time.Hour)
-		d := watchDeaths(t, dir, "hyperstack", sim.Config{Snapshots: []sim.Snapshot{{ID: 31, RatePerHour: 7_200_000}}})
+		d := newSampledBox(t, dir, "hyperstack", sim.Config{Snapshots: []sim.Snapshot{{ID: 31, RatePerHour: 7_200_000}}})
 		defer func() { d.led.Close() }()
 		if got := d.minutes(5, "vm-701234"); got != "ACTIVE" {
 			t.Errorf("awake: %q", got)

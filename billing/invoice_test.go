@@ -120,6 +120,7 @@ func TestReadInvoiceRefuses(t *testing.T) {
 
 // A file without an end is given up, not read.
 func TestReadInvoiceIsBounded(t *testing.T) {
+	t.Parallel()
 	row := strings.Repeat("x", 250) + ",2026-01-05,1,USD\n"
 	endless := io.MultiReader(strings.NewReader("resource,day,amount,currency\n"), &repeat{text: row})
 	if inv, err := billing.ReadInvoice(endless, layout(t, "generic")); err == nil || !strings.Contains(err.Error(), "larger than 16777216 bytes") || len(inv.Lines) > 0 {

@@ -86,6 +86,7 @@ func doors(t *testing.T, f func(t *testing.T, cloud *sim.Sim, d *door, p api.Pro
 	config := sim.Config{Key: rig.Key, Volumes: []sim.Volume{}, Credit: 65_000_000_000}
 	for _, name := range sim.Providers() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(10*time.Hour + 17*time.Second)
 				cloud, err := sim.New(config)
@@ -179,6 +180,7 @@ func TestNoResidualWithoutCause(t *testing.T) {
 // A bill and a balance may each be late, by a step and a lag, and become so or catch up
 // meanwhile: what that alone makes of them is no residual, and hides none that grows.
 func TestResidualSlack(t *testing.T) {
+	t.Parallel()
 	const change = 70 * time.Minute // when what is late changes
 	punctual := func(time.Duration) time.Duration { return 0 }
 	falls := func(late time.Duration) func(time.Duration) time.Duration { // behind, from change on
@@ -230,6 +232,7 @@ func TestResidualSlack(t *testing.T) {
 
 // Roundings are no residual, however long they are looked at.
 func TestResidualFloor(t *testing.T) {
+	t.Parallel()
 	f := func(each ledger.Nanos, d time.Duration, want bool) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -249,6 +252,7 @@ func TestResidualFloor(t *testing.T) {
 // What begins the comparison anew, so that no span with it is judged. Without it the
 // same history shows a residual.
 func TestResidualBeginsAnew(t *testing.T) {
+	t.Parallel()
 	type world struct {
 		minute int
 		lines  []ledger.Line

@@ -3,6 +3,7 @@ package billing_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -71,8 +72,7 @@ func (s *faulty) AddSample(ctx context.Context, sample ledger.Sample) (int64, er
 func TestPitfall01PeriodReset(t *testing.T) {
 	f := func(provider string, restarts bool) {
 		t.Helper()
-		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, fmt.Sprintf("%s/restarts=%v", provider, restarts), func(t *testing.T, dir string) {
 			time.Sleep(10*time.Hour + 123*time.Millisecond)
 			cloud, err := sim.New(sim.Config{Key: rig.Key})
 			if err != nil {
@@ -142,10 +142,11 @@ func TestPitfall01PeriodReset(t *testing.T) {
 			}
 		})
 	}
-	f("hyperstack", false)
-	for provider := range cumulative {
+	// The longest first.
+	for _, provider := range []string{"runpod", "vast", "hyperstack"} {
 		f(provider, true)
 	}
+	f("hyperstack", false)
 }
 
 // What puts a move off, and what it looks like. The sample is a good one all the same.
@@ -153,8 +154,7 @@ func TestAnchorStays(t *testing.T) {
 	// between is called before each bill is read.
 	f := func(name string, at time.Duration, spoil func(*sim.Sim), between func(c *sim.Sim, window time.Duration) (fails bool), moves bool) {
 		t.Helper()
-		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, name, func(t *testing.T, dir string) {
 			cloud, err := sim.New(sim.Config{Key: rig.Key})
 			if err != nil {
 				t.Fatal(err)
@@ -224,7 +224,8 @@ func TestAnchorStays(t *testing.T) {
 // A write that was given up may still happen, after the next poll has asked the ledger
 // and been told of the old epoch. Then the bill moved twice, and counts once.
 func TestMovedAnchorWrittenLate(t *testing.T) {
-	dir := t.TempDir()
+	t.Parallel()
+	dir := rig.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		cloud, err := sim.New(sim.Config{Key: rig.Key})
 		if err != nil {

@@ -2,6 +2,7 @@ package billing_test
 
 import (
 	"testing"
+	"testing/synctest"
 
 	"spotinference/billing"
 	"spotinference/billing/api"
@@ -27,4 +28,14 @@ func nano(n ledger.Nanos) *ledger.Nanos { return &n }
 func onStages(t *testing.T, test func(*testing.T, *rig.Stage), names ...string) {
 	t.Helper()
 	rig.OnEach(t, billing.New, test, names...)
+}
+
+// inBubble runs a test in fake time, with a directory for a ledger, beside others.
+func inBubble(t *testing.T, name string, test func(t *testing.T, dir string)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		dir := rig.MemoryDir(t)
+		synctest.Test(t, func(t *testing.T) { test(t, dir) })
+	})
 }

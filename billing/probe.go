@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"time"
 
 	"spotinference/billing/api"
-	"spotinference/billing/command"
 	"spotinference/internal/hint"
-	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -50,10 +47,10 @@ type ProbeConfig struct {
 	Every    time.Duration    // between polls, in whole seconds
 	For      time.Duration    // how long; at least ten polls
 	Now      func() time.Time // wall clock; time.Now if nil
-	OnPoll   func(Poll)       // told each poll, for who watches; may be nil
+	OnPoll   func(Poll)       // called with each poll; may be nil
 }
 
-// Poll is one look at the bill.
+// Poll is one poll of the bill.
 type Poll struct {
 	At    time.Time
 	Bill  ledger.Nanos // of what is watched, together
@@ -117,7 +114,7 @@ func Probe(ctx context.Context, cfg ProbeConfig) (Measured, error) {
 		cfg.OnPoll = func(Poll) {}
 	}
 	p := &probe{cfg: cfg}
-	if err := p.watch(ctx); err != nil {
+	if err := p.measure(ctx); err != nil {
 		return Measured{}, fmt.Errorf("probe: %w", err)
 	}
 	m, err := p.verdict()
@@ -134,18 +131,18 @@ func Probe(ctx context.Context, cfg ProbeConfig) (Measured, error) {
 
 // probe is a measurement under way.
 type probe struct {
-	cfg     ProbeConfig
-	first   ledger.Sample
-	watched []string // of first, sorted
-	seen    []seen
-	polls   int
-	failed  int
-	from    time.Time
-	to      time.Time
+	cfg      ProbeConfig
+	first    ledger.Sample
+	watched  []string // of first, sorted
+	observed []observation
+	polls    int
+	failed   int
+	from     time.Time
+	to       time.Time
 }
 
-// seen is a poll that told the bill.
-type seen struct {
+// observation is a poll that told the bill.
+type observation struct {
 	at   time.Time
 	bill ledger.Nanos
 	rate *ledger.Nanos // nil where it is not known
@@ -168,8 +165,8 @@ func (c ProbeConfig) Check() error {
 	return nil
 }
 
-// watch polls until the time is over.
-func (p *probe) watch(ctx context.Context) error {
+// measure polls until the time is over.
+func (p *probe) measure(ctx context.Context) error {
 	p.from = p.cfg.Now()
 	end := p.from.Add(p.cfg.For)
 	for {
@@ -180,7 +177,7 @@ func (p *probe) watch(ctx context.Context) error {
 		}
 		p.to = now
 		// On multiples of the interval, so that the time that a poll takes does not
-		// add up; and later, where the provider asked for peace.
+		// add up; and later, where the provider asked for a longer wait.
 		due := now.Truncate(p.cfg.Every).Add(p.cfg.Every)
 		if until := now.Add(pause); until.After(due) {
 			due = until.Truncate(p.cfg.Every).Add(p.cfg.Every)
@@ -198,7 +195,7 @@ func (p *probe) watch(ctx context.Context) error {
 	}
 }
 
-// poll looks once. What may be over by the next poll is counted; what will not
+// poll takes one sample. What may be over by the next poll is counted; what will not
 // be, or makes a measurement of no worth, ends the probe.
 func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, err error) {
 	p.polls++
@@ -215,18 +212,18 @@ func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, e
 		return f.RetryAfter, nil
 	}
 	s.Lines = unmoved(s.Lines)
-	if len(p.seen) == 0 {
-		if err := p.begin(s); err != nil {
+	if len(p.observed) == 0 {
+		if err := p.choose(s); err != nil {
 			return 0, err
 		}
 	}
-	one, err := p.look(s)
+	one, err := p.observe(s)
 	if err != nil {
 		return 0, err
 	}
 	poll := Poll{At: one.at, Bill: one.bill}
-	if n := len(p.seen); n > 0 {
-		if poll.Moved, err = one.bill.Sub(p.seen[n-1].bill); err != nil {
+	if n := len(p.observed); n > 0 {
+		if poll.Moved, err = one.bill.Sub(p.observed[n-1].bill); err != nil {
 			return 0, err
 		}
 		if poll.Moved < 0 {
@@ -234,7 +231,7 @@ func (p *probe) poll(ctx context.Context, now time.Time) (pause time.Duration, e
 				"the bill fell by %s %s at %s", -poll.Moved, s.Currency, one.at.UTC().Format(time.RFC3339))
 		}
 	}
-	p.seen = append(p.seen, one)
+	p.observed = append(p.observed, one)
 	p.cfg.OnPoll(poll)
 	return 0, nil
 }
@@ -259,9 +256,9 @@ func passing(c api.Class) bool {
 	return c.Retriable() || c == api.Incomplete || c == api.Malformed
 }
 
-// begin chooses what to watch: what is sure to be billed by the minute. A small
+// choose chooses what to watch: what is sure to be billed by the minute. A small
 // volume's bill may stand still for half an hour and be right.
-func (p *probe) begin(s ledger.Sample) error {
+func (p *probe) choose(s ledger.Sample) error {
 	kind := ledger.Instance
 	switch s.Truth {
 	case ledger.TruthResource:
@@ -290,16 +287,16 @@ func runs(s ledger.Sample) bool {
 	})
 }
 
-// look adds up what is watched. It must be the same throughout, or two polls are
+// observe adds up what is watched. It must be the same throughout, or two polls are
 // no difference.
-func (p *probe) look(s ledger.Sample) (seen, error) {
+func (p *probe) observe(s ledger.Sample) (observation, error) {
 	again := func(format string, args ...any) error {
 		return hint.Errorf("probe again", format, args...)
 	}
 	if s.Account != p.first.Account || s.Currency != p.first.Currency || s.Truth != p.first.Truth {
-		return seen{}, again("the bill became another one's: account %q, then %q", p.first.Account, s.Account)
+		return observation{}, again("the bill became another one's: account %q, then %q", p.first.Account, s.Account)
 	}
-	one, found := seen{at: s.At}, 0
+	one, found := observation{at: s.At}, 0
 	for _, l := range s.Lines {
 		if !slices.Contains(p.watched, l.Resource) {
 			continue
@@ -307,23 +304,23 @@ func (p *probe) look(s ledger.Sample) (seen, error) {
 		was := p.epoch(l.Resource)
 		switch {
 		case l.Bill == nil:
-			return seen{}, again("the bill of %s is not known", l.Resource)
+			return observation{}, again("the bill of %s is not known", l.Resource)
 		case l.Epoch != was:
-			return seen{}, again("the bill of %s began anew: epoch %s, then %s", l.Resource, was, l.Epoch)
+			return observation{}, again("the bill of %s began anew: epoch %s, then %s", l.Resource, was, l.Epoch)
 		case l.Kind == ledger.Instance && !l.Running:
-			return seen{}, again("%s stopped running: it is %s", l.Resource, l.Status)
+			return observation{}, again("%s stopped running: it is %s", l.Resource, l.Status)
 		}
 		found++
 		var err error
 		if one.bill, err = one.bill.Add(*l.Bill); err != nil {
-			return seen{}, err
+			return observation{}, err
 		}
 	}
 	if found != len(p.watched) {
-		return seen{}, again("%d of %d watched resources are in the bill", found, len(p.watched))
+		return observation{}, again("%d of %d watched resources are in the bill", found, len(p.watched))
 	}
 	if !runs(s) {
-		return seen{}, again("no machine of this bill runs any more")
+		return observation{}, again("no machine of this bill runs any more")
 	}
 	var err error
 	one.rate, err = p.rate(s)
@@ -368,144 +365,4 @@ func (p *probe) rate(s ledger.Sample) (*ledger.Nanos, error) {
 		return &all, nil
 	}
 	return nil, nil
-}
-
-// verdict makes figures of the polls.
-func (p *probe) verdict() (Measured, error) {
-	m := Measured{
-		Provider: p.first.Provider, Account: p.first.Account, Currency: p.first.Currency, Truth: p.first.Truth,
-		Watched: p.watched, From: p.from, To: p.to, Polls: p.polls, Failed: p.failed, Unit: UnitUnknown, Reread: RereadNone,
-		Skew: skewLimit(p.cfg.Provider),
-	}
-	if p.failed*4 > p.polls {
-		return m, hint.Errorf("spotinference billing check says why", "%d of %d polls failed: too many to measure anything", p.failed, p.polls)
-	}
-	var changes []int // indexes into seen
-	for i := 1; i < len(p.seen); i++ {
-		if p.seen[i].bill != p.seen[i-1].bill {
-			changes = append(changes, i)
-		}
-	}
-	m.Changes = len(changes)
-	if m.Changes < leastChanges {
-		return m, hint.Errorf("give it more time with --for: several times what one step of the bill takes",
-			"the bill moved %d times in %s: too few to measure a step", m.Changes, p.to.Sub(p.from).Round(time.Second))
-	}
-	m.Step, m.Worst = p.gaps(changes)
-	m.Lag = lagFactor * m.Worst
-	first, last := changes[0], changes[m.Changes-1]
-	var err error
-	if m.Billed, err = p.seen[last].bill.Sub(p.seen[first].bill); err != nil {
-		return m, err
-	}
-	ratio := p.ratio(first, last, m.Billed)
-	if ratio == nil {
-		return m, nil
-	}
-	m.Ratio = ratio.FloatString(4)
-	off := new(big.Rat).Sub(ratio, big.NewRat(1, 1))
-	if off.Abs(off).Cmp(big.NewRat(unitSlack, 100)) > 0 {
-		m.Unit = UnitContradicted
-		return m, hint.Errorf("near 100 or 0.01 the one is in cents; near 3600 or 0.0003 the one is per second; near 1 the rate that is shown is not the price that is billed",
-			"the bill grew by %s times what the rate promises, not by 1 ± %d%%: bill and rate are not in one unit", m.Ratio, unitSlack)
-	}
-	m.Unit = UnitConfirmed
-	return m, nil
-}
-
-// gaps are the median and the longest time for which the bill stood still. How
-// long it did so before its first change and after its last one is known from
-// below only: no median of that, but it may well be the worst.
-func (p *probe) gaps(changes []int) (step, worst time.Duration) {
-	at := func(i int) time.Time { return p.seen[i].at }
-	var between []time.Duration
-	for i := 1; i < len(changes); i++ {
-		between = append(between, at(changes[i]).Sub(at(changes[i-1])))
-	}
-	slices.Sort(between)
-	step = between[len(between)/2]
-	worst = max(between[len(between)-1],
-		at(changes[0]).Sub(at(0)),
-		at(len(p.seen)-1).Sub(at(changes[len(changes)-1])))
-	return step, worst
-}
-
-// ratio is what was billed over what the rate promises, nil where that is not
-// known or nothing. A rate meets a time here to check the unit, and the result is
-// a ratio. It never becomes an amount.
-//
-// It spans from one change to another, so that no part of a step is counted.
-func (p *probe) ratio(first, last int, billed ledger.Nanos) *big.Rat {
-	promised := new(big.Int) // nano-units × nanoseconds / hours
-	for i := first + 1; i <= last; i++ {
-		rate := p.seen[i].rate
-		if rate == nil {
-			return nil
-		}
-		took := p.seen[i].at.Sub(p.seen[i-1].at)
-		promised.Add(promised, new(big.Int).Mul(big.NewInt(int64(*rate)), big.NewInt(int64(took))))
-	}
-	if promised.Sign() <= 0 {
-		return nil
-	}
-	got := new(big.Int).Mul(big.NewInt(int64(billed)), big.NewInt(int64(time.Hour)))
-	return new(big.Rat).SetFrac(got, promised)
-}
-
-// skewLimit is what every reply's Date header was held against. The adapters that
-// read an API refuse a reply that is further off; exec reads no reply.
-func skewLimit(p api.Provider) *time.Duration {
-	if p.Name() == command.Name {
-		return nil
-	}
-	d := provider.MaxSkew
-	return &d
-}
-
-// reread asks twice for the bill of an instant that is past by more than the lag.
-// That a provider cannot tell is no failure of the probe.
-func (p *probe) reread(ctx context.Context, lag time.Duration) Reread {
-	b, ok := p.cfg.Provider.(api.Boundary)
-	if !ok {
-		return RereadNone
-	}
-	var was map[string]ledger.Nanos
-	for try := range 2 {
-		if try > 0 { // as far apart as two polls, for the provider's sake too
-			t := time.NewTimer(p.cfg.Every)
-			select {
-			case <-ctx.Done():
-				t.Stop()
-				return RereadNone
-			case <-t.C:
-			}
-		}
-		now := p.cfg.Now()
-		timed, cancel := context.WithTimeout(ctx, api.SampleTimeout)
-		s, err := b.SampleAt(timed, p.to.Add(-lag).Truncate(time.Hour), now)
-		cancel()
-		if err != nil {
-			return RereadNone
-		}
-		bills := make(map[string]ledger.Nanos)
-		for _, l := range s.Lines {
-			if l.Bill != nil {
-				bills[l.Resource+" "+l.Epoch] = *l.Bill
-			}
-		}
-		if try > 0 && !sameBills(was, bills) {
-			return RereadRestated
-		}
-		was = bills
-	}
-	return RereadSame
-}
-
-func sameBills(a, b map[string]ledger.Nanos) bool {
-	for k, v := range a {
-		if w, ok := b[k]; !ok || v != w {
-			return false
-		}
-	}
-	return len(a) == len(b) && len(a) > 0
 }

@@ -106,6 +106,7 @@ func TestProbe(t *testing.T) {
 }
 
 func TestProbeMeasures(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name             string
 		cloud            metered
@@ -216,6 +217,7 @@ func account(running bool) func(*ledger.Sample) {
 }
 
 func TestProbeRefuses(t *testing.T) {
+	t.Parallel()
 	from := func(n int, change func(*ledger.Sample)) func(int, *ledger.Sample) error {
 		return func(poll int, s *ledger.Sample) error {
 			if poll >= n {

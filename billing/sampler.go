@@ -61,14 +61,14 @@ type Sampler struct {
 	strict bool          // no poll was good yet: see wrongLedger
 
 	// Owned by Run: what its log last said.
-	dark   string // why polls fail
-	failed int    // polls in a row that did
+	lastFailure string // why polls fail
+	failures    int    // polls in a row that did
 
-	// Both are by the monotonic clock: peace is a length of time, and the wall clock
+	// Both are by the monotonic clock: a wait is a length of time, and the wall clock
 	// may be set.
-	mu      sync.Mutex // guards what is below
-	free    time.Time  // when the rate limit allows the next poll
-	holdOff time.Time  // the provider asked for peace until then
+	mu          sync.Mutex // guards what is below
+	nextAllowed time.Time  // by the rate limit
+	retryAt     time.Time  // by the provider's Retry-After
 }
 
 // storeTimeout bounds a write that must not be lost because the poll's time is up.
@@ -114,16 +114,16 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 // and no reason to stop; but a ledger of another account or currency is one.
 func (s *Sampler) Run(ctx context.Context) error {
 	for {
-		err := s.locked(ctx, s.pollStrictly)
+		err := s.withTurn(ctx, s.pollStrictly)
 		if wrong := (*wrongLedger)(nil); errors.As(err, &wrong) {
 			return err
 		}
 		if err == nil || !errors.Is(err, ctx.Err()) {
-			s.report(err)
+			s.logPoll(err)
 		}
 		due := s.schedule()
 		if err == nil && s.cfg.Balance != nil {
-			_ = s.locked(ctx, func(ctx context.Context) error { // fails only where ctx has ended
+			_ = s.withTurn(ctx, func(ctx context.Context) error { // fails only where ctx has ended
 				s.cfg.Balance.afterSample(ctx, s.sample, due)
 				return nil
 			})
@@ -138,12 +138,12 @@ func (s *Sampler) Run(ctx context.Context) error {
 // too. It is for the way out, after Run, and reports what went wrong instead of
 // logging it.
 func (s *Sampler) Last(ctx context.Context) error {
-	return s.locked(ctx, func(ctx context.Context) error {
+	return s.withTurn(ctx, func(ctx context.Context) error {
 		now := s.cfg.Now()
 		if s.stored.Equal(now.UTC().Truncate(time.Second)) {
 			return nil // nothing can have been added to it
 		}
-		wait, asked := s.barred()
+		wait, asked := s.mustWait()
 		if asked {
 			return fmt.Errorf("last sample: %s asked for no call before %s", s.cfg.Provider.Name(), now.Add(wait).UTC().Format(time.RFC3339))
 		}
@@ -158,7 +158,7 @@ func (s *Sampler) Last(ctx context.Context) error {
 }
 
 // boundary reads the bill as of the start of the day, where that has passed since
-// the last sample: of a day that began while nobody looked, the spend before and
+// the last sample: of a day that began between two samples, the spend before and
 // after midnight is known all the same. It comes before the poll, since the ledger
 // only goes forward. Where it fails, the day starts at its first sample.
 func (s *Sampler) boundary(ctx context.Context, now time.Time) {
@@ -184,8 +184,8 @@ func (s *Sampler) boundary(ctx context.Context, now time.Time) {
 	s.stored = sample.At
 }
 
-// locked runs f when its turn has come.
-func (s *Sampler) locked(ctx context.Context, f func(context.Context) error) error {
+// withTurn runs f when its turn has come.
+func (s *Sampler) withTurn(ctx context.Context, f func(context.Context) error) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -200,7 +200,7 @@ func (s *Sampler) locked(ctx context.Context, f func(context.Context) error) err
 func (s *Sampler) poll(ctx context.Context) error {
 	now := s.cfg.Now()
 	s.mu.Lock()
-	s.free = time.Now().Add(s.cfg.Provider.MinInterval() - now.Sub(now.Truncate(time.Second)))
+	s.nextAllowed = time.Now().Add(s.cfg.Provider.MinInterval() - now.Sub(now.Truncate(time.Second)))
 	s.mu.Unlock()
 	timed, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
@@ -228,7 +228,7 @@ func (s *Sampler) poll(ctx context.Context) error {
 	f := failureOf(err, timed)
 	if f.RetryAfter > 0 {
 		s.mu.Lock()
-		s.holdOff = time.Now().Add(f.RetryAfter)
+		s.retryAt = time.Now().Add(f.RetryAfter)
 		s.mu.Unlock()
 	}
 	if err := s.save(ctx, func(ctx context.Context) error {
@@ -271,15 +271,15 @@ func (s *Sampler) save(ctx context.Context, write func(context.Context) error) e
 	return write(ctx)
 }
 
-// report logs how a poll went: the first failure, each change of its kind, and the
-// recovery. Repetitions are in the ledger and, for who looks, at debug level.
-func (s *Sampler) report(err error) {
+// logPoll logs how a poll went: the first failure, each change of its kind, and the
+// recovery. Repetitions are in the ledger and at debug level.
+func (s *Sampler) logPoll(err error) {
 	log := s.cfg.Log.With("provider", s.cfg.Provider.Name())
 	if err == nil {
-		if s.failed > 0 {
-			log.Info("billing sample is back", "failed", s.failed)
+		if s.failures > 0 {
+			log.Info("billing sample is back", "failed", s.failures)
 		}
-		s.dark, s.failed = "", 0
+		s.lastFailure, s.failures = "", 0
 		return
 	}
 	args, why, loud := []any{"err", err}, "store", slog.LevelWarn
@@ -296,10 +296,10 @@ func (s *Sampler) report(err error) {
 		}
 	}
 	level := slog.LevelDebug
-	if s.failed == 0 || s.dark != why {
+	if s.failures == 0 || s.lastFailure != why {
 		level = loud
 	}
-	s.dark, s.failed = why, s.failed+1
+	s.lastFailure, s.failures = why, s.failures+1
 	log.Log(context.Background(), level, "no billing sample", args...)
 }
 
@@ -335,14 +335,14 @@ func complete(s ledger.Sample) error {
 	return nil
 }
 
-// drift is how far the wall clock, in which samples are due, may run from the
-// monotonic one, in which we are barred, from one sample to the next.
+// drift is how far the wall clock, by which samples are due, may run from the
+// monotonic one, by which we must wait, from one sample to the next.
 const drift = 100 * time.Millisecond
 
 // schedule decides when the next sample is due.
 func (s *Sampler) schedule() time.Time {
 	now := s.cfg.Now()
-	wait, _ := s.barred()
+	wait, _ := s.mustWait()
 	next := now.Truncate(s.cfg.Every).Add(s.cfg.Every)
 	for next.Sub(now) < wait-drift {
 		next = next.Add(s.cfg.Every)
@@ -350,12 +350,12 @@ func (s *Sampler) schedule() time.Time {
 	return next
 }
 
-// barred is how long no call may be made, and whether the provider asked for that.
-func (s *Sampler) barred() (wait time.Duration, asked bool) {
+// mustWait is how long no call may be made, and whether the provider asked for that.
+func (s *Sampler) mustWait() (wait time.Duration, asked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wait = max(time.Until(s.free), 0)
-	if d := time.Until(s.holdOff); d > wait {
+	wait = max(time.Until(s.nextAllowed), 0)
+	if d := time.Until(s.retryAt); d > wait {
 		return d, true
 	}
 	return wait, false

@@ -19,6 +19,7 @@ import (
 // bill says where its window begins, at the same instant each time, and where it
 // ends, no earlier than now.
 func TestPitfall02ImplicitWindow(t *testing.T) {
+	t.Parallel()
 	text := func(layout, from, to string) func(url.Values) (string, string, error) {
 		return func(q url.Values) (string, string, error) {
 			start, err := time.Parse(layout, q.Get(from))

@@ -74,6 +74,7 @@ func (w *windowed) AccountOver(_ context.Context, start, end, now time.Time) (le
 }
 
 func TestProbeWindowsDiffer(t *testing.T) {
+	t.Parallel()
 	f := func(name, want string, over, account func(start, end, now time.Time) (ledger.Nanos, error)) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {

@@ -1,3 +1,52 @@
+// Package api is what an adapter of a provider's bill is written on: the interfaces that
+// it implements, the failures that it returns, the client that it reads with, and what
+// two or more adapters have in common.
+//
+// It knows how a bill is read from an HTTP API and when an answer may not be believed. It
+// knows no provider. An adapter is a package that exports its row in the table of
+// providers, and imports this one and the floor under it, but no other adapter:
+//
+//	// Package example reads the bill of Example Cloud.
+//	package example
+//
+//	func Adapter() api.Adapter {
+//		return api.Adapter{Name: "example", Env: []string{"EXAMPLE_API_KEY"}, Open: open}
+//	}
+//
+//	func open(opts api.Options) (api.Provider, error) {
+//		base, err := provider.BaseURL(cmp.Or(opts.URL, "https://api.example.com/v1"))
+//		...
+//		key, err := provider.Credential(opts.Env, "EXAMPLE_API_KEY", "EXAMPLE_API_KEY_FILE")
+//		...
+//		client := provider.NewClient(base, opts.Transport)
+//		client.Authorize = provider.Bearer(key)
+//		client.Secrets = provider.Secrets{key}
+//		return &adapter{api: api.NewClient(client, "check EXAMPLE_API_KEY"), box: opts.Instance}, nil
+//	}
+//
+//	func (a *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
+//		ctx, cancel := context.WithTimeout(ctx, api.SampleTimeout)
+//		defer cancel()
+//		const call = "GET /machines/{id}/bill"
+//		body, f := a.api.Get(ctx, provider.StartClock(now), call, "machines/"+a.box+"/bill", nil)
+//		if f != nil {
+//			return ledger.Sample{}, f
+//		}
+//		var reply struct {
+//			Total *api.Amount `json:"total"`
+//		}
+//		if f := api.Decode(body, &reply); f != nil {
+//			return ledger.Sample{}, f.At(call)
+//		}
+//		if reply.Total == nil { // which is not zero
+//			return ledger.Sample{}, api.Fail(api.Incomplete, "reply has no total").At(call)
+//		}
+//		return ledger.Sample{ ... Lines: []ledger.Line{{Bill: reply.Total.Nanos(), Raw: a.api.Keep(body), ...}}}, nil
+//	}
+//
+// Where the window of a bill can be chosen, Anchors say where it starts; where resources
+// come and go, Departures read the last bill of what went. More that a provider may tell
+// are interfaces of their own: Boundary, BalanceReader, Windowed.
 package api
 
 import (
@@ -36,7 +85,7 @@ type InvoiceColumns struct {
 }
 
 // Provider is one billing API. Its methods are called by one goroutine at a time
-// (the Sampler sees to that), so an adapter need not lock.
+// (billing.Sampler sees to that), so an adapter need not lock.
 type Provider interface {
 	Name() string
 
@@ -55,6 +104,13 @@ type Provider interface {
 // status, the rate) is left out of such a sample: it is not known for then.
 type Boundary interface {
 	SampleAt(ctx context.Context, at, now time.Time) (ledger.Sample, error)
+}
+
+// ForgetNow takes what is true only of now off the lines of a past instant.
+func ForgetNow(lines []ledger.Line) {
+	for i := range lines {
+		lines[i].Status, lines[i].Running, lines[i].Rate = "", false, nil
+	}
 }
 
 // Options is what an adapter is opened with. Each adapter documents which

@@ -1,10 +1,11 @@
 package api
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -43,45 +44,104 @@ func Decode(body []byte, v any) *Failure {
 // in another spelling; "" where there is none. What is not read may say what it
 // likes.
 func repeated(body []byte, v any) string {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	return repeatedIn(dec, reflect.TypeOf(v))
+	s := repetitions{body: body, fields: make(map[reflect.Type][]field)}
+	return s.next(reflect.TypeOf(v))
 }
 
-// repeatedIn goes through the next value of dec, which is read into a t; nil is into
-// nothing. Of valid JSON, Token returns no error.
-func repeatedIn(dec *json.Decoder, t reflect.Type) string {
-	open, _ := dec.Token()
-	t = behind(t)
-	read := make(map[string]bool)
-	switch open {
-	case json.Delim('['):
-		if t != nil && t.Kind() == reflect.Slice {
+// repetitions goes through a JSON text that is known to be valid, so it looks at no more
+// than it must to find the names.
+type repetitions struct {
+	body   []byte
+	at     int                      // of the next byte
+	fields map[reflect.Type][]field // of the structs that were met
+}
+
+// field is one that package json reads, by its name in JSON.
+type field struct {
+	name string
+	kind reflect.Type
+}
+
+// next goes through the next value, which is read into a t; nil is into nothing.
+func (s *repetitions) next(t reflect.Type) string {
+	switch s.skip(" \t\r\n,"); s.body[s.at] {
+	case '"':
+		s.text()
+		return ""
+	case '[':
+		if t = behind(t); t != nil && t.Kind() == reflect.Slice {
 			t = t.Elem()
 		}
-		for dec.More() {
-			if name := repeatedIn(dec, t); name != "" {
-				return name
-			}
-		}
-	case json.Delim('{'):
-		for dec.More() {
-			token, _ := dec.Token()
-			key, _ := token.(string)
-			name, inner := fieldFor(t, key)
-			if name != "" && (name != key || read[name]) {
-				return name
-			}
-			read[name] = true
-			if name := repeatedIn(dec, inner); name != "" {
-				return name
-			}
-		}
+		return s.list(t)
+	case '{':
+		return s.object(behind(t))
 	default:
+		for s.at < len(s.body) && strings.IndexByte(" \t\r\n,]}", s.body[s.at]) < 0 {
+			s.at++
+		}
 		return ""
 	}
-	dec.Token() // its end
-	return ""
+}
+
+func (s *repetitions) list(element reflect.Type) string {
+	s.at++
+	for {
+		if s.skip(" \t\r\n,"); s.body[s.at] == ']' {
+			s.at++
+			return ""
+		}
+		if name := s.next(element); name != "" {
+			return name
+		}
+	}
+}
+
+func (s *repetitions) object(t reflect.Type) string {
+	s.at++
+	var read []string
+	for {
+		if s.skip(" \t\r\n,"); s.body[s.at] == '}' {
+			s.at++
+			return ""
+		}
+		key := s.text()
+		s.skip(" \t\r\n:")
+		f, ok := s.fieldFor(t, key)
+		if ok && (f.name != key || slices.Contains(read, key)) {
+			return f.name
+		}
+		if ok {
+			read = append(read, key)
+		}
+		if name := s.next(f.kind); name != "" {
+			return name
+		}
+	}
+}
+
+// skip goes past these bytes.
+func (s *repetitions) skip(these string) {
+	for strings.IndexByte(these, s.body[s.at]) >= 0 {
+		s.at++
+	}
+}
+
+// text reads a string.
+func (s *repetitions) text() (text string) {
+	from, escaped := s.at, false
+	for s.at++; s.body[s.at] != '"'; s.at++ {
+		if s.body[s.at] == '\\' {
+			s.at++
+			escaped = true
+		}
+	}
+	s.at++
+	quoted := s.body[from:s.at]
+	if !escaped {
+		return string(quoted[1 : len(quoted)-1])
+	}
+	_ = json.Unmarshal(quoted, &text) // it is valid
+	return text
 }
 
 // behind is the type behind pointers, nil for one that reads itself.
@@ -95,19 +155,26 @@ func behind(t reflect.Type) reflect.Type {
 	return t
 }
 
-// fieldFor is the field of t that package json reads key into, by its name in JSON.
-func fieldFor(t reflect.Type, key string) (name string, inner reflect.Type) {
+// fieldFor is the field of t that package json reads key into.
+func (s *repetitions) fieldFor(t reflect.Type, key string) (f field, ok bool) {
 	if t == nil || t.Kind() != reflect.Struct {
-		return "", nil
+		return field{}, false
 	}
-	for _, field := range reflect.VisibleFields(t) {
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if name == "" {
-			name = field.Name
+	all, known := s.fields[t]
+	if !known {
+		for _, f := range reflect.VisibleFields(t) {
+			if f.Anonymous {
+				continue
+			}
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			all = append(all, field{cmp.Or(name, f.Name), f.Type})
 		}
-		if !field.Anonymous && strings.EqualFold(name, key) {
-			return name, field.Type
+		s.fields[t] = all
+	}
+	for _, f := range all {
+		if strings.EqualFold(f.name, key) {
+			return f, true
 		}
 	}
-	return "", nil
+	return field{}, false
 }

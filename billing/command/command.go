@@ -1,3 +1,12 @@
+// Package command reads the bill of a cloud that this program does not know: any command
+// that prints it, in the form of schema.json, is the provider "exec".
+//
+// The command is run once for each sample, with no shell in between, no standard
+// input, and our environment less every SPOTINFERENCE_ variable. It has the time of
+// a sample and may print 1 MiB. An exit status other than 0, or anything on its
+// standard error, means that there is no bill; what it says there is neither logged
+// nor kept, for it may hold its credentials. When it has ended, or its time is up,
+// what is left of its process group is killed.
 package command
 
 import (
@@ -20,16 +29,6 @@ import (
 	"spotinference/ledger"
 )
 
-// For clouds that this program does not know: any command that prints the bill, in
-// the form of schema.json.
-//
-// The command is run once for each sample, with no shell in between, no standard
-// input, and our environment less every SPOTINFERENCE_ variable. It has the time of
-// a sample and may print 1 MiB. An exit status other than 0, or anything on its
-// standard error, means that there is no bill; what it says there is neither logged
-// nor kept, for it may hold its credentials. When it has ended, or its time is up,
-// what is left of its process group is killed.
-
 // Exec is the class of a command that did not do its work.
 const Failed api.Class = "exec"
 
@@ -48,7 +47,7 @@ type adapter struct {
 	newest time.Time // At of the newest sample
 }
 
-// execAdapter is the command's row in the table of providers.
+// Adapter is the command's row in the table of providers.
 func Adapter() api.Adapter { return api.Adapter{Name: Name, Open: open} }
 
 func open(opts api.Options) (api.Provider, error) {
@@ -152,7 +151,7 @@ func (e *adapter) run(ctx context.Context) ([]byte, *api.Failure) {
 	return r.out.kept, nil
 }
 
-// execRun is one run of the command. Its goroutine is the only one that starts and
+// processRun is one run of the command. Its goroutine is the only one that starts and
 // reaps; another may kill.
 type processRun struct {
 	cmd  *exec.Cmd
@@ -178,7 +177,7 @@ func newProcessRun(path string, argv []string) *processRun {
 	return r
 }
 
-// execEnv takes our own settings out: they hold keys of ours, and no business of
+// commandEnv takes our own settings out: they hold keys of ours, and no business of
 // the command's.
 func commandEnv(env []string) []string {
 	kept := []string{} // not nil, which would stand for all of it
@@ -249,7 +248,7 @@ func (r *processRun) failure() *api.Failure {
 	return f
 }
 
-// bareExec takes the path and the words off an error.
+// bareError takes the path and the words off an error.
 func bareError(err error) error {
 	var name *exec.Error
 	if errors.As(err, &name) {
@@ -265,7 +264,7 @@ func bareError(err error) error {
 var errFull = errors.New("more than may be printed")
 
 // bounded counts what is written to it, and keeps it if it should, up to
-// execOutput; then full is called, once, and the writer is refused.
+// maxOutput; then full is called, once, and the writer is refused.
 type boundedBuffer struct {
 	keep bool
 	full func()

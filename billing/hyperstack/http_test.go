@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spotinference/billing/api"
@@ -80,7 +81,6 @@ func TestBodyIsBounded(t *testing.T) {
 }
 
 func TestConnectionThatBreaks(t *testing.T) {
-	t.Parallel() // it waits between tries
 	var tries atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tries.Add(1)
@@ -90,21 +90,24 @@ func TestConnectionThatBreaks(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}))
 	defer srv.Close()
-	_, err := sockets(t, srv.URL).Sample(t.Context(), time.Now())
-	rig.WantClass(t, err, api.Network)
+	synctest.Test(t, func(t *testing.T) { // the pauses between tries take no time
+		_, err := sockets(t, srv.URL).Sample(t.Context(), time.Now())
+		rig.WantClass(t, err, api.Network)
+	})
 	if tries.Load() != 3 {
 		t.Errorf("%d tries, want 3", tries.Load())
 	}
 }
 
 func TestConnectionRefused(t *testing.T) {
-	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
 	l.Close()
-	_, err = sockets(t, "http://"+addr+"/v1").Sample(t.Context(), time.Now())
-	rig.WantClass(t, err, api.Network)
+	synctest.Test(t, func(t *testing.T) {
+		_, err := sockets(t, "http://"+addr+"/v1").Sample(t.Context(), time.Now())
+		rig.WantClass(t, err, api.Network)
+	})
 }

@@ -79,6 +79,7 @@ func TestHyperstackSample(t *testing.T) {
 // Replies that are well formed, and no good bill of this box. What is malformed is for
 // every adapter alike: TestMalformedText and those beside it.
 func TestHyperstackRefuses(t *testing.T) {
+	t.Parallel()
 	f := func(name, path string, h func(c *rig.HyperstackCloud) http.HandlerFunc, class api.Class, call string) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -151,6 +152,7 @@ func TestHyperstackRefuses(t *testing.T) {
 
 // What is odd and still a good bill.
 func TestHyperstackAccepts(t *testing.T) {
+	t.Parallel()
 	f := func(name, path, from, old, new string, check func(*testing.T, ledger.Sample)) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {

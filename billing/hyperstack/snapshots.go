@@ -49,7 +49,7 @@ func (h *adapter) snapshots(ctx context.Context, clk provider.Clock) ([]listedSn
 	return ours, nil
 }
 
-// decodeHyperstackSnapshots reads a page of the listing, the size of a full one and how
+// decodeSnapshots reads a page of the listing, the size of a full one and how
 // many there are in all.
 func decodeSnapshots(body []byte) (all []listedSnapshot, size, count int, f *api.Failure) {
 	var reply struct {

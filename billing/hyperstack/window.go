@@ -42,7 +42,7 @@ func (h *adapter) AccountOver(ctx context.Context, start, end, now time.Time) (l
 	return total, nil
 }
 
-// hyperstackQuery is a window; its end is left out where it is zero.
+// windowQuery is a window; its end is left out where it is zero.
 func windowQuery(start, end time.Time) url.Values {
 	q := url.Values{"start_date": {start.UTC().Format(timeLayout)}}
 	if !end.IsZero() {
@@ -51,7 +51,7 @@ func windowQuery(start, end time.Time) url.Values {
 	return q
 }
 
-// decodeHyperstackTotal reads the organisation's bill. Its parts do not add up to it,
+// decodeTotal reads the organisation's bill. Its parts do not add up to it,
 // and are left alone.
 func decodeTotal(body []byte) (ledger.Nanos, *api.Failure) {
 	var reply struct {

@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"net/http"
+	"os"
 	"testing"
 
 	"spotinference/billing/api"
@@ -82,4 +83,21 @@ func Listening(t *testing.T, cfg sim.Config) *sim.Sim {
 		}
 	})
 	return cloud
+}
+
+// MemoryDir is a directory for a ledger, until the test ends: in memory where the system
+// has such a place, since these tests commit a sample for each minute of fake time, and
+// ask nothing of the disk.
+func MemoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "billing-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }

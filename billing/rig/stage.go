@@ -143,8 +143,11 @@ func OnEach(t *testing.T, open OpensByName, test func(*testing.T, *Stage), names
 		if len(names) > 0 && !slices.Contains(names, r.Name) {
 			continue
 		}
-		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) { test(t, NewStage(t, open, r, dir)) })
+		t.Run(r.Name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) { test(t, NewStage(t, open, r, dir)) })
+		})
 	}
 }
 

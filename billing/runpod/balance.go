@@ -29,7 +29,7 @@ func (r *adapter) Balances(ctx context.Context, now time.Time) (api.Balances, er
 	return b, nil
 }
 
-// decodeRunpodBalance reads the reply, which is a 200 also where the query failed.
+// decodeBalance reads the reply, which is a 200 also where the query failed.
 func decodeBalance(body []byte) (api.Balances, *api.Failure) {
 	var reply struct {
 		Errors []json.RawMessage `json:"errors"`

@@ -13,7 +13,7 @@ import (
 // What Runpod tells of a pod or network volume that is no longer there: its records
 // stay in the billing listing.
 
-// runpodOf tells which resource a line's is.
+// parseResource tells which resource a line's is.
 func parseResource(resource string) (resourceKind, string, bool) {
 	for _, kind := range []resourceKind{kindPod, kindVolume} {
 		if id, ok := strings.CutPrefix(resource, kind.name+"-"); ok {

@@ -14,7 +14,7 @@ import (
 
 // What Runpod's replies hold, read from bytes that may come from anywhere.
 
-// runpodSpan is how the API writes one; runpodOwner whose it is.
+// timeSpan is how the API writes one; ownerID whose it is.
 type timeSpan struct {
 	Start *replyTime `json:"startTime"`
 	End   *replyTime `json:"endTime"`
@@ -32,7 +32,7 @@ func (o ownerID) id(kind resourceKind) *string {
 	return o.Pod
 }
 
-// decodeRunpodBill reads a billing reply. It is pure, and takes bytes from anywhere.
+// decodeBill reads a billing reply. It is pure, and takes bytes from anywhere.
 func decodeBill(kind resourceKind, id string, w window, body []byte) (ledger.Nanos, *api.Failure) {
 	var reply struct {
 		Money   *string `json:"currency"` // not in the API today
@@ -115,11 +115,11 @@ func decodeBill(kind resourceKind, id string, w window, body []byte) (ledger.Nan
 	return *total, nil
 }
 
-// runpodNoise is by how much the total may miss the sum of its records: a millionth
+// totalNoise is by how much the total may miss the sum of its records: a millionth
 // of a dollar.
 const totalNoise ledger.Nanos = 1_000
 
-// runpodTime is a time in a reply. The error of time.Time's own reader would quote it.
+// replyTime is a time in a reply. The error of time.Time's own reader would quote it.
 type replyTime struct{ time.Time }
 
 var errNotTime = errors.New("a date cannot be read")
@@ -188,11 +188,11 @@ func decodePod(id string, body []byte) (podState, *api.Failure) {
 	return p, nil
 }
 
-// runpodKept is how many records of a reply are kept. Those of older hours came with
+// keptRecords is how many records of a reply are kept. Those of older hours came with
 // earlier samples, and a year of them with every sample would fill the disk.
 const keptRecords = 24
 
-// runpodNewest cuts a reply that was decoded down to its newest records and its
+// newestRecords cuts a reply that was decoded down to its newest records and its
 // metadata, which holds the total. What it leaves is as it came.
 func newestRecords(body []byte) []byte {
 	var reply struct {

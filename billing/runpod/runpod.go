@@ -1,19 +1,5 @@
-package runpod
-
-import (
-	"cmp"
-	"context"
-	"strings"
-	"time"
-
-	"spotinference/billing/api"
-	"spotinference/internal/hint"
-	"spotinference/internal/provider"
-	"spotinference/ledger"
-)
-
-// Runpod: hour buckets per pod and per network volume, over a window that we
-// choose. The bill is the total of the window.
+// Package runpod reads the bill of Runpod: hour buckets per pod and per network volume, over
+// a window that we choose. The bill is the total of the window.
 //
 // The calls and their fields are those of REST v2 (runpod/docs,
 // api-reference-v2/openapi.json); v1 is retired. What that file leaves open, and
@@ -35,6 +21,19 @@ import (
 // Its key comes from RUNPOD_API_KEY, or from the file that RUNPOD_API_KEY_FILE
 // names. Inside a pod the platform sets RUNPOD_API_KEY to a key of the pod's own,
 // which is not known to read billing; a file goes before it there.
+package runpod
+
+import (
+	"cmp"
+	"context"
+	"strings"
+	"time"
+
+	"spotinference/billing/api"
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
+	"spotinference/ledger"
+)
 
 const (
 	defaultURL = "https://api.runpod.io"
@@ -58,7 +57,7 @@ type adapter struct {
 	newest     time.Time // At of the newest sample
 }
 
-// runpodAdapter is Runpod's row in the table of providers.
+// Adapter is Runpod's row in the table of providers.
 func Adapter() api.Adapter {
 	return api.Adapter{
 		Name: "runpod", Env: []string{keyVar, keyFileVar}, Open: open,
@@ -109,7 +108,7 @@ func open(opts api.Options) (api.Provider, error) {
 	return r, nil
 }
 
-// runpodID reports whether s has the form of an id, fit for a path and a ledger.
+// isID reports whether s has the form of an id, fit for a path and a ledger.
 func isID(s string) bool {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 	return s != "" && len(s) <= 64 && strings.Trim(s, letters) == ""
@@ -167,9 +166,7 @@ func (r *adapter) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sampl
 		return ledger.Sample{}, f
 	}
 	s.At = at
-	for i := range s.Lines {
-		s.Lines[i].Status, s.Lines[i].Running, s.Lines[i].Rate = "", false, nil
-	}
+	api.ForgetNow(s.Lines)
 	return s, nil
 }
 
@@ -228,7 +225,7 @@ func (r *adapter) read(ctx context.Context, clk provider.Clock, at time.Time, le
 	return s, nil
 }
 
-// runpodAge is how old a resource that does not tell its birth is taken to be when
+// assumedAge is how old a resource that does not tell its birth is taken to be when
 // it is first seen: enough for its first records to be there.
 const assumedAge = 7 * 24 * time.Hour
 
@@ -279,7 +276,7 @@ func (r *adapter) line(ctx context.Context, clk provider.Clock, kind resourceKin
 	}, nil
 }
 
-// runpodEnd is where the API snaps an endTime to: up, unless it is on the hour.
+// bucketEnd is where the API snaps an endTime to: up, unless it is on the hour.
 func bucketEnd(t time.Time) time.Time {
 	if start := t.Truncate(bucket); !start.Equal(t) {
 		return start.Add(bucket)
@@ -287,7 +284,7 @@ func bucketEnd(t time.Time) time.Time {
 	return t
 }
 
-// runpodKind is a kind of thing that has a bill.
+// resourceKind is a kind of thing that has a bill.
 type resourceKind struct {
 	name   string
 	kind   ledger.Kind
@@ -307,7 +304,7 @@ var (
 	}
 )
 
-// runpodWindow is [from, to), both on the hour.
+// window is [from, to), both on the hour.
 type window struct{ from, to time.Time }
 
 // describe reads what the pod is and what it mounts. The reply holds the pod's
@@ -331,7 +328,7 @@ func (r *adapter) describe(ctx context.Context, clk provider.Clock) (podState, *
 	return p, nil
 }
 
-// runpodRuns says whether a pod in this state is billed as running. A word that
+// isRunning says whether a pod in this state is billed as running. A word that
 // nobody has seen is taken to be.
 func isRunning(status string) bool {
 	switch strings.ToUpper(status) {

@@ -91,6 +91,7 @@ func TestRunpodNetworkVolume(t *testing.T) {
 // Replies that are well formed, and no good bill of this pod. What is malformed is for
 // every adapter alike: TestMalformedText and those beside it.
 func TestRunpodRefuses(t *testing.T) {
+	t.Parallel()
 	f := func(name, path string, h func(*rig.RunpodCloud) http.HandlerFunc, class api.Class, call string) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -202,6 +203,7 @@ func TestRunpodRefuses(t *testing.T) {
 
 // What is odd and still a good bill.
 func TestRunpodAccepts(t *testing.T) {
+	t.Parallel()
 	f := func(name, path, from string, oldNew []string, check func(ledger.Line) bool) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {

@@ -38,6 +38,7 @@ func TestRunpodOverHTTP(t *testing.T) {
 // Three hours of everything that can happen to the bill: what the samples say was
 // spent is what the simulator's own books say, to the nano-unit, between any two.
 func TestRunpodSamplesEqualTheBooks(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10*time.Hour + 37*time.Minute + 123*time.Millisecond)
 		cloud, p := rig.Simulated(t, open, "runpod", sim.Config{
@@ -186,6 +187,7 @@ func TestRunpodSimulatedOddities(t *testing.T) {
 
 // As often as it says that it can be asked, the API's limit allows.
 func TestRunpodRateLimit(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Second)
 		_, p := rig.Simulated(t, open, "runpod", sim.Config{})

@@ -48,7 +48,7 @@ func (r *adapter) AccountOver(ctx context.Context, start, end, now time.Time) (l
 	return total, nil
 }
 
-// decodeRunpodTotal reads the account's bill: its total, and none of its records.
+// decodeTotal reads the account's bill: its total, and none of its records.
 func decodeTotal(body []byte) (ledger.Nanos, *api.Failure) {
 	var reply struct {
 		Meta *struct {
@@ -66,7 +66,7 @@ func decodeTotal(body []byte) (ledger.Nanos, *api.Failure) {
 	return ledger.Nanos(*reply.Meta.Totals.Total), nil
 }
 
-// runpodQuery is a window of hours; its end is left out where it is zero.
+// windowQuery is a window of hours; its end is left out where it is zero.
 func windowQuery(start, end time.Time) url.Values {
 	q := url.Values{"bucketSize": {"hour"}, "startTime": {start.UTC().Format(time.RFC3339)}}
 	if !end.IsZero() {

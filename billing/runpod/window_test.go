@@ -158,6 +158,7 @@ func TestRunpodAnchor(t *testing.T) {
 
 // Of a long window, the newest day is kept with the total; the bill is of all of it.
 func TestRunpodRawIsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		born := time.Now()
 		cloud, p := rig.Simulated(t, open, "runpod", sim.Config{Volumes: []sim.Volume{}})

@@ -54,7 +54,7 @@ func (v *adapter) charges(ctx context.Context, clk provider.Clock, from, to time
 	return nil, api.Fail(api.Incomplete, "listing does not end within %d pages", maxPages).At(chargesCall)
 }
 
-// vastCharge is what one contract was charged inside a window.
+// charge is what one contract was charged inside a window.
 type charge struct {
 	source string
 	amount ledger.Nanos
@@ -67,7 +67,7 @@ type chargesPage struct {
 	next    string // "" on the last page
 }
 
-// decodeVastCharges reads a page of the listing. It is pure, and takes bytes from
+// decodeCharges reads a page of the listing. It is pure, and takes bytes from
 // anywhere.
 func decodeCharges(body []byte) (chargesPage, *api.Failure) {
 	var reply struct {
@@ -114,7 +114,7 @@ func decodeCharges(body []byte) (chargesPage, *api.Failure) {
 	return page, nil
 }
 
-// vastBill adds up the charges of one contract, and returns them as they came, in a
+// billOf adds up the charges of one contract, and returns them as they came, in a
 // JSON array: the listing is of the whole account, and grows with it.
 func billOf(all []charge, source string) (ledger.Nanos, []byte, *api.Failure) {
 	var total ledger.Nanos

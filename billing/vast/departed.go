@@ -16,10 +16,10 @@ import (
 // What Vast.ai tells of an instance or volume that is no longer there: its charges
 // stay in the listing of the days in which it was.
 
-// vastSource is what the API calls a contract in a charge.
+// sourceName is what the API calls a contract in a charge.
 func sourceName(kind ledger.Kind, id int64) string { return fmt.Sprintf("%s-%d", kind, id) }
 
-// vastOf is the inverse of vastSource.
+// parseSource is the inverse of sourceName.
 func parseSource(source string) (ledger.Kind, int64, bool) {
 	for _, kind := range []ledger.Kind{ledger.Instance, ledger.Volume} {
 		if text, ok := strings.CutPrefix(source, string(kind)+"-"); ok {

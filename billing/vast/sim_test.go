@@ -29,6 +29,7 @@ func thousandths(nanos int64) ledger.Nanos {
 // the last digit that the API gives, whatever happened before, and the balance moved
 // by what both cost.
 func TestVastSamplesEqualTheBooks(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(22*time.Hour + 10*time.Minute + 123*time.Millisecond)
 		born := time.Now()

@@ -1,23 +1,5 @@
-package vast
-
-import (
-	"cmp"
-	"context"
-	"encoding/json"
-	"fmt"
-	"net/url"
-	"strconv"
-	"strings"
-	"time"
-
-	"spotinference/billing/api"
-	"spotinference/internal/hint"
-	"spotinference/internal/provider"
-	"spotinference/ledger"
-)
-
-// Vast.ai: a listing of what each contract (instance-N, volume-N) was charged over
-// days that we choose, each amount rounded to 0.001.
+// Package vast reads the bill of Vast.ai: a listing of what each contract (instance-N,
+// volume-N) was charged over days that we choose, each amount rounded to 0.001.
 //
 // The calls and their fields are those of docs.vast.ai/api-reference and of
 // vast-ai/vast-cli, vast.py. What they leave open, and how it is taken here:
@@ -33,6 +15,20 @@ import (
 //   - volume_info is null where there are no volumes, and never left out.
 //
 // What the whole account has left is told beside the bill, see BalanceReader.
+package vast
+
+import (
+	"cmp"
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"spotinference/billing/api"
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
+	"spotinference/ledger"
+)
 
 const (
 	defaultURL   = "https://console.vast.ai"
@@ -63,7 +59,7 @@ type adapter struct {
 	created map[int64]time.Time // of volumes, which the instance does not tell
 }
 
-// vastAdapter is Vast.ai's row in the table of providers.
+// Adapter is Vast.ai's row in the table of providers.
 func Adapter() api.Adapter {
 	return api.Adapter{
 		Name: "vast", Env: []string{keyVar, keyFileVar}, Open: open,
@@ -108,7 +104,7 @@ func open(opts api.Options) (api.Provider, error) {
 	return v, nil
 }
 
-// vastInstance is the box that we are: as it was said, else as a container is told
+// instanceID is the box that we are: as it was said, else as a container is told
 // by its environment.
 func instanceID(opts api.Options) (int64, error) {
 	if opts.Instance != "" {
@@ -175,9 +171,7 @@ func (v *adapter) SampleAt(ctx context.Context, at, now time.Time) (ledger.Sampl
 	if f != nil {
 		return ledger.Sample{}, f
 	}
-	for i := range s.Lines {
-		s.Lines[i].Status, s.Lines[i].Running, s.Lines[i].Rate = "", false, nil
-	}
+	api.ForgetNow(s.Lines)
 	return s, nil
 }
 
@@ -260,7 +254,7 @@ func (v *adapter) read(ctx context.Context, clk provider.Clock, end time.Time, l
 	return s, nil
 }
 
-// vastListings holds the listings of one sample by their start: the anchors of an
+// chargesByStart holds the listings of one sample by their start: the anchors of an
 // instance and its volumes are mostly one day, and one listing has the charges of both.
 type chargesByStart map[time.Time][]charge
 
@@ -284,7 +278,7 @@ func (v *adapter) line(ctx context.Context, clk provider.Clock, listings charges
 	return ledger.Line{Resource: source, Kind: kind, Bill: &bill, Epoch: api.Epoch(anchor), Created: created, Raw: v.api.Keep(raw)}, nil
 }
 
-// vastPatience is how long a running instance's bill may stand still: the lag, or
+// lagFor is how long a running instance's bill may stand still: the lag, or
 // where that is longer, the time in which it moves by three units at this rate.
 func lagFor(rate *ledger.Nanos) time.Duration {
 	if rate == nil || *rate <= 0 {
@@ -295,182 +289,7 @@ func lagFor(rate *ledger.Nanos) time.Duration {
 	return min(max(lag, time.Duration(min(seconds, 3600))*time.Second), most)
 }
 
-const instanceCall = "GET /api/v0/instances/{id}/"
-
-type machine struct {
-	status  string
-	running bool
-	rate    *ledger.Nanos
-	created time.Time
-	volumes []int64
-}
-
-// machine reads what the box is and which volumes hang on it. The reply holds the
-// environment, tokens and commands of the user's: nothing of it is kept but these
-// fields.
-func (v *adapter) machine(ctx context.Context, clk provider.Clock) (machine, *api.Failure) {
-	body, f := v.api.Get(ctx, clk, instanceCall, fmt.Sprintf("api/v0/instances/%d/", v.instance), nil)
-	if f != nil {
-		if f.Class == api.HTTP4xx {
-			f.WithHint("check --instance, and whether the instance still exists")
-		}
-		f.Absent = f.NotFound() && v.departures.Missed(sourceName(ledger.Instance, v.instance)) && v.unlisted(ctx, clk)
-		return machine{}, f
-	}
-	m, f := decodeMachine(v.instance, body)
-	if f != nil {
-		return machine{}, f.At(instanceCall)
-	}
-	return m, nil
-}
-
-func decodeMachine(id int64, body []byte) (machine, *api.Failure) {
-	var reply struct {
-		VM *struct { // one, under a plural
-			ID       *int64      `json:"id"`
-			Actual   *string     `json:"actual_status"` // null while it is being set up
-			State    *string     `json:"cur_state"`
-			Start    *api.Amount `json:"start_date"` // a Unix time with a fraction
-			DPH      *api.Amount `json:"dph_total"`
-			Instance *struct {
-				Discounted *api.Amount `json:"discountedTotalPerHour"`
-			} `json:"instance"`
-			Volumes json.RawMessage `json:"volume_info"`
-		} `json:"instances"`
-	}
-	none := machine{}
-	if f := decode(body, &reply); f != nil {
-		return none, f
-	}
-	vm := reply.VM
-	switch {
-	case vm == nil:
-		return none, api.Fail(api.Incomplete, "reply has no instances object")
-	case vm.ID == nil || vm.Start == nil || vm.Volumes == nil:
-		return none, api.Fail(api.Incomplete, "reply lacks one of id, start_date, volume_info")
-	case vm.Actual == nil && vm.State == nil:
-		return none, api.Fail(api.Incomplete, "reply lacks actual_status and cur_state")
-	case *vm.ID != id:
-		return none, api.Fail(api.Malformed, "the reply is of instance %d, not of %d", *vm.ID, id)
-	case *vm.Start <= 0:
-		return none, api.Fail(api.Malformed, "reply has a date that cannot be read")
-	}
-	m := machine{rate: vm.DPH.Nanos(), created: unixTime(vm.Start), running: isRunning(vm.Actual, vm.State)}
-	if vm.Actual != nil {
-		m.status = *vm.Actual
-	} else {
-		m.status = *vm.State
-	}
-	if vm.Instance != nil && vm.Instance.Discounted != nil {
-		m.rate = vm.Instance.Discounted.Nanos()
-	}
-	if m.rate != nil && *m.rate < 0 {
-		return none, api.Fail(api.Malformed, "reply has an amount below zero")
-	}
-	var volumes []struct {
-		ID *int64 `json:"id"`
-	}
-	if f := api.Decode(vm.Volumes, &volumes); f != nil {
-		return none, f
-	}
-	seen := make(map[int64]bool)
-	for _, a := range volumes {
-		if a.ID == nil || *a.ID <= 0 {
-			return none, api.Fail(api.Incomplete, "reply has a volume without its id")
-		}
-		if !seen[*a.ID] {
-			seen[*a.ID] = true
-			m.volumes = append(m.volumes, *a.ID)
-		}
-	}
-	return m, nil
-}
-
-// vastRuns says whether an instance is billed as running. It is not where it holds
-// no GPU: stopped by its owner, outbid or released. What is unknown, or where the
-// two words disagree, counts as running.
-func isRunning(actual, state *string) bool {
-	if state != nil {
-		switch strings.ToLower(*state) {
-		case "stopped", "unloaded":
-		default:
-			return true
-		}
-	}
-	if actual != nil {
-		switch strings.ToLower(*actual) {
-		case "stopped", "exited", "offline", "loading":
-		default:
-			return true
-		}
-	}
-	return false
-}
-
-// vastInstant reads a Unix time with a fraction by its digits: an amount holds nine.
-func unixTime(a *api.Amount) time.Time { return time.Unix(0, int64(*a)).UTC() }
-
-// birth asks when a volume was created, once in its life.
-func (v *adapter) volumeCreated(ctx context.Context, clk provider.Clock, id int64) (time.Time, *api.Failure) {
-	if t, ok := v.created[id]; ok {
-		return t, nil
-	}
-	born, listed, f := v.volume(ctx, clk, id)
-	switch {
-	case f != nil:
-		return time.Time{}, f
-	case !listed:
-		return time.Time{}, api.Fail(api.Incomplete, "volume %d is attached and not listed", id).At(volumesCall)
-	case born.IsZero():
-		return time.Time{}, api.Fail(api.Incomplete, "volume %d has no start_date", id).At(volumesCall)
-	}
-	v.created[id] = born
-	return born, nil
-}
-
-const volumesCall = "GET /api/v0/volumes"
-
-func (v *adapter) volume(ctx context.Context, clk provider.Clock, id int64) (born time.Time, listed bool, f *api.Failure) {
-	body, f := v.api.Get(ctx, clk, volumesCall, "api/v0/volumes", url.Values{"owner": {"me"}, "type": {"all"}})
-	if f != nil {
-		return born, false, f
-	}
-	if born, listed, f = decodeVolume(id, body); f != nil {
-		return born, false, f.At(volumesCall)
-	}
-	return born, listed, nil
-}
-
-// decodeVastVolume finds a volume in the listing of all, and when it was created, zero
-// where that is not told.
-func decodeVolume(id int64, body []byte) (born time.Time, listed bool, f *api.Failure) {
-	var reply struct {
-		Volumes *[]struct {
-			ID    *int64      `json:"id"`
-			Start *api.Amount `json:"start_date"`
-		} `json:"volumes"`
-	}
-	if f := decode(body, &reply); f != nil {
-		return born, false, f
-	}
-	if reply.Volumes == nil {
-		return born, false, api.Fail(api.Incomplete, "reply has no volumes")
-	}
-	for _, e := range *reply.Volumes {
-		switch {
-		case e.ID == nil || *e.ID != id:
-		case e.Start == nil:
-			return born, true, nil
-		case *e.Start <= 0:
-			return born, false, api.Fail(api.Malformed, "reply has a date that cannot be read")
-		default:
-			return unixTime(e.Start), true, nil
-		}
-	}
-	return born, false, nil
-}
-
-// vastDecode reads a reply into v, unless it is a refusal that came as a 200.
+// decode reads a reply into v, unless it is a refusal that came as a 200.
 func decode(body []byte, v any) *api.Failure {
 	var says struct {
 		Success *bool `json:"success"`

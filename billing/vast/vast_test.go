@@ -94,6 +94,7 @@ func TestVastSample(t *testing.T) {
 // Replies that are well formed, and no good bill of this instance. What is malformed is
 // for every adapter alike: TestMalformedText and those beside it.
 func TestVastRefuses(t *testing.T) {
+	t.Parallel()
 	f := func(name, path, call string, class api.Class, h func(c *rig.VastCloud) http.HandlerFunc) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -182,6 +183,7 @@ func TestVastRefuses(t *testing.T) {
 
 // What is odd and still a good bill.
 func TestVastAccepts(t *testing.T) {
+	t.Parallel()
 	f := func(name, path, from, old, new string, check func(*testing.T, ledger.Sample)) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {

@@ -77,7 +77,7 @@ func (v *adapter) resume() (openingBalance, ledger.Nanos, bool) {
 	return o, last, err == nil
 }
 
-// verdaOpening is where an epoch begins.
+// openingBalance is where an epoch begins.
 type openingBalance struct {
 	balance ledger.Nanos
 	at      time.Time

@@ -8,7 +8,7 @@ import (
 	"spotinference/ledger"
 )
 
-// decodeVerdaBalance reads the reply that the bill is made of.
+// decodeBalance reads the reply that the bill is made of.
 func decodeBalance(body []byte) (ledger.Nanos, string, *api.Failure) {
 	var reply struct {
 		Amount   *api.Amount `json:"amount"`
@@ -27,7 +27,7 @@ func decodeBalance(body []byte) (ledger.Nanos, string, *api.Failure) {
 	return *reply.Amount.Nanos(), currency, nil
 }
 
-// verdaMachines is what the listing of instances says of the account.
+// instanceList is what the listing of instances says of the account.
 type instanceList struct {
 	ids     []string
 	words   []string // their states, each once
@@ -40,7 +40,7 @@ func (m instanceList) status() string {
 	return strings.Join(m.words, ",")
 }
 
-// decodeVerdaInstances reads the bare list of instances. They hold addresses and
+// decodeInstances reads the bare list of instances. They hold addresses and
 // tokens of the user's: nothing is kept but these fields.
 func decodeInstances(body []byte) (instanceList, *api.Failure) {
 	var reply *[]struct {
@@ -97,7 +97,7 @@ func decodeInstances(body []byte) (instanceList, *api.Failure) {
 	return m, nil
 }
 
-// verdaRuns says whether an instance in this state is billed as running. A word
+// isRunning says whether an instance in this state is billed as running. A word
 // that nobody has seen is taken to be.
 func isRunning(status string) bool {
 	switch strings.ToLower(status) {
@@ -108,7 +108,7 @@ func isRunning(status string) bool {
 	return true
 }
 
-// decodeVerdaVolumes returns what the account's volumes cost an hour, nil where one
+// decodeVolumes returns what the account's volumes cost an hour, nil where one
 // does not tell.
 func decodeVolumes(body []byte, currency string) (*ledger.Nanos, *api.Failure) {
 	var reply *[]struct {

@@ -43,7 +43,8 @@ func verdaAt(t *testing.T, cloud *sim.Sim, anchors api.History) api.Provider {
 // restarts and many tokens: what the ledger says was spent is what the books say,
 // to the nano-unit, except across a top-up, where it says that it does not know.
 func TestVerdaEqualsTheBooks(t *testing.T) {
-	dir := t.TempDir()
+	t.Parallel()
+	dir := rig.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10*time.Hour + 123*time.Millisecond)
 		led, err := ledger.Open(ledger.Config{Path: filepath.Join(dir, "ledger.db")})

@@ -21,14 +21,14 @@ const (
 	maxTokenSeconds = 366 * 24 * 3600
 )
 
-// verdaToken is the answer to a grant.
+// accessToken is the answer to a grant.
 type accessToken struct {
 	access    string
 	refresh   string // "" where none came
 	expiresIn time.Duration
 }
 
-// verdaAuth holds the credentials, and what they were last exchanged for.
+// tokenSource holds the credentials, and what they were last exchanged for.
 type tokenSource struct {
 	api        *api.Client
 	client     *provider.Client // under api: it authorizes by token
@@ -91,7 +91,7 @@ func (a *tokenSource) grant(ctx context.Context, clk provider.Clock, form map[st
 	return nil
 }
 
-// decodeVerdaToken reads the answer to a grant. What it says is sent back in a
+// decodeToken reads the answer to a grant. What it says is sent back in a
 // header, so it must be fit for one.
 func decodeToken(body []byte) (accessToken, *api.Failure) {
 	var reply struct {

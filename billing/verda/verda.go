@@ -1,23 +1,6 @@
-package verda
-
-import (
-	"cmp"
-	"context"
-	"crypto/sha256"
-	"fmt"
-	"slices"
-	"strings"
-	"time"
-
-	"spotinference/billing/api"
-	"spotinference/internal/hint"
-	"spotinference/internal/provider"
-	"spotinference/ledger"
-)
-
-// Verda (formerly DataCrunch): the balance of an account, and rates. No call tells
-// what one machine cost, so the bill is the account's: whatever else runs in it is
-// in it too. Give this box an account, or a project, of its own.
+// Package verda reads the bill of Verda (formerly DataCrunch): the balance of an account,
+// and rates. No call tells what one machine cost, so the bill is the account's: whatever
+// else runs in it is in it too. Give this box an account, or a project, of its own.
 //
 // The calls and their fields are those of verdacloud-sdk-go, pkg/verda (auth.go,
 // balance.go, instances_types.go, volumes_types.go). What that leaves open, and
@@ -38,6 +21,22 @@ import (
 //   - A balance below zero is taken as it is: what is owed was spent.
 //   - No call names the account. Its name in the ledger is made from the client id,
 //     so that the balances of two accounts are never subtracted.
+package verda
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"spotinference/billing/api"
+	"spotinference/internal/hint"
+	"spotinference/internal/provider"
+	"spotinference/ledger"
+)
 
 const (
 	defaultURL = "https://api.verda.com/v1"
@@ -72,16 +71,16 @@ type adapter struct {
 	opening  openingBalance
 	balance  ledger.Nanos  // the last that was seen; of the epoch of opening
 	seen     bool          // opening and balance hold something
-	rates    []accountRate // of the last verdaStep + verdaLag
+	rates    []accountRate // of the last step + lag
 }
 
-// verdaRate is what the account cost an hour, and when that was.
+// accountRate is what the account cost an hour, and when that was.
 type accountRate struct {
 	at   time.Time
 	rate ledger.Nanos
 }
 
-// verdaAdapter is Verda's row in the table of providers.
+// Adapter is Verda's row in the table of providers.
 func Adapter() api.Adapter {
 	return api.Adapter{Name: "verda", Env: []string{clientIDVar, oldIDVar}, Open: open}
 }

@@ -72,6 +72,7 @@ func TestVerdaSample(t *testing.T) {
 
 // What is odd and still a good sample.
 func TestVerdaAccepts(t *testing.T) {
+	t.Parallel()
 	f := func(name, path, from, old, new string, check func(*testing.T, ledger.Sample)) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -144,6 +145,7 @@ func TestVerdaAccepts(t *testing.T) {
 // one reads the series on as if nothing had been. What is malformed is for every adapter
 // alike: TestMalformedText and those beside it.
 func TestVerdaRefuses(t *testing.T) {
+	t.Parallel()
 	f := func(name, path string, h func(c *rig.VerdaCloud) http.HandlerFunc, class api.Class) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
