@@ -27,6 +27,7 @@ var tables = []struct {
 	{"metrics.md", "metrics", metrics},
 	{"events.md", "events", events},
 	{"events.md", "states", states},
+	{"api.md", "routes", routes},
 	{"api.md", "refusals", refusals},
 }
 

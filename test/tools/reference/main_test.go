@@ -33,7 +33,7 @@ func TestPagesAreCurrent(t *testing.T) {
 	}
 }
 
-// TestNothingIsMissing: each flag, metric, event, state and refusal is on its page, with a text.
+// TestNothingIsMissing: each flag, metric, event, state, path and refusal is on its page, with a text.
 func TestNothingIsMissing(t *testing.T) {
 	on := func(page, what, text string) {
 		t.Helper()
@@ -59,6 +59,9 @@ func TestNothingIsMissing(t *testing.T) {
 	}
 	for _, s := range ledger.EngineStates() {
 		on("events.md", "| `"+string(s.Name)+"` |", s.Help)
+	}
+	for _, r := range api.Routes() {
+		on("api.md", "| `"+r.Path+"` |", r.Does)
 	}
 	for _, r := range refusal.All() {
 		on("api.md", "| "+r.When+" |", r.Message)
