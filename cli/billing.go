@@ -56,13 +56,13 @@ func (o providerOptions) open(g *global, what string, history billingapi.History
 		return nil, nil, usagef("name the provider whose bill to read", "%s: --provider none has no bill", what)
 	case o.provider == "":
 		if c.Provider, err = billing.Detect(os.Getenv); err != nil {
-			return nil, nil, usagef(hintFor(err), "%s: no --provider, and %w", what, err)
+			return nil, nil, usagef("", "%s: no --provider, and %w", what, err)
 		}
 	}
 	c.Billing.History = history
 	if p, err = billing.New(c.Provider, c.Billing); err != nil {
 		stop()
-		return nil, nil, usagef(hintFor(err), "%s: %w", what, err)
+		return nil, nil, usagef("", "%s: %w", what, err)
 	}
 	return p, stop, nil
 }

@@ -127,7 +127,7 @@ func probe(ctx context.Context, progress io.Writer, p billingapi.Provider, o bil
 		}
 	}}
 	if err := cfg.Check(); err != nil {
-		return m, usagef(hintFor(err), "%s: %w", what, err)
+		return m, usagef("", "%s: %w", what, err)
 	}
 	fmt.Fprintf(progress, "spotinference: probing the bill of %s every %s for %s\n", p.Name(), o.every, o.long)
 	m, err = billing.Probe(ctx, cfg)

@@ -38,7 +38,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return int(exit)
 	}
 	fmt.Fprintf(stderr, "spotinference: error: %v\n", err)
-	if h := hintFor(err); h != "" {
+	if h := hint.Of(err); h != "" {
 		fmt.Fprintf(stderr, "spotinference: hint: %s\n", h)
 	}
 	return exitOf(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
 
@@ -125,8 +126,8 @@ func TestCommandsRunWithoutCobra(t *testing.T) {
 		t.Errorf("report usage: %v\n%s", err, out)
 	}
 	o.window = "yesterday"
-	if err := runReportUsage(context.Background(), g, o); exitOf(err) != exitUsage || hintFor(err) == "" {
-		t.Errorf("report usage of yesterday: %v, hint %q", err, hintFor(err))
+	if err := runReportUsage(context.Background(), g, o); exitOf(err) != exitUsage || hint.Of(err) == "" {
+		t.Errorf("report usage of yesterday: %v, hint %q", err, hint.Of(err))
 	}
 	err := runReportCost(context.Background(), g, reportCostOptions{
 		windowOptions: windowOptions{window: "24h", until: "now", format: "text"}, ageOptions: ageOptions{time.Minute}, bucket: "none"})

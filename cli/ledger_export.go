@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spotinference/internal/hint"
 	"spotinference/ledger/report"
 )
 
@@ -36,7 +37,7 @@ func runLedgerExport(ctx context.Context, g *global, o ledgerExportOptions) erro
 	const what = "ledger export"
 	table, err := report.ParseExportTable(o.table)
 	if err != nil {
-		return usagef(hintFor(err), "%s: %w", what, err)
+		return usagef("", "%s: %w", what, err)
 	}
 	format := report.Format(o.format)
 	if format != report.CSV && format != report.JSON {
@@ -53,7 +54,7 @@ func runLedgerExport(ctx context.Context, g *global, o ledgerExportOptions) erro
 	if o.window != "all" {
 		span, err := report.ParseWindow(o.window)
 		if err != nil {
-			return usagef(hintFor(err)+", or all", "%w", err)
+			return usagef(hint.Of(err)+", or all", "%w", err)
 		}
 		w.From = until.Add(-span)
 	}

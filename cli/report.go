@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"io"
 	"time"
 
 	"spotinference/ledger"
@@ -69,9 +70,22 @@ func (o ageOptions) check(what string) error {
 	return nil
 }
 
-// noFigure is the end of a report that was printed without its figure.
-func noFigure(what, reason string) error {
-	return refusedError{what + ": no figure: " + reason}
+// figures is a report that may have to say that the ledger cannot tell.
+type figures interface {
+	Write(io.Writer, report.Format) error
+	Refused() bool
+}
+
+// writeFigures prints a report. One that has no figure is printed, too, and is a refusal
+// for the reason.
+func (g *global) writeFigures(what string, f figures, format report.Format, reason string) error {
+	if err := f.Write(g.stdout, format); err != nil {
+		return err
+	}
+	if f.Refused() {
+		return refusedError{what + ": no figure: " + reason}
+	}
+	return nil
 }
 
 // asked makes a question that cannot be asked so an error of usage.

@@ -68,11 +68,5 @@ func runReportCost(_ context.Context, g *global, o reportCostOptions) error {
 	if err != nil {
 		return asked(err)
 	}
-	if err := cost.Write(g.stdout, q.format); err != nil {
-		return err
-	}
-	if cost.Refused() {
-		return noFigure(what, cost.Reason)
-	}
-	return nil
+	return g.writeFigures(what, cost, q.format, cost.Reason)
 }

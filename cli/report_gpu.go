@@ -43,11 +43,5 @@ func runReportGPU(_ context.Context, g *global, o reportGPUOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Write(g.stdout, q.format); err != nil {
-		return err
-	}
-	if r.Refused() {
-		return noFigure(what, r.Reason)
-	}
-	return nil
+	return g.writeFigures(what, r, q.format, r.Reason)
 }

@@ -105,7 +105,7 @@ func readInvoice(o reportReconcileOptions, r *ledger.Reader) (billing.Invoice, e
 		}
 	}
 	if err != nil {
-		return billing.Invoice{}, usagef(hintFor(err), "%s: %w", what, err)
+		return billing.Invoice{}, usagef("", "%s: %w", what, err)
 	}
 	f, err := os.Open(o.invoice)
 	if err != nil {

@@ -43,11 +43,5 @@ func runReportWakes(_ context.Context, g *global, o reportWakesOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := w.Write(g.stdout, q.format); err != nil {
-		return err
-	}
-	if w.Refused() {
-		return noFigure(what, w.Reason)
-	}
-	return nil
+	return g.writeFigures(what, w, q.format, w.Reason)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spotinference/billing"
+	"spotinference/internal/hint"
 	"spotinference/internal/provider"
 	"spotinference/ledger"
 	"spotinference/server"
@@ -237,7 +238,7 @@ func (o serveOptions) findMissing(words []string) (provider string, err error) {
 		case err == nil:
 			provider = name
 		case len(words) > 0:
-			return "", usagef(hintFor(err), "serve: no --provider, and %w", err)
+			return "", usagef("", "serve: no --provider, and %w", err)
 		default:
 			missing = append(missing, "--provider")
 		}
@@ -262,7 +263,7 @@ func (o serveOptions) engineConfig(c engine.Config) (engine.Config, error) {
 	if o.engineUser != "" {
 		user, err := engine.LookupUser(o.engineUser)
 		if err != nil {
-			return c, usagef(hintFor(err), "serve: %w", err)
+			return c, usagef("", "serve: %w", err)
 		}
 		c.User = user
 	}
@@ -298,7 +299,7 @@ func (o serveOptions) onCloseCommand() ([]string, error) {
 	}
 	words, err := billing.SplitCommand("on close", o.onClose)
 	if err != nil {
-		return nil, usagef(hintFor(err), "serve: %w", err)
+		return nil, usagef("", "serve: %w", err)
 	}
 	if _, err := exec.LookPath(words[0]); err != nil {
 		return nil, usagef("name a program that is there", "serve: --on-close: %w", err)
@@ -331,10 +332,10 @@ func readKey(path string) (string, error) {
 	}
 	text, err := provider.ReadSecretFile(path)
 	if open := new(provider.NotPrivateError); errors.As(err, &open) {
-		return "", usagef(hintFor(err), "serve: the API key file %s can be read by others (mode %04o)", path, open.Mode)
+		return "", usagef(hint.Of(err), "serve: the API key file %s can be read by others (mode %04o)", path, open.Mode)
 	}
 	if err != nil {
-		return "", usagef(cmp.Or(hintFor(err), "name a file that can be read"), "serve: read the API key: %w", err)
+		return "", usagef(cmp.Or(hint.Of(err), "name a file that can be read"), "serve: read the API key: %w", err)
 	}
 	if key = strings.TrimSpace(text); key == "" {
 		return "", usagef("put the key into it, on one line", "serve: the API key file %s is empty", path)
