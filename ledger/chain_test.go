@@ -73,7 +73,7 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 	t.Parallel()
 	const requests = "finished, id, endpoint, model, key, stream, status, http, started, first, prompt_tokens, cached_tokens, completion_tokens, lower_bound"
 	path := filepath.Join(t.TempDir(), "l.db")
-	led := begin(t, path)
+	led := openNew(t, path)
 	everything(t, led)
 	head := chain(t, led.Reader).Head
 	if v, err := led.Verify(t.Context(), head.String(), head.Short()); err != nil || len(v.Problems) > 0 || v.Chain.Head != head {

@@ -81,7 +81,7 @@ type EngineDiff struct {
 // Difference is what the engine has beyond the ledger; negative where it has less.
 func (d EngineDiff) Difference() int64 { return d.Engine - d.Ledger }
 
-// EngineCheck is a span of an engine's life held against the ledger.
+// EngineCheck is a span of an engine process held against the ledger.
 type EngineCheck struct {
 	From, To   time.Time
 	Requests   int64 // that finished in it
@@ -143,7 +143,7 @@ func (r *Reader) canaries(from, to time.Time) (u Usage, err error) {
 }
 
 // cause judges a difference. The ledger counts less than was made, and later: it is
-// ahead of an engine only while that has yet to let go of a request that was cut, whose
+// ahead of an engine only while that has yet to end a request that was cut, whose
 // tokens llama-server adds then.
 func cause(d EngineDiff, quiet, cut bool) string {
 	switch n := d.Difference(); {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// EngineState is where an engine is in its life: the word of events, reports, metrics
-// and status.
+// EngineState is what an engine is doing: the word of events, reports, metrics and
+// status.
 type EngineState string
 
 const (

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// GPUMinute is what one card did after Since, up to and including At: a minute,
+// GPUMinute is what one GPU did after Since, up to and including At: a minute,
 // or the part of one that was seen. A nil figure is "not known", never zero.
 type GPUMinute struct {
-	UUID      string // the driver's id of the card
+	UUID      string // the driver's id of the GPU
 	Name      string // product name
-	Source    string // who read the card: "helper", "nvidia-smi"
+	Source    string // who read the GPU: "helper", "nvidia-smi"
 	Since, At time.Time
 	Readings  int64
 
@@ -24,10 +24,10 @@ type GPUMinute struct {
 	PowerAvg       *int64 // mW
 	PowerMax       *int64
 	TemperatureMax *int64 // °C
-	Energy         *int64 // mJ, a difference of the card's counter
+	Energy         *int64 // mJ, a difference of the GPU's counter
 }
 
-// AddGPUMinute writes what a card did. One that is written already is refused:
+// AddGPUMinute writes what a GPU did. One that is written already is refused:
 // two rows of one instant would count its energy twice.
 func (l *Ledger) AddGPUMinute(m GPUMinute) error {
 	switch {
@@ -39,15 +39,15 @@ func (l *Ledger) AddGPUMinute(m GPUMinute) error {
 		return fmt.Errorf("minute of card %q with an energy of %d mJ: %w", m.UUID, *m.Energy, ErrRefused)
 	}
 	return l.submit(context.Background(), func(w *batch) error {
-		var card int64
-		err := w.scan("SELECT id FROM gpu WHERE uuid = ?", []any{m.UUID}, &card)
+		var gpu int64
+		err := w.scan("SELECT id FROM gpu WHERE uuid = ?", []any{m.UUID}, &gpu)
 		if errors.Is(err, sql.ErrNoRows) {
-			card, _, err = w.insert(tableGPU, nil, m.UUID, m.Name)
+			gpu, _, err = w.insert(tableGPU, nil, m.UUID, m.Name)
 		}
 		if err != nil {
 			return fmt.Errorf("card: %w", err)
 		}
-		_, added, err := w.insert(tableGPUMinute, micros(m.At), card, micros(m.Since), m.Source, m.Readings, m.UtilisationAvg, m.UtilisationMax,
+		_, added, err := w.insert(tableGPUMinute, micros(m.At), gpu, micros(m.Since), m.Source, m.Readings, m.UtilisationAvg, m.UtilisationMax,
 			m.MemoryAvg, m.MemoryMax, m.PowerAvg, m.PowerMax, m.TemperatureMax, m.Energy)
 		if err != nil {
 			return fmt.Errorf("minute of card %q: %w", m.UUID, err)
@@ -59,7 +59,7 @@ func (l *Ledger) AddGPUMinute(m GPUMinute) error {
 	})
 }
 
-// GPUMinutes calls row for each minute of a card that ended in (from, to], in
+// GPUMinutes calls row for each minute of a GPU that ended in (from, to], in
 // order of time, until it returns an error.
 func (r *Reader) GPUMinutes(from, to time.Time, row func(GPUMinute) error) error {
 	return r.snapshot(context.Background(), func(tx *sql.Tx) error {

@@ -208,7 +208,7 @@ func (l *Ledger) Err() error {
 	return nil
 }
 
-// Close waits for the writes under way, then lets go of the file and its lock.
+// Close waits for the writes under way, then closes the file and releases its lock.
 // A write after Close is refused. Safe twice.
 func (l *Ledger) Close() error {
 	if l.down.Swap(true) {
@@ -439,7 +439,7 @@ func checkReadable(db *sql.DB, known int, demo bool) error {
 	return checkDemo(db, demo)
 }
 
-// Close lets go of the file. Safe twice.
+// Close closes the file. Safe twice.
 func (r *Reader) Close() error { return r.db.Close() }
 
 // snapshot runs f on one read transaction, so that all its queries see the

@@ -34,8 +34,8 @@ func open(t *testing.T, path string) *ledger.Ledger {
 	return ledgertest.Open(t, config(path))
 }
 
-// begin makes a ledger where none is, as a first start does; open begins with a copy.
-func begin(t *testing.T, path string) *ledger.Ledger {
+// openNew makes a ledger where none is, as a first start does; open begins with a copy.
+func openNew(t *testing.T, path string) *ledger.Ledger {
 	t.Helper()
 	led, err := ledger.Open(config(path))
 	if err != nil {
@@ -457,7 +457,7 @@ func TestDemoAfreshForgetsOnlyDemo(t *testing.T) {
 func TestReaderBesideWriter(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a b?#%.db") // a path that a careless DSN would break
-	led := begin(t, path)
+	led := openNew(t, path)
 	add(t, led, request("a", t0, 1))
 	r, err := ledger.OpenReader(path, false)
 	if err != nil {

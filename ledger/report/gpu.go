@@ -12,11 +12,11 @@ import (
 
 // Why a GPU report lacks its quotient. ReasonNoTokens is another.
 const (
-	ReasonNoReadings = "no_readings" // nobody read a card in the window: nothing else is known either
-	ReasonNoEnergy   = "no_energy"   // the cards were read, and no energy counter with them
+	ReasonNoReadings = "no_readings" // nobody read a GPU in the window: nothing else is known either
+	ReasonNoEnergy   = "no_energy"   // the GPUs were read, and no energy counter with them
 )
 
-// GPUQuery asks what the cards did in a window.
+// GPUQuery asks what the GPUs did in a window.
 type GPUQuery struct {
 	Window ledger.Window
 	// Explicit, Now and MaxSampleAge are those of a CostQuery: the price of the
@@ -27,11 +27,11 @@ type GPUQuery struct {
 	Demo         bool
 }
 
-// GPUReport is what the cards did in the part of a window in which they were read.
+// GPUReport is what the GPUs did in the part of a window in which they were read.
 // What is not known is null, never zero.
 type GPUReport struct {
 	Window GPUWindow `json:"window"`
-	Cards  []Card    `json:"cards"` // by UUID
+	GPUs   []GPUUse  `json:"cards"` // by UUID
 	Energy Energy    `json:"energy"`
 	// JoulesPerToken is energy ÷ the output tokens of requests that finished while
 	// it was measured, divided once, to six decimals.
@@ -58,9 +58,9 @@ type GPUWindow struct {
 	SeenSeconds Decimal    `json:"seen_seconds"`
 }
 
-// Card is what one card did. Averages are over its readings; a share is in four
+// GPUUse is what one GPU did. Averages are over its readings; a share is in four
 // digits: "0.3720".
-type Card struct {
+type GPUUse struct {
 	UUID           string   `json:"uuid"`
 	Name           string   `json:"name"`
 	Sources        []string `json:"sources"` // who read it
@@ -76,7 +76,7 @@ type Card struct {
 	WattHours      *Decimal `json:"energy_watt_hours"`
 }
 
-// Energy is what all cards together used while every one's counter was known, and
+// Energy is what all GPUs together used while every one's counter was known, and
 // the output tokens that were finished meanwhile.
 type Energy struct {
 	Joules           *Decimal `json:"joules"`
@@ -88,7 +88,7 @@ type Energy struct {
 // Refused tells whether nothing is known.
 func (g GPUReport) Refused() bool { return g.Reason == ReasonNoReadings }
 
-// GPU sums the minutes of the cards that ended in the window. A window in which
+// GPU sums the minutes of the GPUs that ended in the window. A window in which
 // nobody read them is no error: see Refused.
 func GPU(r *ledger.Reader, q GPUQuery) (GPUReport, error) {
 	g, err := gpuReport(r, q)
@@ -109,15 +109,15 @@ func gpuReport(r *ledger.Reader, q GPUQuery) (g GPUReport, err error) {
 	seen, known, milli := sum.spans()
 	g = GPUReport{
 		Window: GPUWindow{AskedFrom: q.Window.From, AskedTo: q.Window.To, SeenSeconds: seconds(seen)},
-		Cards:  []Card{},
+		GPUs:   []GPUUse{},
 		Energy: Energy{SeenSeconds: seconds(known)},
 		Demo:   q.Demo,
 	}
 	if len(seen) > 0 {
 		g.Window.From, g.Window.To = &seen[0].From, &seen[len(seen)-1].To
 	}
-	for _, uuid := range slices.Sorted(maps.Keys(sum.cards)) {
-		g.Cards = append(g.Cards, sum.cards[uuid].card())
+	for _, uuid := range slices.Sorted(maps.Keys(sum.byUUID)) {
+		g.GPUs = append(g.GPUs, sum.byUUID[uuid].use())
 	}
 	if g.Overrides, err = overridden(r, q.Window); err != nil {
 		return g, err
@@ -130,7 +130,7 @@ func gpuReport(r *ledger.Reader, q GPUQuery) (g GPUReport, err error) {
 		g.Energy.CompletionTokens += t.Usage.CompletionTokens
 	}
 	switch tokens := g.Energy.CompletionTokens; {
-	case len(g.Cards) == 0:
+	case len(g.GPUs) == 0:
 		g.Reason = ReasonNoReadings
 	case len(known) == 0:
 		g.Reason = ReasonNoEnergy
@@ -165,19 +165,19 @@ func seconds(spans []ledger.Window) Decimal {
 
 // gpuSum gathers the rows of a window.
 type gpuSum struct {
-	cards  map[string]*cardSum
+	byUUID map[string]*useSum
 	rounds []gpuRound // in the order of their ends
 }
 
-// gpuRound is the rows of one span of time: all cards are read at once.
+// gpuRound is the rows of one span of time: all GPUs are read at once.
 type gpuRound struct {
 	ledger.Window
-	milli *big.Int // nil where a card's energy is not known
+	milli *big.Int // nil where a GPU's energy is not known
 }
 
-// cardSum adds up one card's rows. An average of averages is weighted with the
+// useSum adds up one GPU's rows. An average of averages is weighted with the
 // readings of those rows that have the figure.
-type cardSum struct {
+type useSum struct {
 	uuid, name                 string
 	sources                    []string
 	readings                   int64
@@ -216,13 +216,13 @@ func greater(a, b *int64) *int64 {
 }
 
 func (s *gpuSum) add(m ledger.GPUMinute) error {
-	if s.cards == nil {
-		s.cards = map[string]*cardSum{}
+	if s.byUUID == nil {
+		s.byUUID = map[string]*useSum{}
 	}
-	c := s.cards[m.UUID]
+	c := s.byUUID[m.UUID]
 	if c == nil {
-		c = &cardSum{uuid: m.UUID, name: m.Name}
-		s.cards[m.UUID] = c
+		c = &useSum{uuid: m.UUID, name: m.Name}
+		s.byUUID[m.UUID] = c
 	}
 	c.add(m)
 
@@ -240,7 +240,7 @@ func (s *gpuSum) add(m ledger.GPUMinute) error {
 	return nil
 }
 
-func (c *cardSum) add(m ledger.GPUMinute) {
+func (c *useSum) add(m ledger.GPUMinute) {
 	if !slices.Contains(c.sources, m.Source) {
 		c.sources = append(c.sources, m.Source)
 	}
@@ -260,8 +260,8 @@ func (c *cardSum) add(m ledger.GPUMinute) {
 	}
 }
 
-func (c *cardSum) card() Card {
-	out := Card{
+func (c *useSum) use() GPUUse {
+	out := GPUUse{
 		UUID: c.uuid, Name: c.name, Sources: c.sources, Readings: c.readings,
 		MemoryMax: c.memoryMax, TemperatureMax: c.temperatureMax,
 		PowerAvg: decimal(c.power.average(), 3), Joules: decimal(c.milli, 3),
@@ -285,7 +285,7 @@ func (c *cardSum) card() Card {
 	return out
 }
 
-// spans joins what lies side by side: seen at all, and seen with every card's
+// spans joins what lies side by side: seen at all, and seen with every GPU's
 // energy, which is milli altogether.
 func (s *gpuSum) spans() (seen, known []ledger.Window, milli *big.Int) {
 	join := func(all []ledger.Window, w ledger.Window) []ledger.Window {

@@ -18,19 +18,19 @@ func (g GPUReport) Write(w io.Writer, f Format) error {
 	return write(w, f, g, g.text, nil)
 }
 
-// table is the CSV: one row a card, each with the figures of all; without a card
+// table is the CSV: one row a GPU, each with the figures of all; without a GPU
 // one row, which says why.
 func (g GPUReport) table() (rows [][]cell) {
-	for _, c := range g.Cards {
+	for _, c := range g.GPUs {
 		rows = append(rows, g.cells(c))
 	}
 	if rows == nil {
-		rows = append(rows, g.cells(Card{}))
+		rows = append(rows, g.cells(GPUUse{}))
 	}
 	return rows
 }
 
-func (g GPUReport) cells(c Card) []cell {
+func (g GPUReport) cells(c GPUUse) []cell {
 	return []cell{
 		{"window_from", stampOrEmpty(g.Window.From)},
 		{"window_to", stampOrEmpty(g.Window.To)},
@@ -84,9 +84,9 @@ func (g GPUReport) text() string {
 	writeRows(&b, g.rows())
 	b.WriteString("\n")
 	t := table{{"card", "utilisation", "max", "memory max", "power", "max", "temperature max", "energy"}}
-	for _, c := range g.Cards {
+	for _, c := range g.GPUs {
 		t = append(t, []string{
-			cardName(c), percent(c.UtilisationAvg), percent(c.UtilisationMax), gibibytes(c.MemoryMax),
+			gpuName(c), percent(c.UtilisationAvg), percent(c.UtilisationMax), gibibytes(c.MemoryMax),
 			unit(c.PowerAvg, 1, "W"), unit(c.PowerMax, 1, "W"), celsius(c.TemperatureMax), unit(c.WattHours, 1, "Wh"),
 		})
 	}
@@ -99,7 +99,7 @@ func (g GPUReport) text() string {
 	return b.String()
 }
 
-// rows are the figures of all cards together.
+// rows are the figures of all GPUs together.
 func (g GPUReport) rows() []row {
 	perToken := row{"joules per output token", "-", ""}
 	switch g.Reason {
@@ -135,16 +135,16 @@ func (g GPUReport) costWords() string {
 }
 
 func (g GPUReport) remarks() (out []string) {
-	if slices.ContainsFunc(g.Cards, func(c Card) bool { return slices.Contains(c.Sources, "nvidia-smi") }) {
+	if slices.ContainsFunc(g.GPUs, func(c GPUUse) bool { return slices.Contains(c.Sources, "nvidia-smi") }) {
 		out = append(out, "note: nvidia-smi has no energy counter; what it read is without energy. The release that make builds reads the cards through NVML.")
 	}
 	out = append(out, overrideTexts(g.Overrides)...)
 	return append(out, "Counted: what the cards themselves draw, by their own counters. Not counted: the rest of the machine, and the time in which nobody read them.")
 }
 
-// cardName is a card's product and the beginning of its id, which is enough to
+// gpuName is a GPU's product and the beginning of its id, which is enough to
 // tell two apart.
-func cardName(c Card) string {
+func gpuName(c GPUUse) string {
 	id := printable(c.UUID)
 	if r := []rune(id); len(r) > 12 {
 		id = string(r[:12])

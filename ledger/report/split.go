@@ -13,7 +13,7 @@ type Split struct {
 	Serving   *Decimal `json:"serving"`   // ready, with a request at least
 	Idle      *Decimal `json:"idle"`      // ready, with none
 	Waking    *Decimal `json:"waking"`    // starting, or coming back from its suspension
-	Suspended *Decimal `json:"suspended"` // it has let go of the GPU
+	Suspended *Decimal `json:"suspended"` // it has released the GPU
 	Down      *Decimal `json:"down"`      // stopped, crashed, or no gateway to run it
 }
 
