@@ -19,6 +19,7 @@ const (
 
 // TestSeveralResults are streamed by the engine and leave as one JSON answer.
 func TestSeveralResults(t *testing.T) {
+	t.Parallel()
 	asked := make(chan string, 1)
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -49,6 +50,7 @@ func mediaTypeOf(r *http.Response) string {
 
 // TestSeveralResultsThatFail: the status still tells, and the count so far is kept.
 func TestSeveralResultsThatFail(t *testing.T) {
+	t.Parallel()
 	f := func(name string, h http.HandlerFunc, status int, completion int64, want string) {
 		t.Helper()
 		w := newWorld(t, queue.Llama, h, nil)
@@ -75,6 +77,7 @@ func TestSeveralResultsThatFail(t *testing.T) {
 // TestAClientOfSeveralResultsThatLeaves: what was made is counted, though the
 // client had asked for no stream.
 func TestAClientOfSeveralResultsThatLeaves(t *testing.T) {
+	t.Parallel()
 	left := make(chan struct{})
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		sse(nil, twoFirst, twoSecond)(rw, r)

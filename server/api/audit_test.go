@@ -18,6 +18,7 @@ import (
 // TestTheEnginesCountersAreSampled beside the rows, and a drift is an event and
 // a metric, once.
 func TestTheEnginesCountersAreSampled(t *testing.T) {
+	t.Parallel()
 	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db")})
 	if err != nil {
 		t.Fatal(err)

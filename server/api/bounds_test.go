@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -17,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/valyala/fasthttp"
 
 	"spotinference/ledger"
 	"spotinference/server/api"
@@ -53,7 +54,7 @@ func (p *pipes) Accept() (net.Conn, error) {
 	}
 }
 func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Net: "pipe"} }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Net: "pipe", Name: "pipe"} }
 
 // pipeEngine is an engine behind pipes.
 type pipeEngine struct{ *pipes }
@@ -66,53 +67,59 @@ func (pipeEngine) Admit(context.Context) error              { return nil }
 func (pipeEngine) TryAdmit() bool                           { return true }
 func (pipeEngine) Release(bool)                             {}
 
-// inTime runs do in a bubble of synthetic time, with a server whose clients
-// dial gets, and which answers with h.
+// startDateClock has fasthttp start the clock of its Date header, once a process and for
+// ever: that must not happen inside a bubble.
+var startDateClock = sync.OnceFunc(func() {
+	c := &tape{closed: make(chan struct{})}
+	c.in.Reset([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+	if err := (&fasthttp.Server{Handler: func(*fasthttp.RequestCtx) {}}).ServeConn(c); err != nil {
+		panic(err)
+	}
+})
+
+// inBubble runs do in a bubble of synthetic time. What it makes must be connected by
+// pipes: see setting.inMemory.
+func inBubble(t *testing.T, do func(t *testing.T)) {
+	t.Helper()
+	startDateClock()
+	synctest.Test(t, func(t *testing.T) {
+		// Run last: what is left of fasthttp ends by itself, idle workers and slow clients.
+		t.Cleanup(func() { time.Sleep(5 * time.Minute) })
+		do(t)
+	})
+}
+
+// inTime runs do in a bubble, with a server whose clients dial gets, and which answers
+// with h.
 func inTime(t *testing.T, h http.HandlerFunc, do func(t *testing.T, l *fakeLedger, dial func() net.Conn)) {
 	t.Helper()
 	inTimeAt(t, listener.Config{}, h, do)
 }
 
-// inTimeAt is inTime with a listener of the test's, in memory.
+// inTimeAt is inTime with a listener that has a setting.
 func inTimeAt(t *testing.T, at listener.Config, h http.HandlerFunc, do func(t *testing.T, l *fakeLedger, dial func() net.Conn)) {
 	t.Helper()
-	// fasthttp starts the clock of its Date header once a process, for ever: not
-	// inside the bubble.
-	newWorld(t, queue.Llama, h, nil).do("GET", "/healthz", "")
-	synctest.Test(t, func(t *testing.T) {
-		up, down, led := newPipes(), newPipes(), &fakeLedger{}
-		eng := &http.Server{Handler: h}
-		go eng.Serve(up)
-		defer eng.Close()
-		cfg := api.Config{Engine: pipeEngine{up}, Ledger: led, Gate: &fakeGate{}, Log: slog.New(slog.DiscardHandler),
-			Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })}
-		s, err := api.New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan error, 1)
+	inBubble(t, func(t *testing.T) {
+		down := newPipes()
 		at.Listener = down
-		ln := listen(t, s, cfg, at)
-		go func() { done <- s.Run(ctx, ctx, ln, api.Hooks{}) }()
-		do(t, led, func() net.Conn {
+		w := newWorldOf(t, queue.Llama, h, setting{listen: at, inMemory: true, config: func(c *api.Config) { c.Drain = 0 }})
+		do(t, w.ledger, func() net.Conn {
 			c, err := down.dial()
 			if err != nil {
 				t.Fatal(err)
 			}
 			return c
 		})
-		stop()
-		if err := <-done; err != nil {
+		if err := w.stop(); err != nil {
 			t.Errorf("Run = %v", err)
 		}
-		time.Sleep(5 * time.Minute) // what is left of fasthttp ends by itself: idle workers, slow clients
 	})
 }
 
 // TestSlowClients: a request has a minute for its head and five for its body,
 // however its bytes are spread; then it is told so, and the connection closes.
 func TestSlowClients(t *testing.T) {
+	t.Parallel()
 	head := fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(chatBody))
 	chunked := "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for name, c := range map[string]struct {
@@ -164,6 +171,7 @@ func TestSlowClients(t *testing.T) {
 // TestAnIdleConnectionIsClosed without a word, before its first request as after
 // it: an answer that nobody asked for would be taken for that to the next one.
 func TestAnIdleConnectionIsClosed(t *testing.T) {
+	t.Parallel()
 	for _, first := range []bool{true, false} {
 		inTime(t, jsonAnswer(200, chatAnswer), func(t *testing.T, _ *fakeLedger, dial func() net.Conn) {
 			conn := dial()
@@ -187,6 +195,7 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 
 // TestHalfARequestDoesNotHoldTheStop: inTime wants the server to end with it.
 func TestHalfARequestDoesNotHoldTheStop(t *testing.T) {
+	t.Parallel()
 	for _, half := range []string{"", "POST /v1/chat", "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"} {
 		inTime(t, jsonAnswer(200, chatAnswer), func(t *testing.T, l *fakeLedger, dial func() net.Conn) {
 			conn := dial()
@@ -200,6 +209,7 @@ func TestHalfARequestDoesNotHoldTheStop(t *testing.T) {
 // TestAClientThatDoesNotRead is let go of after a minute, whatever its answer
 // is; what it was sent is in the ledger.
 func TestAClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	large := `{"data":"` + strings.Repeat("x", 2<<20) + `","usage":{"prompt_tokens":1,"total_tokens":1}}`
 	for name, c := range map[string]struct {
 		h      http.HandlerFunc
@@ -239,6 +249,7 @@ func TestAClientThatDoesNotRead(t *testing.T) {
 // TestTheFirstOfTwoAnswersDoesNotWait for the second: who pipelines gets each
 // answer when it is there.
 func TestTheFirstOfTwoAnswersDoesNotWait(t *testing.T) {
+	t.Parallel()
 	second := make(chan struct{})
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/completions" {
@@ -273,6 +284,7 @@ func TestTheFirstOfTwoAnswersDoesNotWait(t *testing.T) {
 // TestALargeAnswerToHTTP10 has no chunks to show that it was cut. So it has a
 // length, or is not sent.
 func TestALargeAnswerToHTTP10(t *testing.T) {
+	t.Parallel()
 	large := `{"data":"` + strings.Repeat("x", 2<<20) + `","usage":{"prompt_tokens":1,"total_tokens":1}}`
 	sized := true
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
@@ -310,6 +322,7 @@ func TestALargeAnswerToHTTP10(t *testing.T) {
 // TestTheLimitOnConnections: those beyond it are told so, in their dialect, and
 // the next one that fits is served.
 func TestTheLimitOnConnections(t *testing.T) {
+	t.Parallel()
 	w := newWorldOf(t, queue.Llama, jsonAnswer(200, chatAnswer), setting{listen: listener.Config{MaxConns: 2}})
 	dial := func() net.Conn {
 		t.Helper()
@@ -371,6 +384,7 @@ func TestTheLimitOnConnections(t *testing.T) {
 // TestARefusedUploadHearsWhy: it is refused before its body, and goes on
 // sending; a reset would hide the answer.
 func TestARefusedUploadHearsWhy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right" })
 	for range 5 {
 		conn, err := net.Dial("tcp", w.addr)
@@ -420,7 +434,8 @@ func TestLargeBodiesAreNotKept(t *testing.T) {
 	}
 }
 
-// brokenGate panics twice, as a bug would.
+// brokenGate panics the first two times, as a bug would: in a bubble that is for requests,
+// not for those who watch the gate.
 type brokenGate struct {
 	fakeGate
 	asked atomic.Int32
@@ -441,38 +456,41 @@ func (*brokenLedger) AddRequest(ledger.Request) error { panic("oops") }
 // TestAPanicIsAnswered in the dialect, without a word of what it was, and the
 // process and the connection live.
 func TestAPanicIsAnswered(t *testing.T) {
-	f := func(change func(*api.Config), path, body string, want ...string) {
-		t.Helper()
-		w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), change)
-		for range 2 {
-			resp, answer := w.do("POST", path, body)
-			if resp.StatusCode != 500 || resp.Header.Get("X-Should-Retry") != "false" || resp.Header.Get("X-Request-Id") == "" || strings.Contains(answer, "oops") {
-				t.Errorf("%s: %d %v %s", path, resp.StatusCode, resp.Header, answer)
-			}
-			for _, part := range want {
-				if !strings.Contains(answer, part) {
-					t.Errorf("%s: no %s in %s", path, part, answer)
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := func(change func(*api.Config), path, body string, want ...string) {
+			t.Helper()
+			w := newWorldOf(t, queue.Llama, jsonAnswer(200, chatAnswer), setting{inMemory: true, config: change})
+			for range 2 {
+				resp, answer := w.do("POST", path, body)
+				if resp.StatusCode != 500 || resp.Header.Get("X-Should-Retry") != "false" || resp.Header.Get("X-Request-Id") == "" || strings.Contains(answer, "oops") {
+					t.Errorf("%s: %d %v %s", path, resp.StatusCode, resp.Header, answer)
+				}
+				for _, part := range want {
+					if !strings.Contains(answer, part) {
+						t.Errorf("%s: no %s in %s", path, part, answer)
+					}
 				}
 			}
+			if n := w.metric("spotinference_requests_running"); n != "0" {
+				t.Errorf("%s: %s requests run on", path, n)
+			}
 		}
-		if n := w.metric("spotinference_requests_running"); n != "0" {
-			t.Errorf("%s: %s requests run on", path, n)
-		}
-	}
-	gate := func(c *api.Config) { c.Gate = &brokenGate{} }
-	led := func(c *api.Config) { c.Ledger = &brokenLedger{} }
-	f(gate, "/v1/chat/completions", chatBody, `{"error":{"message":"Internal error.","type":"server_error","param":null,"code":null}}`)
-	f(gate, "/v1/messages", chatBody, `{"type":"error","error":{"type":"api_error","message":"Internal error."},"request_id":"req_`)
-	f(led, "/v1/chat/completions", chatBody, "Internal error.")
+		gate := func(c *api.Config) { c.Gate = &brokenGate{} }
+		led := func(c *api.Config) { c.Ledger = &brokenLedger{} }
+		f(gate, "/v1/chat/completions", chatBody, `{"error":{"message":"Internal error.","type":"server_error","param":null,"code":null}}`)
+		f(gate, "/v1/messages", chatBody, `{"type":"error","error":{"type":"api_error","message":"Internal error."},"request_id":"req_`)
+		f(led, "/v1/chat/completions", chatBody, "Internal error.")
 
-	// Within a stream the status has left: it ends short of its end.
-	step := make(chan struct{}, 1)
-	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), led)
-	resp := w.begin("POST", "/v1/chat/completions", streamBody)
-	defer resp.Body.Close()
-	step <- struct{}{}
-	if answer, err := io.ReadAll(resp.Body); err == nil || strings.Contains(string(answer), "[DONE]") {
-		t.Errorf("the stream ended with %s, %v", answer, err)
-	}
-	eventually(t, "the panic is counted", func() bool { return w.metric("spotinference_panics_total") == "1" })
+		// Within a stream the status has left: it ends short of its end.
+		step := make(chan struct{}, 1)
+		w := newWorldOf(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), setting{inMemory: true, config: led})
+		resp := w.begin("POST", "/v1/chat/completions", streamBody)
+		defer resp.Body.Close()
+		step <- struct{}{}
+		if answer, err := io.ReadAll(resp.Body); err == nil || strings.Contains(string(answer), "[DONE]") {
+			t.Errorf("the stream ended with %s, %v", answer, err)
+		}
+		eventually(t, "the panic is counted", func() bool { return w.metric("spotinference_panics_total") == "1" })
+	})
 }

@@ -10,6 +10,7 @@ import (
 )
 
 func TestCheckOrigin(t *testing.T) {
+	t.Parallel()
 	for _, o := range []string{"*", "https://app.example", "http://localhost:3000", "http://[::1]:5173", "http://127.0.0.1:1", "chrome-extension://abcdefgh"} {
 		if err := api.CheckOrigin(o); err != nil {
 			t.Errorf("%q: %v", o, err)
@@ -25,6 +26,7 @@ func TestCheckOrigin(t *testing.T) {
 
 // TestPages: what a browser is told, and what reaches the engine.
 func TestPages(t *testing.T) {
+	t.Parallel()
 	const good, bad = "https://app.example", "https://evil.example"
 	engineSaw := &arrivals{}
 	worldOf := func(key string, origins ...string) *world {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net"
 	"syscall"
 
@@ -25,6 +26,9 @@ func (w *disconnectWatcher) seen(c net.Conn) bool {
 			return false
 		}
 		raw, err := sc.SyscallConn()
+		if errors.Is(err, errors.ErrUnsupported) {
+			return false // it has no socket, as in memory: nothing can be seen
+		}
 		if err != nil {
 			return true
 		}

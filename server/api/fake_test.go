@@ -19,10 +19,11 @@ import (
 	"spotinference/server/queue"
 )
 
-// fakeEngine answers with a handler of the test, over a real Unix socket.
+// fakeEngine answers with a handler of the test, over a real Unix socket, or a pipe.
 type fakeEngine struct {
 	kind            queue.Kind
 	sock            string
+	pipes           *pipes // nil: over sock
 	mu              sync.Mutex
 	state           ledger.EngineState // guarded by mu
 	dials           int                // guarded by mu
@@ -33,12 +34,19 @@ type fakeEngine struct {
 	started time.Time // of its process; guarded by mu
 }
 
-func newFakeEngine(t *testing.T, kind queue.Kind, h http.HandlerFunc) *fakeEngine {
+func newFakeEngine(t *testing.T, kind queue.Kind, h http.HandlerFunc, inMemory bool) *fakeEngine {
 	t.Helper()
-	e := &fakeEngine{kind: kind, sock: t.TempDir() + "/e.sock", state: ledger.Ready, wakes: make(chan error)}
-	ln, err := net.Listen("unix", e.sock)
-	if err != nil {
-		t.Fatal(err)
+	e := &fakeEngine{kind: kind, state: ledger.Ready, wakes: make(chan error)}
+	var ln net.Listener
+	if inMemory {
+		e.pipes = newPipes()
+		ln = e.pipes
+	} else {
+		e.sock = t.TempDir() + "/e.sock"
+		var err error
+		if ln, err = net.Listen("unix", e.sock); err != nil {
+			t.Fatal(err)
+		}
 	}
 	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	go srv.Serve(ln)
@@ -50,6 +58,9 @@ func (e *fakeEngine) Dial(ctx context.Context) (net.Conn, error) {
 	e.mu.Lock()
 	e.dials++
 	e.mu.Unlock()
+	if e.pipes != nil {
+		return e.pipes.dial()
+	}
 	return new(net.Dialer).DialContext(ctx, "unix", e.sock)
 }
 func (e *fakeEngine) Key() string      { return "engine-key" }
@@ -213,6 +224,8 @@ type setting struct {
 	config func(*api.Config) // changes it; nil: no change
 	listen listener.Config   // where it listens: any port of this machine's, where nothing is said
 	hooks  api.Hooks
+
+	inMemory bool // client, server and engine are connected by pipes: see inBubble
 }
 
 var _ api.Conn = (*listener.Conn)(nil)
@@ -220,7 +233,15 @@ var _ api.Conn = (*listener.Conn)(nil)
 // newWorldOf is newWorld with a setting.
 func newWorldOf(t *testing.T, kind queue.Kind, h http.HandlerFunc, set setting) *world {
 	t.Helper()
-	w := &world{t: t, engine: newFakeEngine(t, kind, h), ledger: &fakeLedger{}, gate: &fakeGate{}, client: &http.Client{Transport: &http.Transport{}}}
+	w := &world{t: t, engine: newFakeEngine(t, kind, h, set.inMemory), ledger: &fakeLedger{}, gate: &fakeGate{}, client: &http.Client{Transport: &http.Transport{}}}
+	if set.inMemory {
+		p, ok := set.listen.Listener.(*pipes)
+		if !ok {
+			p = newPipes()
+			set.listen.Listener = p
+		}
+		w.client.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return p.dial() }}
+	}
 	cfg := api.Config{Engine: w.engine, Ledger: w.ledger, Gate: w.gate, Drain: 10 * time.Second,
 		Metrics: api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false }),
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil))}
@@ -319,7 +340,7 @@ func (w *world) row() ledger.Request {
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

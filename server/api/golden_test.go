@@ -68,6 +68,7 @@ const (
 // place. Reasoning, tool calls, logprobs and whatever else an engine may say pass
 // byte for byte.
 func TestGolden(t *testing.T) {
+	t.Parallel()
 	files := map[string]string{}
 	for _, dir := range []string{"../engine/sim/testdata/llama-server", "../meter/testdata/llama-server", "testdata/vllm"} {
 		paths, err := filepath.Glob(filepath.Join(filepath.FromSlash(dir), "*.body"))

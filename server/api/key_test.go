@@ -65,6 +65,7 @@ func (w *world) chat(key string) (*http.Response, string) {
 
 // TestKeysComeIn: what a key opens, from the instant that it is there to its end.
 func TestKeysComeIn(t *testing.T) {
+	t.Parallel()
 	clock := newStopped()
 	w, led := keyed(t, jsonAnswer(200, chatAnswer), "", clock)
 	f := func(want int, word string, headers ...string) {
@@ -117,6 +118,7 @@ func TestKeysComeIn(t *testing.T) {
 // TestTheOwnKeyStays: the key that serve was started with may do everything beside those
 // of the ledger, and its rows have no name.
 func TestTheOwnKeyStays(t *testing.T) {
+	t.Parallel()
 	clock := newStopped()
 	w, led := keyed(t, jsonAnswer(200, chatAnswer), "sk-own", clock, keyOf("ann", clock.Now(), nil))
 	for key, want := range map[string]int{"sk-own": 200, "ann": 200, "sk-own2": 401, "": 401} {
@@ -133,6 +135,7 @@ func TestTheOwnKeyStays(t *testing.T) {
 // TestLimitsAreTold: on every answer to a key that has them, as OpenAI's API does, and
 // only there; past them 429 in the dialect, with the time until it helps.
 func TestLimitsAreTold(t *testing.T) {
+	t.Parallel()
 	clock := newStopped()
 	key := keyOf("ann", clock.Now(), nil)
 	w, _ := keyed(t, jsonAnswer(200, chatAnswer), "sk-own", clock, key)
@@ -191,6 +194,7 @@ func TestLimitsAreTold(t *testing.T) {
 
 // TestModelsOfAKey: to a key, the models that it may not use are not there.
 func TestModelsOfAKey(t *testing.T) {
+	t.Parallel()
 	clock := newStopped()
 	list := `{"object":"list","data":[{"id":"a","x":1},{"id":"b"}],"models":[{"name":"a","model":"a"},{"name":"b"}],"more":"b"}`
 	w, _ := keyed(t, func(w http.ResponseWriter, r *http.Request) {
@@ -239,6 +243,7 @@ func TestModelsOfAKey(t *testing.T) {
 // TestKeyBudget: a key is refused when it has used up its budget, and when nobody can
 // tell what it has used; others are not.
 func TestKeyBudget(t *testing.T) {
+	t.Parallel()
 	clock := newStopped()
 	five := ledger.Nanos(5_000_000_000)
 	w, _ := keyed(t, jsonAnswer(200, chatAnswer), "", clock, keyOf("free", clock.Now(), nil),
@@ -275,6 +280,7 @@ func TestKeyBudget(t *testing.T) {
 
 // TestAKeyThatEndsWhileItsRequestWaits: it is asked for again when the engine is awake.
 func TestAKeyThatEndsWhileItsRequestWaits(t *testing.T) {
+	t.Parallel()
 	clock := newStopped()
 	w, led := keyed(t, jsonAnswer(200, chatAnswer), "", clock, keyOf("ann", clock.Now(), nil))
 	w.engine.set(ledger.Suspended)

@@ -48,6 +48,7 @@ func families(t *testing.T, page string) map[string]*family {
 
 // TestMetricsTable: the page shows what the table says, and no more.
 func TestMetricsTable(t *testing.T) {
+	t.Parallel()
 	var m *api.Metrics
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { m = c.Metrics })
 	m.AddRuntime()

@@ -34,6 +34,7 @@ type refusal struct {
 // TestEveryRefusal: its status, its body in the words of each dialect, and the
 // headers by which the official SDKs decide whether to try again.
 func TestEveryRefusal(t *testing.T) {
+	t.Parallel()
 	die := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	engineSays := func(status int, typ string) http.HandlerFunc {
 		return jsonAnswer(status, fmt.Sprintf(`{"error":{"code":%d,"message":"no","type":%q}}`, status, typ))
@@ -79,6 +80,7 @@ func TestEveryRefusal(t *testing.T) {
 		"nothing more, it shuts down": {setup: func(w *world) { w.shutDown() }, head: goOn, body: chatBody, want: refusal{503, "server_error", "shutting_down", "overloaded_error", "10", false}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/v1/messages"} {
 				h := c.h
 				if h == nil {
@@ -198,6 +200,7 @@ func (w *world) shutDown() {
 // TestWhatCouldNotBeRead has no path, and so no dialect: its error can be read
 // by the SDKs of both.
 func TestWhatCouldNotBeRead(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.MaxBody = 1 << 20 })
 	for text, status := range map[string]int{
 		"GARBAGE\r\n\r\n": 400,
@@ -226,6 +229,7 @@ func TestWhatCouldNotBeRead(t *testing.T) {
 
 // TestWhatEveryAnswerCarries, also where nothing is refused.
 func TestWhatEveryAnswerCarries(t *testing.T) {
+	t.Parallel()
 	var asked atomic.Int64 // a millisecond passes each time that somebody looks
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) {
 		c.Now = func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * time.Millisecond) }

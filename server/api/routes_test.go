@@ -11,6 +11,7 @@ import (
 
 // TestRoutes: the table says what is served, and all that follows from it agrees.
 func TestRoutes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, "{}"), func(c *api.Config) { c.Key = "sk-right" })
 	var paths, endpoints, forwarded []string
 	for _, r := range api.Routes() {

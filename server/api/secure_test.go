@@ -75,6 +75,7 @@ func newTLSWorld(t *testing.T, h http.HandlerFunc, set setting) (*world, *tls.Co
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	w, client := newTLSWorld(t, jsonAnswer(200, chatAnswer), setting{})
 	for range 2 { // the second on the same connection
 		resp, body := w.do("POST", "/v1/chat/completions", chatBody)
@@ -108,6 +109,7 @@ func TestTLS(t *testing.T) {
 
 // TestPlainHTTPAtATLSPort is told what to do instead, whatever else it sends.
 func TestPlainHTTPAtATLSPort(t *testing.T) {
+	t.Parallel()
 	w, _ := newTLSWorld(t, jsonAnswer(200, chatAnswer), setting{})
 	for range 3 {
 		conn := dialed(t)(net.Dial("tcp", w.addr))
@@ -137,6 +139,7 @@ func TestPlainHTTPAtATLSPort(t *testing.T) {
 
 // TestASlowHandshakeIsBounded.
 func TestASlowHandshakeIsBounded(t *testing.T) {
+	t.Parallel()
 	var secure listener.Config
 	client := secured(t, &secure)
 	for name, slow := range map[string]struct{ first, each string }{
@@ -185,6 +188,7 @@ func TestASlowHandshakeIsBounded(t *testing.T) {
 // TestWhoLeavesIsSeen on every way in, while the engine is silent: nothing but a look
 // at the socket can tell.
 func TestWhoLeavesIsSeen(t *testing.T) {
+	t.Parallel()
 	for name, way := range ways {
 		for _, behind := range []string{"", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"} {
 			left := make(chan struct{})
@@ -208,6 +212,7 @@ func TestWhoLeavesIsSeen(t *testing.T) {
 
 // TestWhoStaysIsServed on every way in, though the engine is silent for several looks.
 func TestWhoStaysIsServed(t *testing.T) {
+	t.Parallel()
 	for name, way := range ways {
 		w, _ := way(t, func(rw http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
@@ -222,6 +227,7 @@ func TestWhoStaysIsServed(t *testing.T) {
 
 // TestEveryWayInIsBounded by the same limits.
 func TestEveryWayInIsBounded(t *testing.T) {
+	t.Parallel()
 	for name, way := range ways {
 		w, dial := way(t, jsonAnswer(200, chatAnswer), setting{
 			config: func(c *api.Config) { c.MaxBody, c.Key = 1<<20, "sk-right" },
@@ -260,12 +266,21 @@ func TestEveryWayInIsBounded(t *testing.T) {
 		}
 		var held []net.Conn
 		for range 4 {
-			conn := dial()
-			io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-			if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			held = append(held, conn)
+			// Those above may not have been seen to have ended yet.
+			eventually(t, "a connection is served", func() bool {
+				conn := dial()
+				io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				if resp.StatusCode != 200 {
+					conn.Close()
+					return false
+				}
+				held = append(held, conn)
+				return true
+			})
 		}
 		if got, body := ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 0); got != 503 || !strings.Contains(body, "too_many_connections") {
 			t.Errorf("%s: one more than the limit: %d %s", name, got, body)
@@ -279,6 +294,7 @@ func TestEveryWayInIsBounded(t *testing.T) {
 
 // TestAnAbruptEnd: who speaks TLS and is cut off without goodbye is gone like others.
 func TestAnAbruptEnd(t *testing.T) {
+	t.Parallel()
 	left := make(chan struct{})
 	w, client := newTLSWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)

@@ -67,6 +67,7 @@ func sse(step <-chan struct{}, events ...string) http.HandlerFunc {
 }
 
 func TestAJSONAnswer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
 	resp, body := w.do("POST", "/v1/chat/completions", chatBody, "X-Request-Id", "mine", "X-Conversation-Id", "c")
 	if resp.StatusCode != 200 || body != chatAnswer || resp.Header.Get("Content-Type") != "application/json" {
@@ -83,6 +84,7 @@ func TestAJSONAnswer(t *testing.T) {
 
 // TestWhatTheEngineSees: our own key, no client's, no header that is not on the list.
 func TestWhatTheEngineSees(t *testing.T) {
+	t.Parallel()
 	got := make(chan *http.Request, 1)
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		got <- r.Clone(r.Context())
@@ -102,6 +104,7 @@ func TestWhatTheEngineSees(t *testing.T) {
 
 // TestEachEventLeavesAsItComes and the last bytes only after the row.
 func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
+	t.Parallel()
 	step := make(chan struct{})
 	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), delta(" b", 2), usageChunk+doneEvent), nil)
 	w.ledger.held = make(chan struct{})
@@ -148,6 +151,7 @@ func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 // TestNoTokenWaitsForTheRow: an engine that sends its whole answer at once is
 // held up at the end of it only.
 func TestNoTokenWaitsForTheRow(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, sse(nil, delta(" a", 1)+delta(" b", 2)+usageChunk+doneEvent), nil)
 	w.ledger.held = make(chan struct{})
 	held := sync.OnceFunc(func() { close(w.ledger.held) })
@@ -173,6 +177,7 @@ func TestNoTokenWaitsForTheRow(t *testing.T) {
 }
 
 func TestARowThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	f := func(name string, h http.HandlerFunc, path, body string, check func(status int, answer string)) {
 		t.Helper()
 		w := newWorld(t, queue.Llama, h, nil)
@@ -203,6 +208,7 @@ func TestARowThatCannotBeWritten(t *testing.T) {
 // TestALargeAnswer is longer than what is held: it streams, all but its end,
 // and is cut where the row cannot be written.
 func TestALargeAnswer(t *testing.T) {
+	t.Parallel()
 	big := `{"object":"list","data":[` + strings.Repeat(`{"object":"embedding","index":0,"embedding":[0.1,0.2]},`, 60_000) + `{}],"model":"tiny","usage":{"prompt_tokens":15,"total_tokens":15}}`
 	for _, chunked := range []bool{false, true} {
 		h := func(rw http.ResponseWriter, r *http.Request) {
@@ -233,6 +239,7 @@ func TestALargeAnswer(t *testing.T) {
 }
 
 func TestAnEngineThatDiesMidAnswer(t *testing.T) {
+	t.Parallel()
 	f := func(name string, h http.HandlerFunc, path, body string, completion int64, want ...string) {
 		t.Helper()
 		w := newWorld(t, queue.Llama, h, nil)
@@ -285,6 +292,7 @@ func TestAnEngineThatDiesMidAnswer(t *testing.T) {
 
 // TestAClientThatLeaves: the engine sees it, and the row has what was counted.
 func TestAClientThatLeaves(t *testing.T) {
+	t.Parallel()
 	f := func(name, body string, events []string, completion int64) {
 		t.Helper()
 		left := make(chan struct{})
@@ -343,6 +351,7 @@ func (w *world) metric(name string) string {
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right"; c.MaxBody = 1 << 20 })
 	f := func(name, method, path, body, key string, status int, want string) {
 		t.Helper()
@@ -409,6 +418,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestAClosedGate(t *testing.T) {
+	t.Parallel()
 	asked := false
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) { asked = true }, nil)
 	f := func(err error, path string, status int, retry string, want ...string) {
@@ -448,6 +458,7 @@ func TestAClosedGate(t *testing.T) {
 }
 
 func TestEngineErrorsInOpenAIsWords(t *testing.T) {
+	t.Parallel()
 	f := func(kind queue.Kind, status int, engineBody, path string, want int, parts ...string) {
 		t.Helper()
 		w := newWorld(t, kind, jsonAnswer(status, engineBody), nil)
@@ -476,25 +487,29 @@ func TestEngineErrorsInOpenAIsWords(t *testing.T) {
 }
 
 func TestOpenRequestsAreSaved(t *testing.T) {
-	step := make(chan struct{})
-	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), nil)
-	resp := w.begin("POST", "/v1/chat/completions", streamBody)
-	defer resp.Body.Close()
-	eventually(t, "the running request is saved with its count", func() bool {
-		w.ledger.mu.Lock()
-		defer w.ledger.mu.Unlock()
-		return len(w.ledger.open) == 1 && w.ledger.open[0].Usage.CompletionTokens == 1 && w.ledger.open[0].Model == "tiny"
-	})
-	step <- struct{}{}
-	io.Copy(io.Discard, resp.Body)
-	eventually(t, "and forgotten", func() bool {
-		w.ledger.mu.Lock()
-		defer w.ledger.mu.Unlock()
-		return len(w.ledger.open) == 0
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		step := make(chan struct{})
+		w := newWorldOf(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), setting{inMemory: true})
+		resp := w.begin("POST", "/v1/chat/completions", streamBody)
+		defer resp.Body.Close()
+		eventually(t, "the running request is saved with its count", func() bool {
+			w.ledger.mu.Lock()
+			defer w.ledger.mu.Unlock()
+			return len(w.ledger.open) == 1 && w.ledger.open[0].Usage.CompletionTokens == 1 && w.ledger.open[0].Model == "tiny"
+		})
+		step <- struct{}{}
+		io.Copy(io.Discard, resp.Body)
+		eventually(t, "and forgotten", func() bool {
+			w.ledger.mu.Lock()
+			defer w.ledger.mu.Unlock()
+			return len(w.ledger.open) == 0
+		})
 	})
 }
 
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	begin := func(t *testing.T, drain time.Duration) (*world, *http.Response, chan struct{}) {
 		step := make(chan struct{})
 		w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), usageChunk+doneEvent), func(c *api.Config) { c.Drain = drain })
@@ -579,6 +594,7 @@ func TestDrain(t *testing.T) {
 // TestNothingSaidUnaskedIsAnAnswer: what an engine sends beyond its answer is
 // not the next client's.
 func TestNothingSaidUnaskedIsAnAnswer(t *testing.T) {
+	t.Parallel()
 	late := make(chan struct{})
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -612,6 +628,7 @@ func TestNothingSaidUnaskedIsAnAnswer(t *testing.T) {
 
 // TestTheEndOfAJSONAnswerWaits, also where white space follows it.
 func TestTheEndOfALargeAnswerWaits(t *testing.T) {
+	t.Parallel()
 	step := make(chan struct{})
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -657,6 +674,7 @@ func TestTheEndOfALargeAnswerWaits(t *testing.T) {
 }
 
 func TestHead(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, `{"object":"list","data":[]}`), nil)
 	resp, body := w.do("HEAD", "/v1/models", "")
 	if resp.StatusCode != 200 || body != "" || resp.ContentLength != 27 {
@@ -666,6 +684,7 @@ func TestHead(t *testing.T) {
 
 // TestABodyIsNotReadWithoutTheKey: the refusal comes before a byte of it.
 func TestABodyIsNotReadWithoutTheKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) { c.Key = "sk-right" })
 	f := func(head, want string) {
 		t.Helper()
@@ -689,6 +708,7 @@ func TestABodyIsNotReadWithoutTheKey(t *testing.T) {
 
 // TestAnEngineThatCannotBeReached has seen nothing, so there is no row.
 func TestAnEngineThatCannotBeReached(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
 	w.engine.sock += ".gone"
 	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "engine_not_ready") {
@@ -701,6 +721,7 @@ func TestAnEngineThatCannotBeReached(t *testing.T) {
 
 // TestMetricNames: the names are an interface.
 func TestMetricNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), nil)
 	w.do("POST", "/v1/chat/completions", chatBody)
 	w.do("GET", "/nope", "")
@@ -742,6 +763,7 @@ func TestEngineStateMetric(t *testing.T) {
 
 // TestBalanceMetrics: what is not known has no value.
 func TestBalanceMetrics(t *testing.T) {
+	t.Parallel()
 	m := api.NewMetrics(func() (time.Time, bool) { return time.Time{}, false })
 	says := func(want ...string) {
 		t.Helper()
@@ -811,6 +833,7 @@ spotinference_ttft_seconds_sum{endpoint="chat"}
 // TestConnectionsToTheEngine are used again after JSON, but after a stream only
 // where the engine keeps them: llama-server closes those without a word.
 func TestConnectionsToTheEngine(t *testing.T) {
+	t.Parallel()
 	f := func(kind queue.Kind, want int) {
 		t.Helper()
 		w := newWorld(t, kind, func(rw http.ResponseWriter, r *http.Request) {

@@ -37,6 +37,7 @@ func (w *world) wake(err error) {
 // TestARequestWakes: it waits, is served when the engine is awake, and its time in the
 // ledger begins then.
 func TestARequestWakes(t *testing.T) {
+	t.Parallel()
 	w := asleep(t, nil, time.Hour)
 	var woken time.Time
 	go func() {
@@ -55,6 +56,7 @@ func TestARequestWakes(t *testing.T) {
 
 // TestAStreamHearsOfUs: heartbeats, then what the engine says.
 func TestAStreamHearsOfUs(t *testing.T) {
+	t.Parallel()
 	w := asleep(t, []string{delta(" a", 1), usageChunk + doneEvent}, 5*time.Millisecond)
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
@@ -83,6 +85,7 @@ func TestAStreamHearsOfUs(t *testing.T) {
 // TestNoWake: each way in which a wait may end badly, before and after the status has
 // left, in both dialects. Nothing of it is in the ledger.
 func TestNoWake(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		err    error
 		status int
@@ -119,6 +122,7 @@ func TestNoWake(t *testing.T) {
 // TestTheEngineFailsAfterTheWait: the client has its status, and hears of the failure
 // in an event; the row has the engine's status.
 func TestTheEngineFailsAfterTheWait(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(400, `{"error":{"code":400,"message":"too long","type":"invalid_request_error"}}`),
 		func(c *api.Config) { c.Heartbeat = time.Millisecond })
 	w.engine.set(ledger.Suspended)
@@ -136,6 +140,7 @@ func TestTheEngineFailsAfterTheWait(t *testing.T) {
 
 // TestAWaiterLeaves: nobody waits for it any more, whether it has its status or not.
 func TestAWaiterLeaves(t *testing.T) {
+	t.Parallel()
 	for _, beat := range []time.Duration{time.Hour, time.Millisecond} {
 		w := asleep(t, []string{}, beat)
 		conn := w.send("/v1/chat/completions", streamBody)
@@ -154,6 +159,7 @@ func TestAWaiterLeaves(t *testing.T) {
 // TestAsleepIsReady: a request would be served, and is not refused for what it must
 // not wake: the list of models comes from memory.
 func TestAsleepIsReady(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, `{"object":"list","data":[{"id":"m"}]}`), nil)
 	if resp, body := w.do("GET", "/v1/models", ""); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, body)
@@ -176,6 +182,7 @@ func TestAsleepIsReady(t *testing.T) {
 
 // TestTheGateIsAskedAfterTheWait: what was spent meanwhile counts.
 func TestTheGateIsAskedAfterTheWait(t *testing.T) {
+	t.Parallel()
 	w := asleep(t, nil, time.Hour)
 	go func() {
 		eventually(t, "a waiter", func() bool { _, n := w.engine.load(); return n == 1 })
@@ -194,6 +201,7 @@ func TestTheGateIsAskedAfterTheWait(t *testing.T) {
 
 // TestAPanicAfterTheWait: the row is written, the panic counted.
 func TestAPanicAfterTheWait(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, queue.Llama, jsonAnswer(200, chatAnswer), func(c *api.Config) {
 		c.Heartbeat, c.Ledger = time.Millisecond, &brokenLedger{}
 	})

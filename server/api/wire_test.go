@@ -111,6 +111,7 @@ const (
 // and what reaches the engine. Most end in a second request that must be taken
 // for one only where there can be no doubt about where the first one ended.
 func TestHTTPIsReadStrictly(t *testing.T) {
+	t.Parallel()
 	engineSaw := &arrivals{}
 	w := newWorld(t, queue.Llama, engineSaw.ServeHTTP, func(c *api.Config) { c.Key = "sk-right"; c.MaxBody = 1 << 20 })
 	check := func(cut bool, name, text string, statuses []int, want ...string) {

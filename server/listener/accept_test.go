@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/sys/unix"
 
@@ -27,26 +28,30 @@ func (a *accepts) Addr() net.Addr { return &net.UnixAddr{Net: "accepts"} }
 func (a *accepts) Close() error   { return nil }
 
 func TestAMomentWithoutDescriptorsPasses(t *testing.T) {
-	l, err := listener.New(listener.Config{MaxRequest: 1, Log: slog.New(slog.DiscardHandler), Listener: &accepts{errs: []error{
-		&net.OpError{Op: "accept", Err: unix.EMFILE}, &net.OpError{Op: "accept", Err: unix.ECONNABORTED}, nil, net.ErrClosed}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Listen(); err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go l.Run(t.Context(), listener.Hooks{})
-	if _, err := l.Accept(); err != nil {
-		t.Errorf("Accept = %v, want the connection after the errors", err)
-	}
-	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept = %v, want the end", err)
-	}
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, err := listener.New(listener.Config{MaxRequest: 1, Log: slog.New(slog.DiscardHandler), Listener: &accepts{errs: []error{
+			&net.OpError{Op: "accept", Err: unix.EMFILE}, &net.OpError{Op: "accept", Err: unix.ECONNABORTED}, nil, net.ErrClosed}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go l.Run(t.Context(), listener.Hooks{})
+		if _, err := l.Accept(); err != nil {
+			t.Errorf("Accept = %v, want the connection after the errors", err)
+		}
+		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Accept = %v, want the end", err)
+		}
+	})
 }
 
 // TestCloseBeforeRun: a serve that fails while it starts has a listener and no server.
 func TestCloseBeforeRun(t *testing.T) {
+	t.Parallel()
 	l, err := listener.New(listener.Config{Address: "127.0.0.1:0", MaxRequest: 1})
 	if err != nil {
 		t.Fatal(err)

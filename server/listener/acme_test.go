@@ -249,6 +249,7 @@ func newACME(domains []string, dir, directory string, log *slog.Logger) (*listen
 // TestACertificateByACME is fetched for the first client that asks for our name, kept,
 // and not fetched again by the next serve. Other names, and a start, ask nobody.
 func TestACertificateByACME(t *testing.T) {
+	t.Parallel()
 	const name = "gpu.example.com"
 	a := newAuthority(t)
 	dir := filepath.Join(t.TempDir(), "ledger.db.acme")
@@ -294,6 +295,7 @@ func TestACertificateByACME(t *testing.T) {
 
 // TestAnAuthorityThatIsAway is said once, and no other harm.
 func TestAnAuthorityThatIsAway(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	a.server.Close()
 	log := &logged{}
@@ -313,6 +315,7 @@ func TestAnAuthorityThatIsAway(t *testing.T) {
 }
 
 func TestNamesThatAreRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)

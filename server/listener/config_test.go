@@ -12,6 +12,7 @@ import (
 )
 
 func TestConfigsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	f := func(cfg listener.Config, want, hinted string) {
 		t.Helper()
 		if cfg.Address == "" {
@@ -39,6 +40,7 @@ func TestConfigsThatAreRefused(t *testing.T) {
 }
 
 func TestExposed(t *testing.T) {
+	t.Parallel()
 	for address, want := range map[string]bool{
 		"127.0.0.1:1": false, "localhost:1": false, "[::1]:1": false, "127.1.2.3:1": false, "unix:/x": false,
 		"0.0.0.0:1": true, ":1": true, "[::]:1": true, "192.0.2.1:1": true, "gpu.example.com:1": true,
@@ -51,6 +53,7 @@ func TestExposed(t *testing.T) {
 
 // TestWhereItListens: by a URL, and by a command to ask it with.
 func TestWhereItListens(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "api.sock")
 	for address, want := range map[string][2]string{
 		"127.0.0.1:0":  {"http://127.0.0.1:", "curl http://127.0.0.1:"},

@@ -80,6 +80,7 @@ func shown(t *testing.T, l *listener.Listener) []byte {
 
 // TestRenewal: half of a new pair is not taken, and said once; the whole is.
 func TestRenewal(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f, log := newFiles(t), &logged{}
 		first := certtest.Make(t, time.Now().Add(time.Hour))
@@ -134,6 +135,7 @@ func TestRenewal(t *testing.T) {
 }
 
 func TestPairsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	a, b := certtest.Make(t, time.Now().Add(time.Hour)), certtest.Make(t, time.Now().Add(time.Hour))
 	f := func(change func(files), want, hinted string) {
 		t.Helper()
@@ -160,6 +162,7 @@ func TestPairsThatAreRefused(t *testing.T) {
 
 // TestAnExpiredCertificate is shown, and complained of: the clock may be what is wrong.
 func TestAnExpiredCertificate(t *testing.T) {
+	t.Parallel()
 	f, log := newFiles(t), &logged{}
 	old := certtest.Make(t, time.Now().Add(-time.Minute))
 	f.put(old.Cert, old.Key)

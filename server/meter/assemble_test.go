@@ -71,6 +71,7 @@ func TestAssemble(t *testing.T) {
 }
 
 func TestAssembleEverything(t *testing.T) {
+	t.Parallel()
 	f := func(d meter.Dialect, body, want string, events ...string) {
 		t.Helper()
 		var src []byte
@@ -135,8 +136,27 @@ func TestAssembleEverything(t *testing.T) {
 	refused(done, "the stream was not whole")
 	refused(`data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}`+"\n\n"+done, "the stream held no answer")
 	refused(`data: {"choices":[{"index":4096,"delta":{}}]}`+"\n\n"+done, "an answer of over 4096 choices")
-	refused(`data: {"x":"`+strings.Repeat("x", 17<<20)+`"}`+"\n\n"+half+done, "an event that is too long to be read")
-	refused(strings.Repeat(`data: {"choices":[{"index":0,"delta":{"content":"`+strings.Repeat("x", 8<<20)+`"}}]}`+"\n\n", 9)+done, "an answer of over 64 MiB")
+}
+
+// TestAssembleLarge: what is too large to be read, or to be held, is refused. Nothing is
+// cloned, as it is elsewhere, and nothing large is joined: that would take most of the time.
+func TestAssembleLarge(t *testing.T) {
+	t.Parallel()
+	refused := func(want string, pieces ...string) {
+		t.Helper()
+		m := meter.New(meter.Chat, meter.LlamaServer, prepare(t, meter.Chat, meter.LlamaServer, `{"n":2}`))
+		for _, p := range pieces {
+			m.Stream(nil, []byte(p))
+		}
+		m.Close(nil)
+		if got, err := m.Answer(); err == nil || err.Error() != want || got != nil {
+			t.Errorf("%d bytes, %v, want error %q", len(got), err, want)
+		}
+	}
+	const half = `data: {"choices":[{"index":0,"delta":{"content":"a"}}]}` + "\n\n"
+	refused("an event that is too long to be read", `data: {"x":"`+strings.Repeat("x", 17<<20)+`"}`+"\n\n"+half+done)
+	large := `data: {"choices":[{"index":0,"delta":{"content":"a"}}],"x":"` + strings.Repeat("x", 8<<20) + `"}` + "\n\n"
+	refused("an answer of over 64 MiB", large, large, large, large, large, large, large, large, large, done)
 }
 
 // FuzzAssemble: what is assembled is JSON, whatever pieces it came in, and the

@@ -109,6 +109,7 @@ func TestStreamFraming(t *testing.T) {
 }
 
 func TestStreamLargeEvents(t *testing.T) {
+	t.Parallel()
 	// Token probabilities make events far larger than a read.
 	payload := `{"choices":[{"index":0,"delta":{"content":"x"},"logprobs":{"content":"` + strings.Repeat(`é\"`, 30<<10) + `"}}]}`
 	src := "data: " + payload[:len(payload)-1] + `,"timings":{"predicted_n":2,"cache_n":0,"prompt_n":5}}` + "\n\n" + done
