@@ -6,12 +6,13 @@ import (
 
 	"spotinference/billing"
 	"spotinference/billing/api"
+	"spotinference/billing/rig"
 	"spotinference/ledger"
 )
 
 // What a probe measured of an account is in its samples, and in nobody else's.
 func TestCalibrate(t *testing.T) {
-	led := newLedger(t, t.TempDir())
+	led := newLedger(t, rig.MemoryDir(t))
 	defer led.Close()
 	now := time.Now()
 	for _, c := range []ledger.Calibration{

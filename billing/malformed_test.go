@@ -130,9 +130,9 @@ func TestMalformedReplies(t *testing.T) {
 			body("broken off", api.Network, func(*http.Request) io.Reader {
 				return io.MultiReader(strings.NewReader("{"), reading(func() error { return io.ErrUnexpectedEOF }))
 			}),
-			body("no end", api.TooLarge, func(*http.Request) io.Reader { return &repeat{text: " "} }),
+			body("no end", api.TooLarge, func(*http.Request) io.Reader { return repeated(" ") }),
 			body("a list without end", api.TooLarge, func(*http.Request) io.Reader {
-				return io.MultiReader(strings.NewReader(`{"results":[`), &repeat{text: `{"source":"instance-701234","amount":1},`})
+				return io.MultiReader(strings.NewReader(`{"results":[`), repeated(`{"source":"instance-701234","amount":1},`))
 			}),
 		}
 		for _, code := range []int{301, 302, 303, 307, 308} {

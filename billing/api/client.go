@@ -19,9 +19,9 @@ const (
 	firstBackoff = time.Second
 )
 
-// Client reads a bill: the policy that billing has on provider.Client. It forbids
-// changes, since a GET may be repeated, and a POST is sent once and only asks for
-// something: a token, the answer to a query.
+// Client reads a bill. It is billing's policy on provider.Client: nothing is changed by
+// it. A GET may be sent again; a POST is sent once, and only asks for something: a token,
+// the answer to a query.
 type Client struct {
 	provider *provider.Client
 	keyHint  string // what to do when the key is refused
@@ -66,10 +66,10 @@ func (c *Client) send(ctx context.Context, clk provider.Clock, call string, r pr
 	return nil, f
 }
 
-// Retry calls try until it succeeds, three times at most, with a pause before each
-// further time that grows and is no shorter than the provider asked for. It gives up at
-// once where the failure will not pass, or there is no time for the pause: then the next
-// sample is the next try.
+// Retry calls try until it succeeds, three times at most. The pause before each further
+// time grows, and is no shorter than the provider asked for. Where the failure will not
+// pass, or there is no time for the pause, it gives up at once: the next sample is the
+// next try.
 func Retry(ctx context.Context, try func() *Failure) *Failure {
 	for n := 1; ; n++ {
 		f := try()

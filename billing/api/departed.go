@@ -10,10 +10,10 @@ import (
 // A resource that the last samples had and that is missing from a complete one has
 // departed. It is read once more, by its id: what it cost between its last sight and its
 // end is spent too. Its line says that it is gone (ledger.StatusGone), and once its bill
-// is final that it is closed (ledger.StatusClosed): then the ledger misses it no more.
+// is final that it is closed (ledger.StatusClosed): then it is not asked for again.
 //
-//   - That the machine itself is gone is believed where it has no reply of its own and
-//     the listing of all machines, read to its end, does not have it.
+//   - The machine itself has departed where it has no reply of its own and the listing of
+//     all machines, read to its end, does not have it.
 //   - What was there is asked of the history, so that it is known after a restart too.
 //     An adapter without one (billing check) looks for nothing.
 //   - A bill is final when it has stayed the same for the lag.

@@ -85,6 +85,11 @@ func Fail(class Class, format string, args ...any) *Failure {
 	return &Failure{Class: class, Err: fmt.Errorf(format, args...)}
 }
 
+// ClockStands is why there is no sample where now is not after the newest one's.
+func ClockStands(newest time.Time) *Failure {
+	return Fail(ClockSkew, "this machine's clock has not moved on since the last sample at %s", newest.Format(time.RFC3339))
+}
+
 // At says in which call f happened.
 func (f *Failure) At(call string) *Failure {
 	f.Call = call

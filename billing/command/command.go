@@ -86,7 +86,7 @@ func (e *adapter) MinInterval() time.Duration { return time.Second }
 func (e *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(e.newest) {
-		return ledger.Sample{}, api.Fail(api.ClockSkew, "this machine's clock has not moved on since the last sample at %s", e.newest.Format(time.RFC3339)).At(Name)
+		return ledger.Sample{}, api.ClockStands(e.newest).At(Name)
 	}
 	body, f := e.run(ctx)
 	if f != nil {

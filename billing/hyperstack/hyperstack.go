@@ -31,6 +31,7 @@ import (
 )
 
 const (
+	name       = "hyperstack"
 	defaultURL = "https://infrahub-api.nexgencloud.com/v1"
 	keyVar     = "HYPERSTACK_API_KEY"
 	keyFileVar = "HYPERSTACK_API_KEY_FILE"
@@ -59,7 +60,7 @@ type adapter struct {
 // Adapter is Hyperstack's row in the table of providers.
 func Adapter() api.Adapter {
 	return api.Adapter{
-		Name: "hyperstack", Env: []string{keyVar, keyFileVar}, Open: open,
+		Name: name, Env: []string{keyVar, keyFileVar}, Open: open,
 		Invoice: api.InvoiceColumns{ // fields of the billing API's history and usage calls
 			Resource: []string{"resource_id", "infrahub_id", "resource id", "id"},
 			Day:      []string{"date", "day", "start_date", "start", "datetime"},
@@ -86,7 +87,7 @@ func open(opts api.Options) (api.Provider, error) {
 		addrs:      opts.Addrs,
 		hostname:   opts.Hostname,
 		anchors:    api.NewAnchors(opts.History),
-		departures: api.NewDepartures(opts.History, "hyperstack", lag),
+		departures: api.NewDepartures(opts.History, name, lag),
 		created:    make(map[int64]time.Time),
 	}
 	if h.addrs == nil {
@@ -103,7 +104,7 @@ func open(opts api.Options) (api.Provider, error) {
 	return h, nil
 }
 
-func (h *adapter) Name() string { return "hyperstack" }
+func (h *adapter) Name() string { return name }
 
 // A window ends on a whole second, and 500 requests a minute are allowed for all
 // that comes from this address; a sample takes three, and one more for each
@@ -114,7 +115,7 @@ func (h *adapter) MinInterval() time.Duration { return time.Second }
 func (h *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(h.newest) {
-		return ledger.Sample{}, api.Fail(api.ClockSkew, "this machine's clock has not moved on since the last sample at %s", h.newest.Format(time.RFC3339))
+		return ledger.Sample{}, api.ClockStands(h.newest)
 	}
 	ctx, cancel := context.WithTimeout(ctx, api.SampleTimeout)
 	defer cancel()

@@ -36,10 +36,10 @@ import (
 )
 
 const (
+	name       = "runpod"
 	defaultURL = "https://api.runpod.io"
 	keyVar     = "RUNPOD_API_KEY"
 	keyFileVar = "RUNPOD_API_KEY_FILE"
-	PodVar     = "RUNPOD_POD_ID"
 	bucket     = time.Hour
 
 	// The balance is charged every five minutes (accounts-billing/billing.mdx). How
@@ -48,6 +48,9 @@ const (
 	step = 5 * time.Minute
 	lag  = 15 * time.Minute
 )
+
+// PodVar holds the pod's id, inside a pod only.
+const PodVar = "RUNPOD_POD_ID"
 
 type adapter struct {
 	api        *api.Client
@@ -60,7 +63,7 @@ type adapter struct {
 // Adapter is Runpod's row in the table of providers.
 func Adapter() api.Adapter {
 	return api.Adapter{
-		Name: "runpod", Env: []string{keyVar, keyFileVar}, Open: open,
+		Name: name, Env: []string{keyVar, keyFileVar}, Open: open,
 		Invoice: api.InvoiceColumns{ // fields of GET /v2/billing/pods and /v2/billing/network-volumes
 			Resource: []string{"podId", "networkVolumeId", "resourceId", "resource_id", "pod id"},
 			Day:      []string{"startTime", "time", "date", "day"},
@@ -93,7 +96,7 @@ func open(opts api.Options) (api.Provider, error) {
 	client.Secrets = provider.Secrets{key}
 	const keyHint = "use a key with billing:read under " + keyFileVar + "; the " + keyVar + " that a pod finds inside itself is the pod's own, and need not read the bill"
 	r := &adapter{api: api.NewClient(client, keyHint), anchors: api.NewAnchors(opts.History),
-		departures: api.NewDepartures(opts.History, "runpod", lag), pod: opts.Instance}
+		departures: api.NewDepartures(opts.History, name, lag), pod: opts.Instance}
 	if r.pod == "" {
 		r.pod = opts.Env(PodVar)
 	}
@@ -114,7 +117,7 @@ func isID(s string) bool {
 	return s != "" && len(s) <= 64 && strings.Trim(s, letters) == ""
 }
 
-func (r *adapter) Name() string { return "runpod" }
+func (r *adapter) Name() string { return name }
 
 // A sample takes three calls, since a pod mounts one network volume at most, and
 // the published example of a limit is 60 a minute, 3000 an hour.
@@ -125,7 +128,7 @@ func (r *adapter) MinInterval() time.Duration { return 5 * time.Second }
 func (r *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, error) {
 	at := now.UTC().Truncate(time.Second)
 	if !at.After(r.newest) {
-		return ledger.Sample{}, api.Fail(api.ClockSkew, "this machine's clock has not moved on since the last sample at %s", r.newest.Format(time.RFC3339))
+		return ledger.Sample{}, api.ClockStands(r.newest)
 	}
 	ctx, cancel := context.WithTimeout(ctx, api.SampleTimeout)
 	defer cancel()

@@ -31,6 +31,7 @@ import (
 )
 
 const (
+	name         = "vast"
 	defaultURL   = "https://console.vast.ai"
 	keyVar       = "VAST_API_KEY"
 	keyFileVar   = "VAST_API_KEY_FILE"
@@ -62,7 +63,7 @@ type adapter struct {
 // Adapter is Vast.ai's row in the table of providers.
 func Adapter() api.Adapter {
 	return api.Adapter{
-		Name: "vast", Env: []string{keyVar, keyFileVar}, Open: open,
+		Name: name, Env: []string{keyVar, keyFileVar}, Open: open,
 		Invoice: api.InvoiceColumns{ // fields of the charges call: source is instance-N or volume-N
 			Resource: []string{"source", "instance_id", "contract_id", "resource_id"},
 			Day:      []string{"start", "day", "date", "timestamp"},
@@ -97,7 +98,7 @@ func open(opts api.Options) (api.Provider, error) {
 		api:        api.NewClient(client, keyHint),
 		keyHint:    keyHint,
 		anchors:    api.NewAnchors(opts.History),
-		departures: api.NewDepartures(opts.History, "vast", lag),
+		departures: api.NewDepartures(opts.History, name, lag),
 		instance:   id,
 		created:    make(map[int64]time.Time),
 	}
@@ -135,7 +136,7 @@ func instanceID(opts api.Options) (int64, error) {
 	return found, nil
 }
 
-func (v *adapter) Name() string { return "vast" }
+func (v *adapter) Name() string { return name }
 
 // Each endpoint has a shortest interval of its own, which is not published. A
 // sample takes two calls, and further ones for further pages.

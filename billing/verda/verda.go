@@ -39,6 +39,7 @@ import (
 )
 
 const (
+	name       = "verda"
 	defaultURL = "https://api.verda.com/v1"
 
 	clientIDVar         = "VERDA_CLIENT_ID"
@@ -82,7 +83,7 @@ type accountRate struct {
 
 // Adapter is Verda's row in the table of providers.
 func Adapter() api.Adapter {
-	return api.Adapter{Name: "verda", Env: []string{clientIDVar, oldIDVar}, Open: open}
+	return api.Adapter{Name: name, Env: []string{clientIDVar, oldIDVar}, Open: open}
 }
 
 func open(opts api.Options) (api.Provider, error) {
@@ -119,7 +120,7 @@ func open(opts api.Options) (api.Provider, error) {
 	return v, nil
 }
 
-func (v *adapter) Name() string { return "verda" }
+func (v *adapter) Name() string { return name }
 
 // A sample is dated by the second and takes three calls. Verda documents no rate
 // limit; one that it has is kept by Retry-After.
@@ -148,7 +149,7 @@ func (v *adapter) read(ctx context.Context, now time.Time) (ledger.Sample, *api.
 	}
 	at := clk.Now().UTC().Truncate(time.Second)
 	if !at.After(v.newest) {
-		return none, api.Fail(api.ClockSkew, "this machine's clock has not moved on since the last sample at %s", v.newest.Format(time.RFC3339))
+		return none, api.ClockStands(v.newest)
 	}
 	body, f := v.get(ctx, clk, balanceCall, "balance")
 	if f != nil {
