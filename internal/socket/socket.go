@@ -27,7 +27,7 @@ func Listen(path string) (*Listener, error) {
 	if len(path) > pathMax {
 		return nil, fmt.Errorf("socket %s: %d bytes are more than the %d that a socket's path may have", path, len(path), pathMax)
 	}
-	if err := free(path); err != nil {
+	if err := checkFree(path); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	// Bound in a directory that only we can enter and moved then: at no time may
@@ -64,8 +64,8 @@ func Listen(path string) (*Listener, error) {
 	return &Listener{ln, path, st}, nil
 }
 
-// free says why nobody may listen at path.
-func free(path string) error {
+// checkFree says why path cannot be listened at, nil where it can.
+func checkFree(path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -84,7 +84,7 @@ func free(path string) error {
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	return err // EAGAIN, say: somebody is there and busy
+	return err // EAGAIN, say: a busy listener
 }
 
 // Listener is a listener whose file goes with it.
@@ -97,7 +97,7 @@ type Listener struct {
 // Path is where it listens.
 func (l *Listener) Path() string { return l.path }
 
-// Close ends it. Safe twice: what lies there then is another's.
+// Close ends it, and removes its own file only. Safe twice.
 func (l *Listener) Close() error {
 	if st, err := os.Lstat(l.path); err == nil && os.SameFile(st, l.made) {
 		os.Remove(l.path)

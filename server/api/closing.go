@@ -21,6 +21,9 @@ const gatePoll = 200 * time.Millisecond
 
 // closing is one closing of the gate. Owned by watchGate.
 type closing struct {
+	s    *Server
+	hook func(ctx context.Context, reason string) // Hooks.Closed; nil: nothing is called
+
 	wasOpen    bool               // the gate was open once
 	since      time.Time          // when it closed; zero while it is open
 	cancelHook context.CancelFunc // ends the ctx of Hooks.Closed; nil until it is called, and once the gate is open again
@@ -30,14 +33,14 @@ type closing struct {
 // watchGate closes what runs when the gate has closed, until ctx ends; Hooks.Closed has
 // returned then.
 func (s *Server) watchGate(ctx context.Context, h Hooks) {
-	var c closing
+	c := &closing{s: s, hook: h.Closed}
 	defer func() {
 		c.end()
 		if c.hookDone != nil {
 			<-c.hookDone
 		}
 	}()
-	every(ctx, gatePoll, func() { s.pollGate(ctx, h, &c) })
+	every(ctx, gatePoll, func() { c.poll(ctx) })
 }
 
 // end is for a gate that is open.
@@ -49,7 +52,9 @@ func (c *closing) end() {
 	c.since = time.Time{}
 }
 
-func (s *Server) pollGate(ctx context.Context, h Hooks, c *closing) {
+// poll reads the gate, and does what is due.
+func (c *closing) poll(ctx context.Context) {
+	s := c.s
 	err := s.cfg.Gate.Allow()
 	switch {
 	case err == nil:
@@ -74,7 +79,7 @@ func (s *Server) pollGate(ctx context.Context, h Hooks, c *closing) {
 		s.cfg.Metrics.gateCuts.Add(n)
 		s.cfg.Log.Warn("the gate is closed: cut the answers that were still running", "requests", n)
 	}
-	if c.cancelHook != nil || h.Closed == nil || len(s.calls.inEngine()) > 0 || c.hookRuns() {
+	if c.cancelHook != nil || c.hook == nil || len(s.calls.inEngine()) > 0 || c.hookRuns() {
 		return
 	}
 	until, cancel := context.WithCancel(ctx)
@@ -82,7 +87,7 @@ func (s *Server) pollGate(ctx context.Context, h Hooks, c *closing) {
 	c.cancelHook, c.hookDone = cancel, done
 	go func() {
 		defer close(done)
-		h.Closed(until, gateWord(err))
+		c.hook(until, gateWord(err))
 	}()
 }
 

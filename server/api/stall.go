@@ -26,13 +26,6 @@ func (st *stall) waited(c *call, now time.Time) time.Duration {
 	return now.Sub(st.since)
 }
 
-// engineWork is the engine's own counter of its steps, as it was read last. Owned by
-// watchStalls.
-type engineWork struct {
-	steps int64
-	read  time.Time
-}
-
 // watchStalls cuts the calls whose engine has made no progress for
 // Config.StallTimeout: it hangs, or has lost the request.
 //
@@ -46,31 +39,41 @@ func (s *Server) watchStalls(ctx context.Context) {
 	if limit == 0 {
 		return
 	}
-	var work engineWork
-	every(ctx, min(max(limit/20, 10*time.Millisecond), time.Second), func() {
-		now := time.Now()
-		var silent []*call // they have seen no progress at all
-		for _, c := range s.calls.list() {
-			switch waited := c.stall.waited(c, now); {
-			case waited >= limit/2 && c.stall.progress == 0 && c.counted():
-				silent = append(silent, c)
-			case waited >= limit:
-				c.cut(refusal.New(refusal.EngineStalled))
-			}
+	w := &stallWatcher{s: s, limit: limit}
+	every(ctx, min(max(limit/20, 10*time.Millisecond), time.Second), func() { w.look(ctx) })
+}
+
+// stallWatcher remembers the engine's own counter of its steps.
+type stallWatcher struct {
+	s     *Server
+	limit time.Duration
+	steps int64     // as they were read last
+	read  time.Time // when
+}
+
+func (w *stallWatcher) look(ctx context.Context) {
+	now := time.Now()
+	var silent []*call // they have seen no progress at all
+	for _, c := range w.s.calls.list() {
+		switch waited := c.stall.waited(c, now); {
+		case waited >= w.limit/2 && c.stall.progress == 0 && c.counted():
+			silent = append(silent, c)
+		case waited >= w.limit:
+			c.cut(refusal.New(refusal.EngineStalled))
 		}
-		if len(silent) == 0 {
-			return
+	}
+	if len(silent) == 0 {
+		return
+	}
+	moved := w.engineMoved(ctx, now)
+	for _, c := range silent {
+		switch {
+		case moved:
+			c.stall.since = time.Now()
+		case time.Since(c.stall.since) >= w.limit:
+			c.cut(refusal.New(refusal.EngineStalled))
 		}
-		moved := s.engineMoved(ctx, &work, now)
-		for _, c := range silent {
-			switch {
-			case moved:
-				c.stall.since = time.Now()
-			case time.Since(c.stall.since) >= limit:
-				c.cut(refusal.New(refusal.EngineStalled))
-			}
-		}
-	})
+	}
 }
 
 // maxWorkWait bounds the wait for an engine that may hang.
@@ -79,15 +82,15 @@ const maxWorkWait = 5 * time.Second
 // engineMoved reads the counter that moves with every step of the engine, and reports
 // whether it has moved. No answer is no progress, and what was read long ago does not
 // tell whether the engine moves now.
-func (s *Server) engineMoved(ctx context.Context, last *engineWork, now time.Time) bool {
-	limit := s.cfg.StallTimeout
-	ctx, cancel := context.WithTimeout(ctx, min(limit/4, maxWorkWait))
+func (w *stallWatcher) engineMoved(ctx context.Context, now time.Time) bool {
+	s := w.s
+	ctx, cancel := context.WithTimeout(ctx, min(w.limit/4, maxWorkWait))
 	defer cancel()
 	n, err := queue.ReadCounters(ctx, s.cfg.Engine)
 	if err != nil {
 		return false
 	}
-	moved := n.Work != last.steps && now.Sub(last.read) < limit/4
-	*last = engineWork{n.Work, now}
+	moved := n.Work != w.steps && now.Sub(w.read) < w.limit/4
+	w.steps, w.read = n.Work, now
 	return moved
 }
