@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -15,6 +16,16 @@ import (
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 )
+
+// TestMain takes the settings of who runs the tests out of their way.
+func TestMain(m *testing.M) {
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, envPrefix) {
+			os.Unsetenv(name)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // TestHelpFits: at 80 columns no line of any command's help is longer, but for what is to
 // be copied.

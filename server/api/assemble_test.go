@@ -68,7 +68,7 @@ func TestSeveralResultsThatFail(t *testing.T) {
 	f("refused", jsonAnswer(400, `{"error":{"code":400,"message":"no","type":"invalid_request_error"}}`), 400, 0, `"no"`)
 
 	w := newWorld(t, queue.Llama, sse(nil, twoFirst, twoSecond, usageChunk, usageChunk, doneEvent), nil)
-	w.ledger.fail = true
+	w.ledger.breaks()
 	if resp, body := w.do("POST", "/v1/chat/completions", twoBody); resp.StatusCode != 500 || !strings.Contains(body, "ledger_unwritable") {
 		t.Errorf("without a row: %d %s", resp.StatusCode, body)
 	}

@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	}
 	// Most of a test's time is waiting. Two at a time, as on a machine of two CPUs, would
 	// wait for each other.
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())

@@ -38,10 +38,8 @@ func TestAWrongClock(t *testing.T) {
 				t.Errorf("%s: row = %+v", off, r)
 			}
 		}
-		w.engine.mu.Lock()
-		if w.engine.dials != 1 {
-			t.Errorf("%s: %d connections to the engine for 4 requests", off, w.engine.dials)
+		if n := w.engine.dialled(); n != 1 {
+			t.Errorf("%s: %d connections to the engine for 4 requests", off, n)
 		}
-		w.engine.mu.Unlock()
 	}
 }

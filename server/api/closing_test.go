@@ -88,8 +88,8 @@ func TestModelsBehindAClosedGate(t *testing.T) {
 	if resp, body := w.do("GET", "/v1/models", ""); resp.StatusCode != 200 || body != `{"data":[]}` {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
-	if w.engine.dials != 1 {
-		t.Errorf("the engine was dialled %d times", w.engine.dials)
+	if n := w.engine.dialled(); n != 1 {
+		t.Errorf("the engine was dialled %d times", n)
 	}
 }
 
@@ -104,6 +104,13 @@ func (c *closings) closed(ctx context.Context, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reasons, c.ctx = append(c.reasons, reason), ctx
+}
+
+// ended reports whether the context of the newest has.
+func (c *closings) ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ctx.Err() != nil
 }
 
 func (c *closings) heard() []string {
@@ -238,11 +245,11 @@ func TestOnceAClosing(t *testing.T) {
 		says("exhausted")
 		w.gate.set(stale)
 		says("exhausted")
-		if c.ctx.Err() != nil {
+		if c.ended() {
 			t.Error("its context has ended, and the gate is closed")
 		}
 		w.gate.set(nil)
-		eventually(t, "its context ends", func() bool { return c.ctx.Err() != nil })
+		eventually(t, "its context ends", c.ended)
 		w.gate.set(stale)
 		says("exhausted", "stale")
 	})

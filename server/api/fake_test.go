@@ -118,6 +118,13 @@ func (e *fakeEngine) Release(bool) {
 	e.inside--
 }
 
+// dialled is how many connections were made to it.
+func (e *fakeEngine) dialled() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.dials
+}
+
 // load says how many are inside, and how many wait.
 func (e *fakeEngine) load() (inside, waiting int) {
 	e.mu.Lock()
@@ -160,6 +167,22 @@ func (l *fakeLedger) AddRequest(r ledger.Request) error {
 	return nil
 }
 
+// breaks makes every write of a row fail.
+func (l *fakeLedger) breaks() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fail = true
+}
+
+// hold makes every write of a row wait until release is called.
+func (l *fakeLedger) hold() (release func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := make(chan struct{})
+	l.held = held
+	return sync.OnceFunc(func() { close(held) })
+}
+
 func (l *fakeLedger) SaveOpen(open []ledger.OpenRequest) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -198,6 +221,13 @@ func (g *fakeGate) Trip(error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.tripped++
+}
+
+// wasTripped reports whether the server closed the gate.
+func (g *fakeGate) wasTripped() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.tripped > 0
 }
 
 // world is a server over fakes, on a real socket.

@@ -185,9 +185,7 @@ func TestLimitsAreTold(t *testing.T) {
 	if got := resp.Header.Get("Retry-After"); got != "15" {
 		t.Errorf("Retry-After %q, want 15", got)
 	}
-	w.gate.mu.Lock()
-	w.gate.err = errDisk
-	w.gate.mu.Unlock()
+	w.gate.set(errDisk)
 	clock.advance(15 * time.Second)
 	f("limited", chat, chatBody, 503, "4 1 45s 120 120 0s", "billing_unobservable") // costs nothing
 }

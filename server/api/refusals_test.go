@@ -39,7 +39,7 @@ func TestEveryRefusal(t *testing.T) {
 	engineSays := func(status int, typ string) http.HandlerFunc {
 		return jsonAnswer(status, fmt.Sprintf(`{"error":{"code":%d,"message":"no","type":%q}}`, status, typ))
 	}
-	gate := func(err error) func(*world) { return func(w *world) { w.gate.err = err } }
+	gate := func(err error) func(*world) { return func(w *world) { w.gate.set(err) } }
 	is := func(s ledger.EngineState) func(*world) { return func(w *world) { w.engine.set(s) } }
 	const length, goOn = "Content-Length: ", "Expect: 100-continue\r\n"
 	for name, c := range map[string]struct {
@@ -76,7 +76,7 @@ func TestEveryRefusal(t *testing.T) {
 		"the engine says 500":         {h: engineSays(500, "server_error"), body: chatBody, want: refusal{500, "server_error", "", "api_error", "", true}},
 		"the engine says 400":         {h: engineSays(400, "invalid_request_error"), body: chatBody, want: refusal{400, "invalid_request_error", "", "invalid_request_error", "", false}},
 		"the engine refuses our key":  {h: engineSays(401, "authentication_error"), body: chatBody, want: refusal{502, "server_error", "engine_failed", "api_error", "5", false}},
-		"the answer is not recorded":  {h: jsonAnswer(200, chatAnswer), setup: func(w *world) { w.ledger.fail = true }, body: chatBody, want: refusal{500, "server_error", "ledger_unwritable", "api_error", "", true}},
+		"the answer is not recorded":  {h: jsonAnswer(200, chatAnswer), setup: func(w *world) { w.ledger.breaks() }, body: chatBody, want: refusal{500, "server_error", "ledger_unwritable", "api_error", "", true}},
 		"nothing more, it shuts down": {setup: func(w *world) { w.shutDown() }, head: goOn, body: chatBody, want: refusal{503, "server_error", "shutting_down", "overloaded_error", "10", false}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -107,7 +106,7 @@ func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 	t.Parallel()
 	step := make(chan struct{})
 	w := newWorld(t, queue.Llama, sse(step, delta(" a", 1), delta(" b", 2), usageChunk+doneEvent), nil)
-	w.ledger.held = make(chan struct{})
+	release := w.ledger.hold()
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
 	defer resp.Body.Close()
 	r := bufio.NewReader(resp.Body)
@@ -139,7 +138,7 @@ func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 		t.Errorf("before the row was on disk the client got %q", got)
 	default:
 	}
-	close(w.ledger.held)
+	release()
 	if got := <-last; got != doneEvent {
 		t.Errorf("last bytes = %q", got)
 	}
@@ -153,9 +152,8 @@ func TestEachEventLeavesAsItComesAndTheLastAfterTheRow(t *testing.T) {
 func TestNoTokenWaitsForTheRow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, queue.Llama, sse(nil, delta(" a", 1)+delta(" b", 2)+usageChunk+doneEvent), nil)
-	w.ledger.held = make(chan struct{})
-	held := sync.OnceFunc(func() { close(w.ledger.held) })
-	defer held()
+	release := w.ledger.hold()
+	defer release()
 	// The write waits for us: without a limit, a token that waits for it would never come.
 	w.client.Timeout = 10 * time.Second
 	resp := w.begin("POST", "/v1/chat/completions", streamBody)
@@ -170,7 +168,7 @@ func TestNoTokenWaitsForTheRow(t *testing.T) {
 			t.Fatalf("%q, %v", blank, err)
 		}
 	}
-	held()
+	release()
 	if last, err := io.ReadAll(r); err != nil || string(last) != doneEvent {
 		t.Errorf("last bytes = %q, %v", last, err)
 	}
@@ -181,10 +179,10 @@ func TestARowThatCannotBeWritten(t *testing.T) {
 	f := func(name string, h http.HandlerFunc, path, body string, check func(status int, answer string)) {
 		t.Helper()
 		w := newWorld(t, queue.Llama, h, nil)
-		w.ledger.fail = true
+		w.ledger.breaks()
 		resp, answer := w.do("POST", path, body)
 		check(resp.StatusCode, answer)
-		if w.gate.tripped == 0 {
+		if !w.gate.wasTripped() {
 			t.Errorf("%s: the gate was not told", name)
 		}
 	}
@@ -226,9 +224,7 @@ func TestALargeAnswer(t *testing.T) {
 		if r := w.row(); r.Usage.PromptTokens != 15 || r.Status != ledger.OK {
 			t.Errorf("row = %+v", r)
 		}
-		w.ledger.mu.Lock()
-		w.ledger.fail = true
-		w.ledger.mu.Unlock()
+		w.ledger.breaks()
 		resp := w.begin("POST", "/v1/embeddings", `{"input":"x"}`)
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
@@ -423,9 +419,7 @@ func TestAClosedGate(t *testing.T) {
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) { asked = true }, nil)
 	f := func(err error, path string, status int, retry string, want ...string) {
 		t.Helper()
-		w.gate.mu.Lock()
-		w.gate.err = err
-		w.gate.mu.Unlock()
+		w.gate.set(err)
 		resp, body := w.do("POST", path, chatBody)
 		if resp.StatusCode != status || resp.Header.Get("Retry-After") != retry || resp.Header.Get("X-Should-Retry") != "false" {
 			t.Errorf("%v: %d %v", err, resp.StatusCode, resp.Header)
@@ -639,7 +633,7 @@ func TestTheEndOfALargeAnswerWaits(t *testing.T) {
 			<-step
 		}
 	}, nil)
-	w.ledger.held = make(chan struct{})
+	release := w.ledger.hold()
 	resp := w.begin("POST", "/v1/embeddings", `{"input":"x"}`)
 	defer resp.Body.Close()
 	got := make(chan byte, 8<<20)
@@ -663,7 +657,7 @@ func TestTheEndOfALargeAnswerWaits(t *testing.T) {
 			t.Error("the end left before its row was on disk")
 		}
 	}
-	close(w.ledger.held)
+	release()
 	last := byte(0)
 	for b := range got {
 		last = b
@@ -853,10 +847,8 @@ func TestConnectionsToTheEngine(t *testing.T) {
 				t.Fatalf("%d %s", resp.StatusCode, answer)
 			}
 		}
-		w.engine.mu.Lock()
-		defer w.engine.mu.Unlock()
-		if w.engine.dials != want {
-			t.Errorf("%s: %d connections for 7 requests, 2 of them streams, want %d", kind, w.engine.dials, want)
+		if n := w.engine.dialled(); n != want {
+			t.Errorf("%s: %d connections for 7 requests, 2 of them streams, want %d", kind, n, want)
 		}
 	}
 	f(queue.Llama, 3)

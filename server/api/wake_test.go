@@ -171,7 +171,7 @@ func TestAsleepIsReady(t *testing.T) {
 	if resp, body := w.do("GET", "/readyz", ""); resp.StatusCode != 200 || !strings.Contains(body, `"engine":"suspended"`) {
 		t.Errorf("readyz while asleep: %d %s", resp.StatusCode, body)
 	}
-	w.gate.err = &budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale}
+	w.gate.set(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale})
 	if resp, _ := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 503 {
 		t.Errorf("behind a closed gate: %d", resp.StatusCode)
 	}
@@ -186,9 +186,7 @@ func TestTheGateIsAskedAfterTheWait(t *testing.T) {
 	w := asleep(t, nil, time.Hour)
 	go func() {
 		eventually(t, "a waiter", func() bool { _, n := w.engine.load(); return n == 1 })
-		w.gate.mu.Lock()
-		w.gate.err = &budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted}
-		w.gate.mu.Unlock()
+		w.gate.set(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted})
 		w.wake(nil)
 	}()
 	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 429 {

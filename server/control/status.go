@@ -17,6 +17,11 @@ const (
 	KeyRevoke   = "key-revoke" // a name or id → ledger.Key
 )
 
+// Names are those of all calls.
+func Names() []string {
+	return []string{CallStatus, CallSuspend, CallWake, BudgetShow, Override, KeyCreate, KeyRevoke}
+}
+
 // Status is what serve says of itself. Amounts are exact decimal text; what is not
 // known is null.
 type Status struct {

@@ -9,12 +9,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"spotinference/server/control"
 	"spotinference/server/listener/certtest"
 	"spotinference/test/harness"
 )
@@ -114,7 +113,7 @@ func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
 		"/sleep", "/wake_up", "/is_sleeping", "/shutdown", "/reset_prefix_cache", "/collective_rpc", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
 		"/server_info", "/start_profile", "/pause", "/resume", "/update_weights", "/docs", "/openapi.json",
 	}
-	names := controlNames(t)
+	names := control.Names()
 	for _, name := range names {
 		for _, before := range []string{"/", "/v1/", "/control/", "/admin/", "/api/", "/v1/../", "/%2e%2e/", "//"} {
 			paths = append(paths, before+name)
@@ -150,31 +149,3 @@ func TestNothingIsAdministeredOverTheAPI(t *testing.T) {
 	}
 	s.Stop()
 }
-
-// controlNames are the calls of the control socket, read off the source.
-func controlNames(t *testing.T) (names []string) {
-	t.Helper()
-	for _, folder := range []string{"cli", "server"} {
-		err := filepath.WalkDir(filepath.Join(harness.Root(t), folder), func(path string, _ os.DirEntry, err error) error {
-			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			text, err := os.ReadFile(path)
-			for _, m := range controlCall.FindAllSubmatch(text, -1) {
-				names = append(names, string(m[1]))
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, known := range []string{"status", "suspend", "wake"} {
-		if !slices.Contains(names, known) {
-			t.Fatalf("control calls %q: %s is not among them", names, known)
-		}
-	}
-	return names
-}
-
-var controlCall = regexp.MustCompile(`"([a-z][a-z_ -]*)": +func\((?:\w+ )?context\.Context, (?:\w+ )?json\.RawMessage\)`)

@@ -16,7 +16,7 @@ import (
 // node runs one part of testdata/node/sdk.mjs against s, each of its checks as a
 // subtest, and returns what the SDKs were told. Without Node or its SDKs the test
 // skips, or fails where the environment requires them.
-func node(t *testing.T, s *harness.Gateway, part string) counted {
+func node(t *testing.T, s *harness.Gateway, part string, env ...string) counted {
 	t.Helper()
 	dir := filepath.Join("testdata", "node")
 	_, sdks := os.Stat(filepath.Join(dir, "node_modules", ".lock"))
@@ -31,6 +31,7 @@ func node(t *testing.T, s *harness.Gateway, part string) counted {
 	cmd := exec.Command(bin, "sdk.mjs", part)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "BASE_URL="+s.URL, "API_KEY="+harness.Key, "NO_PROXY=127.0.0.1")
+	cmd.Env = append(cmd.Env, env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

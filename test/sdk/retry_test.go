@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/anthropics/anthropic-sdk-go"
@@ -112,8 +113,10 @@ func gate(t testing.TB, s *harness.Gateway) string {
 // without their caller's doing. Their own back-off would have given up by then.
 func TestSDKsWhileTheEngineStarts(t *testing.T) {
 	t.Parallel()
-	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--provider", "none", "--engine", "llama", "--",
-		harness.Program(t), "sim-engine", "-m", "sim.gguf", "-a", "tiny", "--load", "3s")
+	dir := t.TempDir()
+	script, mayStart := filepath.Join(dir, "engine.sh"), filepath.Join(dir, "may-start")
+	harness.WriteProgram(t, script, fmt.Sprintf("#!/bin/sh\nwhile [ ! -e %s ]; do sleep 0.05; done\nexec %s sim-engine \"$@\"\n", mayStart, harness.Program(t)))
+	s := harness.Serve(t, []string{"SPOTINFERENCE_API_KEY=" + harness.Key}, "--provider", "none", "--engine", "llama", "--", script, "-m", "sim.gguf", "-a", "tiny")
 	var want counted
 	got := make(chan error, 1)
 	var oaTries tries
@@ -125,7 +128,9 @@ func TestSDKsWhileTheEngineStarts(t *testing.T) {
 		}
 		got <- err
 	}()
-	told := node(t, s, "starting")
+	// The engine starts when both clients were refused.
+	harness.Eventually(t, "openai-go is refused", func() bool { return strings.Contains(s.Get("/metrics"), `{code="engine_not_ready",status="503"}`) })
+	told := node(t, s, "starting", "ENGINE_MAY_START="+mayStart)
 	if err := <-got; err != nil || oaTries.n < 2 {
 		t.Errorf("openai-go: %v after %d attempts, want more than one", err, oaTries.n)
 	}
