@@ -66,9 +66,10 @@ func (s *faulty) AddSample(ctx context.Context, sample ledger.Sample) (int64, er
 	return s.Ledger.AddSample(ctx, sample)
 }
 
-// Row 1 of the pitfalls: a bill that begins anew. A quarter of a year with an anchor that moves, through a ledger that takes the sample in
-// which it does, refuses it, or dies before or after it has it; with a restart after
-// each of these, and without: the spend is what the books say, and nothing is flagged.
+// Row 1 of the pitfalls: a bill that begins anew. A quarter of a year with an anchor that
+// moves, through a ledger that takes the sample in which it does, refuses it, or dies
+// before or after it has it; with a restart after each of these, and without: the spend
+// is what the books say, and nothing is flagged.
 func TestPitfall01PeriodReset(t *testing.T) {
 	f := func(provider string, restarts bool) {
 		t.Helper()

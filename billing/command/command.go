@@ -29,7 +29,7 @@ import (
 	"spotinference/ledger"
 )
 
-// Exec is the class of a command that did not do its work.
+// Failed is the class of a command that did not do its work.
 const Failed api.Class = "exec"
 
 const (
@@ -263,7 +263,7 @@ func bareError(err error) error {
 
 var errFull = errors.New("more than may be printed")
 
-// bounded counts what is written to it, and keeps it if it should, up to
+// boundedBuffer counts what is written to it, and keeps it if it should, up to
 // maxOutput; then full is called, once, and the writer is refused.
 type boundedBuffer struct {
 	keep bool

@@ -20,7 +20,7 @@ import (
 	"spotinference/ledger"
 )
 
-// command opens the provider on a shell script.
+// newCommand opens the provider on a shell script.
 func newCommand(t testing.TB, script string) api.Provider {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bill")

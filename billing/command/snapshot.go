@@ -16,7 +16,7 @@ import (
 //go:embed schema.json
 var schemaJSON string
 
-// ExecSchema returns the JSON Schema (2020-12) of what a command for the provider
+// Schema returns the JSON Schema (2020-12) of what a command for the provider
 // "exec" prints. What the schema refuses, the program refuses; a schema cannot say
 // that a resource appears once, nor bound the exponent of an amount, so a snapshot
 // that it takes may still be refused.

@@ -19,7 +19,7 @@ import (
 // no bill of ours, and the time of the end in it no time of ours: since when the one is
 // counted, and in which zone the other is told, is documented nowhere.
 
-// last reads the last bill of a resource up to the end of s.
+// lastBill reads the last bill of a resource up to the end of s.
 func (h *adapter) lastBill(ctx context.Context, clk provider.Clock, s *ledger.Sample) func(string) (api.LastBill, *api.Failure) {
 	var deleted *deletedSet // asked for once
 	return func(resource string) (api.LastBill, *api.Failure) {
@@ -40,8 +40,8 @@ func (h *adapter) lastBill(ctx context.Context, clk provider.Clock, s *ledger.Sa
 			return api.LastBill{Line: line}, nil
 		}
 		// Not in that listing, or not yet.
-		lives, f := h.exists(ctx, clk, r, id)
-		return api.LastBill{Line: line, Exists: lives}, f
+		exists, f := h.exists(ctx, clk, r, id)
+		return api.LastBill{Line: line, Exists: exists}, f
 	}
 }
 
@@ -51,7 +51,7 @@ func (h *adapter) unlisted(ctx context.Context, clk provider.Clock) bool {
 	return f == nil && !slices.ContainsFunc(all, func(m listedMachine) bool { return m.ID == h.vm })
 }
 
-// lives tells whether the provider still has the thing.
+// exists reports whether the provider still has the thing.
 func (h *adapter) exists(ctx context.Context, clk provider.Clock, r resourceKind, id int64) (bool, *api.Failure) {
 	call := "GET /" + strings.Replace(r.core, "%d", "{id}", 1)
 	body, f := h.api.Get(ctx, clk, call, fmt.Sprintf(r.core, id), nil)

@@ -127,7 +127,7 @@ func parseTime(text string) (time.Time, *api.Failure) {
 	return time.Time{}, api.Fail(api.Malformed, "reply has a date that cannot be read")
 }
 
-// birth asks when a volume was created, once in its life.
+// volumeCreated asks when a volume was created, once in its life.
 func (h *adapter) volumeCreated(ctx context.Context, clk provider.Clock, id int64) (time.Time, *api.Failure) {
 	const call = "GET /core/volumes/{id}"
 	if t, ok := h.created[id]; ok {

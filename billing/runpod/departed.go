@@ -23,7 +23,7 @@ func parseResource(resource string) (resourceKind, string, bool) {
 	return resourceKind{}, "", false
 }
 
-// last reads the last bill of a resource.
+// lastBill reads the last bill of a resource.
 func (r *adapter) lastBill(ctx context.Context, clk provider.Clock, at time.Time) func(string) (api.LastBill, *api.Failure) {
 	return func(resource string) (api.LastBill, *api.Failure) {
 		kind, id, ok := parseResource(resource)
@@ -35,12 +35,12 @@ func (r *adapter) lastBill(ctx context.Context, clk provider.Clock, at time.Time
 		if f != nil {
 			return api.LastBill{}, f
 		}
-		lives := r.podExists
+		read := r.podExists
 		if kind.kind == ledger.Volume {
-			lives = r.volumeExists
+			read = r.volumeExists
 		}
-		still, f := lives(ctx, clk, id)
-		return api.LastBill{Line: line, Exists: still}, f
+		exists, f := read(ctx, clk, id)
+		return api.LastBill{Line: line, Exists: exists}, f
 	}
 }
 

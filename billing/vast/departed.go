@@ -30,7 +30,7 @@ func parseSource(source string) (ledger.Kind, int64, bool) {
 	return "", 0, false
 }
 
-// last reads the last bill of a contract.
+// lastBill reads the last bill of a contract.
 func (v *adapter) lastBill(ctx context.Context, clk provider.Clock, listings chargesByStart, end time.Time) func(string) (api.LastBill, *api.Failure) {
 	return func(source string) (api.LastBill, *api.Failure) {
 		kind, id, ok := parseSource(source)
@@ -43,11 +43,11 @@ func (v *adapter) lastBill(ctx context.Context, clk provider.Clock, listings cha
 			return api.LastBill{}, f
 		}
 		if kind == ledger.Volume {
-			_, lives, f := v.volume(ctx, clk, id)
-			return api.LastBill{Line: line, Exists: lives}, f
+			_, exists, f := v.volume(ctx, clk, id)
+			return api.LastBill{Line: line, Exists: exists}, f
 		}
-		lives, f := v.exists(ctx, clk, id)
-		return api.LastBill{Line: line, Exists: lives}, f
+		exists, f := v.exists(ctx, clk, id)
+		return api.LastBill{Line: line, Exists: exists}, f
 	}
 }
 

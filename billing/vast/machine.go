@@ -128,7 +128,7 @@ func isRunning(actual, state *string) bool {
 // unixTime reads a Unix time with a fraction by its digits: an amount holds nine.
 func unixTime(a *api.Amount) time.Time { return time.Unix(0, int64(*a)).UTC() }
 
-// birth asks when a volume was created, once in its life.
+// volumeCreated asks when a volume was created, once in its life.
 func (v *adapter) volumeCreated(ctx context.Context, clk provider.Clock, id int64) (time.Time, *api.Failure) {
 	if t, ok := v.created[id]; ok {
 		return t, nil

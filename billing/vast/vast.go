@@ -259,7 +259,7 @@ func (v *adapter) read(ctx context.Context, clk provider.Clock, end time.Time, l
 // instance and its volumes are mostly one day, and one listing has the charges of both.
 type chargesByStart map[time.Time][]charge
 
-// listed reads the bill of one contract from its anchor to end.
+// line reads the bill of one contract from its anchor to end.
 func (v *adapter) line(ctx context.Context, clk provider.Clock, listings chargesByStart, source string, kind ledger.Kind, created, anchor, end time.Time) (ledger.Line, *api.Failure) {
 	if !anchor.Before(end) {
 		return ledger.Line{}, api.Fail(api.ClockSkew, "the series of %s starts at %s, which is still to come", source, anchor.Format(time.RFC3339)).At(chargesCall)
