@@ -33,8 +33,14 @@ import (
 const Patience = 2 * time.Minute
 
 // concurrent is how many parallel tests run at a time where the command line does not
-// say: they wait for processes, and two at a time would leave the processors idle.
-const concurrent = "12"
+// say: they wait for processes, and two at a time would leave the processors idle. With
+// the race detector they compute several times as long, and wait for each other.
+func concurrent() string {
+	if raceDetector {
+		return "3"
+	}
+	return "12"
+}
 
 // buildDir is made and removed by Main.
 var buildDir string
@@ -52,7 +58,7 @@ func run(m *testing.M) int {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		if err := flag.Set("test.parallel", concurrent); err != nil {
+		if err := flag.Set("test.parallel", concurrent()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
