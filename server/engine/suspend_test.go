@@ -255,7 +255,7 @@ func TestSuspendEscalates(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			cfg := engine.Config{Idle: soon, SuspendTimeout: 300 * time.Millisecond, GPUMemory: c.g.memory}
+			cfg := engine.Config{Idle: soon, SuspendTimeout: time.Second, GPUMemory: c.g.memory}
 			if c.sleep {
 				cfg.Command, cfg.Env = sleeper(t)
 			} else {
