@@ -55,7 +55,7 @@ type Refusal struct {
 	Err        error
 	Reason     string        // one of the Reason constants
 	Per        Period        // of the budget that is spent; "" for another reason
-	RetryAfter time.Duration // when asking again may help
+	RetryAfter time.Duration // when asking again may help; 0: not before a person has done something
 	// Detail is for the operator's log: it may hold amounts and paths.
 	Detail string
 }
@@ -70,6 +70,7 @@ type Ledger interface {
 	Frozen() (resource string, since time.Time, frozen bool, err error)
 	NewestFailure() (ledger.SampleFailure, bool, error)
 	Override(t time.Time) (ledger.Override, bool, error)
+	OlderThanLag(s ledger.Sample, ln ledger.Line) (bool, error)
 	Err() error
 	Probe() error
 }
@@ -239,6 +240,12 @@ func dark(reason, format string, args ...any) *Refusal {
 	return &Refusal{Err: ErrUnobservable, Reason: reason, RetryAfter: time.Minute, Detail: fmt.Sprintf(format, args...)}
 }
 
+// needsPerson is for what no time mends.
+func (r *Refusal) needsPerson() *Refusal {
+	r.RetryAfter = 0
+	return r
+}
+
 func unwritable(err error) (reason string) {
 	if errors.Is(err, ledger.ErrFull) {
 		return ReasonDiskFull
@@ -269,7 +276,11 @@ func (g *Gate) decide(now time.Time) *Refusal {
 			return dark(ReasonUnreadable, "%v", err)
 		}
 		if failed && (!seen || f.At.After(s.At)) && !f.At.After(now.Add(clockSlack)) {
-			return dark(ReasonFailed, "no healthy billing sample since %s: %s: %s", since(s, seen), f.Call, f.Class)
+			refusal := dark(ReasonFailed, "no healthy billing sample since %s: %s: %s", since(s, seen), f.Call, f.Class)
+			if f.KeyRefused() {
+				return refusal.needsPerson()
+			}
+			return refusal
 		}
 	}
 	back, jumped := g.clock.doubts(s.ID)
@@ -283,12 +294,13 @@ func (g *Gate) decide(now time.Time) *Refusal {
 	case old:
 		return dark(ReasonStale, "the newest billing sample is %s old", now.Sub(s.At).Round(time.Second))
 	case s.Truth == ledger.TruthNone:
-		return dark(ReasonNoTruth, "what %s says holds no bill", s.Provider)
-	case !slices.ContainsFunc(s.Lines, hasBill):
-		return dark(ReasonUnknown, "no line of the newest sample has its bill")
+		return dark(ReasonNoTruth, "what %s says holds no bill", s.Provider).needsPerson()
 	}
-	if i := slices.IndexFunc(s.Lines, func(ln ledger.Line) bool { return ln.Running && !hasBill(ln) }); i >= 0 {
-		return dark(ReasonUnknown, "%s runs, and its bill is not known", s.Lines[i].Resource)
+	if refusal, err := unknownBill(led, s); refusal != nil || err != nil {
+		if err != nil {
+			return dark(ReasonUnreadable, "%v", err)
+		}
+		return refusal
 	}
 	resource, still, frozen, err := led.Frozen()
 	if err != nil {
@@ -302,7 +314,7 @@ func (g *Gate) decide(now time.Time) *Refusal {
 		return dark(ReasonUnreadable, "%v", err)
 	}
 	if len(state.Windows) > 0 && state.Headroom == nil {
-		return dark(ReasonNoRate, "no rate was sampled, so that the headroom of the budget cannot be told: give --budget-headroom")
+		return dark(ReasonNoRate, "no rate was sampled, so that the headroom of the budget cannot be told: give --budget-headroom").needsPerson()
 	}
 	spent, err := exhausted(state, now)
 	if err == nil && spent != nil {
@@ -325,6 +337,32 @@ func since(s ledger.Sample, seen bool) string {
 }
 
 func hasBill(ln ledger.Line) bool { return ln.Bill != nil }
+
+// unknownBill is the refusal of something that runs without a bill, or of a sample without
+// any. A bill comes after its resource, by the provider's lag: until then it is waited for.
+func unknownBill(led Ledger, s ledger.Sample) (*Refusal, error) {
+	any := slices.ContainsFunc(s.Lines, hasBill)
+	var refusal *Refusal
+	for _, ln := range s.Lines {
+		if hasBill(ln) || any && !ln.Running {
+			continue
+		}
+		old, err := led.OlderThanLag(s, ln)
+		if err != nil {
+			return nil, err
+		}
+		if refusal == nil {
+			refusal = dark(ReasonUnknown, "the bill of %s (%s) is not known", ln.Resource, ln.Status)
+		}
+		if old {
+			return refusal.needsPerson(), nil
+		}
+	}
+	if refusal == nil && !any {
+		refusal = dark(ReasonUnknown, "the newest sample has no bill at all")
+	}
+	return refusal, nil
+}
 
 // exhausted is the refusal of the spent budget that is spent for longest, nil where
 // there is room in each.

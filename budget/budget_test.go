@@ -403,6 +403,50 @@ func TestAMachineWithoutItsBill(t *testing.T) {
 	w.expect(budget.ReasonUnknown)
 }
 
+// TestWhatOnlyAPersonMends says so: it is not asked to be tried again.
+func TestWhatOnlyAPersonMends(t *testing.T) {
+	t.Parallel()
+	const lag = 5 * time.Minute
+	sample := func(w *world, ln ledger.Line, truth ledger.Truth) {
+		t.Helper()
+		if _, err := w.led.AddSample(context.Background(), ledger.Sample{At: w.now, Provider: "p", Currency: "USD", Truth: truth, Lag: lag, Every: time.Minute,
+			Lines: []ledger.Line{ln}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hopeless := func(w *world, reason string, want bool) {
+		t.Helper()
+		if r := w.expect(reason); (r.RetryAfter == 0) != want {
+			t.Errorf("%s: RetryAfter = %s", reason, r.RetryAfter)
+		}
+	}
+	for class, want := range map[string]bool{"http_401": true, "http_403": true, "http_429": false, "http_5xx": false, "network": false, "malformed": false} {
+		w := newWorld(t, noon, nil)
+		if err := w.led.AddSampleFailure(context.Background(), ledger.SampleFailure{At: w.now, Call: "GET /bill", Class: class}); err != nil {
+			t.Fatal(err)
+		}
+		hopeless(w, budget.ReasonFailed, want)
+	}
+	w := newWorld(t, noon, nil)
+	sample(w, ledger.Line{Resource: "vm", Kind: ledger.Instance, Running: true, Epoch: "e"}, ledger.TruthNone)
+	hopeless(w, budget.ReasonNoTruth, true)
+
+	w = newWorld(t, noon, func(c *budget.Config) { c.Headroom = nil })
+	w.rate = nil
+	w.sample(0, 1)
+	hopeless(w, budget.ReasonNoRate, true)
+
+	// A bill comes later than its machine, by the provider's lag.
+	for _, born := range []time.Time{noon, {}} { // {}: the provider does not say
+		w = newWorld(t, noon, nil)
+		for min := range 10 {
+			sample(w, ledger.Line{Resource: "vm", Kind: ledger.Instance, Running: true, Epoch: "e", Created: born}, ledger.TruthResource)
+			hopeless(w, budget.ReasonUnknown, min > 5)
+			w.now = w.now.Add(time.Minute)
+		}
+	}
+}
+
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, noon, nil)

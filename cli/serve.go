@@ -22,6 +22,7 @@ import (
 	"spotinference/server/engine"
 	"spotinference/server/listener"
 	"spotinference/server/queue"
+	"spotinference/server/refusal"
 )
 
 // serveOptions are the flags of serve, in the groups of its help.
@@ -36,18 +37,19 @@ type serveOptions struct {
 	engineTCP                  bool
 	startTimeout, stallTimeout time.Duration
 
-	suspend           string
-	sleepLevel        int
-	idle, wakeTimeout time.Duration
-	wakeQueue         int
+	suspend                     string
+	sleepLevel                  int
+	idle, wakeTimeout, wakeHold time.Duration
+	wakeQueue                   int
 
 	providerOptions
 	sampleEvery, maxSampleAge time.Duration
 	lowBalance                string
 
 	budgetOptions
-	onClose    string
-	onCloseEnv []string
+	quotaStatus int
+	onClose     string
+	onCloseEnv  []string
 
 	drain     time.Duration
 	logFormat string
@@ -77,6 +79,7 @@ func (o *serveOptions) addFlags(f flags) {
 	in.text(&o.suspend, "suspend", "auto", "how: sleep (vllm's own), checkpoint (the driver's), stop, never; auto: the quickest to wake of those that work here")
 	in.number(&o.sleepLevel, "sleep-level", 1, 1, 2, "level", "of vllm's sleep: 1 keeps the weights in the host's memory, 2 reads them again")
 	in.duration(&o.wakeTimeout, "wake-timeout", 10*time.Minute, "how long a request may wait for the engine")
+	in.duration(&o.wakeHold, "wake-hold", 0, "how long a request that does not stream waits for the engine until its client is told to ask again; 45s behind a proxy that cuts at 100s (default --wake-timeout)")
 	in.number(&o.wakeQueue, "wake-queue", 256, 1, 1<<20, "requests", "how many requests may wait for the engine")
 
 	in = f.in("The provider's bill")
@@ -87,6 +90,7 @@ func (o *serveOptions) addFlags(f flags) {
 
 	in = f.in("The budget")
 	o.budgetOptions.addFlags(in)
+	in.number(&o.quotaStatus, "quota-status", refusal.DefaultQuotaStatus, 402, 429, "status", "of a refusal for a spent budget: 402, or 429 for clients that know a rate limit only, many of which try again for minutes then")
 	in.text(&o.onClose, "on-close", "", "command to run once the gate has closed and its grace is over, to stop the machine: its words, no shell is asked; $GATE_REASON says why")
 	in.list(&o.onCloseEnv, "on-close-env", "credential that --on-close may see, such as HYPERSTACK_API_KEY; again or with commas for more")
 
@@ -152,12 +156,18 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 		words = g.command
 	}
 	c = server.Config{
-		Demo: g.demo, StallTimeout: o.stallTimeout, Drain: o.drain, Origins: o.origins,
+		Demo: g.demo, StallTimeout: o.stallTimeout, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
 		SampleEvery: o.sampleEvery, MaxSampleAge: o.maxSampleAge, OnCloseEnv: o.onCloseEnv,
 		Now: g.now, Log: newLog(g.stderr, o.logFormat == "json"), Stderr: g.stderr,
 	}
 	if o.logFormat != "text" && o.logFormat != "json" {
 		return c, usagef("use text or json", "serve: log format %q: not known", o.logFormat)
+	}
+	if o.quotaStatus != 402 && o.quotaStatus != 429 {
+		return c, usagef("use 402 or 429", "serve: --quota-status %d: not a status of a spent budget", o.quotaStatus)
+	}
+	if o.wakeHold > o.wakeTimeout {
+		return c, usagef("leave --wake-hold out, or give a longer --wake-timeout", "serve: --wake-hold %s is longer than --wake-timeout %s", o.wakeHold, o.wakeTimeout)
 	}
 	if err := o.source(g, words, &c); err != nil {
 		return c, err

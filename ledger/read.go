@@ -186,6 +186,21 @@ func (r *Reader) Frozen() (resource string, since time.Time, frozen bool, err er
 	return resource, since, frozen, err
 }
 
+// OlderThanLag reports whether the resource of a line of s is older than the sample's lag,
+// by the provider's word for its birth, or by our own sight of it.
+func (r *Reader) OlderThanLag(s Sample, ln Line) (old bool, err error) {
+	if !ln.Created.IsZero() {
+		return s.At.Sub(ln.Created) > s.Lag, nil
+	}
+	// No search through a year of samples: what was not seen for so long may be new again.
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		return tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM sample JOIN line ON line.sample = sample.id
+			WHERE at < ? AND at >= ? AND resource = ?)`,
+			micros(s.At)-s.Lag.Microseconds(), micros(s.At)-2*s.Lag.Microseconds(), ln.Resource).Scan(&old)
+	})
+	return old, err
+}
+
 // stillSince goes back from s for as long as ln's resource ran with the same
 // bill, until that was for longer than the lag.
 func stillSince(tx *sql.Tx, s Sample, ln Line) (time.Time, error) {

@@ -124,3 +124,6 @@ type SampleFailure struct {
 	Call  string // which call, without host, query or credentials: "GET /billing/billing/history/virtual-machine/{id}"
 	Class string // "network", "timeout", "http_401", "http_5xx", "malformed", "incomplete", "currency", ...
 }
+
+// KeyRefused reports whether the provider refused the key: only a person can mend that.
+func (f SampleFailure) KeyRefused() bool { return f.Class == "http_401" || f.Class == "http_403" }

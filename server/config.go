@@ -48,6 +48,13 @@ type Config struct {
 	// StallTimeout is how long the engine may make no progress on an answer.
 	StallTimeout time.Duration
 
+	// WakeHold is how long a request that does not stream waits for the engine to wake until
+	// its client is told to ask again; 0: as long as any request.
+	WakeHold time.Duration
+
+	// QuotaStatus is the status of what is refused since a budget is spent: 402 or 429.
+	QuotaStatus int
+
 	// Drain is how long running answers may take when Run is to end.
 	Drain time.Duration
 

@@ -91,7 +91,7 @@ func (b *keyBudgets) update() {
 		b.log.Error("what the API keys have used is not known: none with a budget is served", "err", err)
 	}
 	b.failed = failed
-	spent.Until, spent.Next = now.Add(keyBudgetLife), budget.NextDay(now, b.location)
+	spent.Until = now.Add(keyBudgetLife)
 	b.published = spent
 	b.publish(spent)
 }

@@ -28,6 +28,9 @@ type answer struct {
 	state answerState
 	err   error // in state answerSevered: why
 
+	beat    *heart // nil where the client gets no events
+	beating bool   // what may leave is a heartbeat
+
 	buf  *buffers // nil while the answer waits for the engine
 	tail []byte   // in formatBody: what waits for the row
 
@@ -112,15 +115,20 @@ func (a *answer) send(w io.Writer) (int, error) {
 	if a.buf == nil || len(a.buf.out) == 0 {
 		return 0, nil
 	}
-	if a.first.IsZero() {
+	if a.first.IsZero() && !a.beating {
 		a.first = a.s.cfg.Now()
 	}
-	if now := time.Now(); now.Sub(a.deadlineSet) > writeTimeout/4 && a.c.cutCause() == nil {
+	now := time.Now()
+	if now.Sub(a.deadlineSet) > writeTimeout/4 && a.c.cutCause() == nil {
 		a.deadlineSet = now
 		_ = a.c.client.SetWriteDeadline(now.Add(writeTimeout))
 	}
 	n, err := w.Write(a.buf.out)
 	a.buf.out = a.buf.out[:0]
+	if a.beat != nil && !a.beating {
+		a.beat.noteSent(now)
+	}
+	a.beating = false
 	return n, err
 }
 
@@ -188,7 +196,7 @@ func (a *answer) sever(err error) {
 
 // addEvent adds an error event to what may leave.
 func (a *answer) addEvent(r *refusal.Refusal) {
-	a.buf.out = append(a.buf.out, r.Event(a.c.route.Dialect, a.c.id)...)
+	a.buf.out = append(a.buf.out, r.Event(a.m, a.c.id, a.s.cfg.Now())...)
 }
 
 // settle writes the row of an answer of which nothing has left yet. r says what is wrong

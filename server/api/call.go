@@ -61,6 +61,9 @@ const (
 // counted reports whether the call makes tokens and gets a row. Others are cut like it.
 func (c *call) counted() bool { return c.route.action == actionGenerate }
 
+// streams reports whether the client gets its answer as a stream.
+func (c *call) streams() bool { return c.ask.Stream && !c.ask.Assembled() }
+
 // keepsAwake reports whether the engine is in use by the call.
 func (c *call) keepsAwake() bool { return c.route.action != actionList }
 

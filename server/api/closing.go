@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"spotinference/budget"
-	"spotinference/server/refusal"
 )
 
 // What a closed gate means for what runs already. New requests are refused by admit;
@@ -69,7 +68,7 @@ func (c *closing) poll(ctx context.Context) {
 			s.cfg.Log.Warn("the gate is closed: running answers are cut unless they end", "requests", n, "within", s.cfg.CloseGrace)
 		}
 	}
-	r := refusal.Gate(err)
+	r := s.gateRefusal(err)
 	s.calls.cutWaiting(r)
 	if time.Since(c.since) < s.cfg.CloseGrace {
 		return

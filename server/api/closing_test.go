@@ -46,7 +46,7 @@ func TestAClosedGateAsksNoEngine(t *testing.T) {
 			status := http.StatusServiceUnavailable
 			if reason == budget.ReasonExhausted {
 				w.gate.set(spent)
-				status = http.StatusTooManyRequests
+				status = http.StatusPaymentRequired
 			}
 			for _, path := range paths {
 				method, body, kind := "POST", streamBody, "application/json"
@@ -58,7 +58,7 @@ func TestAClosedGateAsksNoEngine(t *testing.T) {
 					body = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nx\r\n--b--\r\n"
 				}
 				resp, answer := w.do(method, path, body, "Content-Type", kind)
-				if resp.StatusCode != status || resp.Header.Get("x-should-retry") != "false" || !strings.Contains(answer, "("+reason+")") {
+				if resp.StatusCode != status || (resp.Header.Get("x-should-retry") == "false") == (reason == budget.ReasonStart) || !strings.Contains(answer, "("+reason+")") {
 					t.Errorf("%s, %s, the engine %s: %d %s", path, reason, state, resp.StatusCode, answer)
 				}
 			}
@@ -128,7 +128,7 @@ func TestClosingCutsWhatRuns(t *testing.T) {
 		for path, want := range map[string]string{
 			"/v1/chat/completions": "data: {\"error\":{",
 			"/v1/messages":         "event: error\ndata: {\"type\":\"error\"",
-			"/v1/responses":        "event: error\ndata: {\"type\":\"error\"",
+			"/v1/responses":        "event: response.failed\ndata: {\"type\":\"response.failed\"",
 		} {
 			var c closings
 			w := newWorldOf(t, queue.Llama, sse(make(chan struct{}), delta(" a", 1), doneEvent), setting{inMemory: true, hooks: api.Hooks{Closed: c.closed}})
@@ -156,10 +156,10 @@ func TestClosingCutsWhatRuns(t *testing.T) {
 			<-r.Context().Done()
 		}, setting{inMemory: true})
 		go func() { <-inside; w.gate.set(spent) }()
-		if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 429 || !strings.Contains(body, "insufficient_quota") {
+		if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 402 || !strings.Contains(body, "insufficient_quota") {
 			t.Errorf("%d %s", resp.StatusCode, body)
 		}
-		if r := w.row(); r.Status != ledger.Failed || !r.LowerBound || r.HTTP != 429 {
+		if r := w.row(); r.Status != ledger.Failed || !r.LowerBound || r.HTTP != 402 {
 			t.Errorf("row = %+v", r)
 		}
 	})
@@ -214,7 +214,7 @@ func TestWhoWaitsLeavesAtOnce(t *testing.T) {
 			eventually(t, "a waiter", func() bool { _, n := w.engine.load(); return n == 1 })
 			w.gate.set(spent)
 		}()
-		if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 429 {
+		if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 402 {
 			t.Errorf("%d %s", resp.StatusCode, body)
 		}
 		if rows := w.ledger.all(); len(rows) > 0 {

@@ -3,6 +3,7 @@ package api
 import (
 	"io"
 	"slices"
+	"time"
 )
 
 // How an answer is read from the engine.
@@ -47,7 +48,9 @@ func (a *answer) copy() {
 	if br := a.x.conn.br; br.Buffered() == 0 && a.x.resp.Header.ContentLength() < 0 {
 		a.returnBuffers()
 		a.c.delivering.Store(false)
-		_, _ = br.Peek(1) // the read that follows finds the error again
+		if !a.waitReadable() {
+			return
+		}
 	}
 	a.takeBuffers()
 	for {
@@ -67,6 +70,23 @@ func (a *answer) copy() {
 			return
 		}
 	}
+}
+
+// waitReadable waits until the engine has sent something, or cannot be read any more. It is
+// false where a heartbeat is due before that.
+func (a *answer) waitReadable() bool {
+	if a.beat == nil {
+		_, _ = a.x.conn.br.Peek(1) // the read that follows finds the error again
+		return true
+	}
+	if a.x.readable(a.beat.due()) {
+		return true
+	}
+	if beat := a.beat.beat(time.Now()); beat != nil {
+		a.takeBuffers()
+		a.buf.out, a.beating = append(a.buf.out, beat...), true
+	}
+	return false
 }
 
 // receive reads what the engine sends next.

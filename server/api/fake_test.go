@@ -85,7 +85,7 @@ func (e *fakeEngine) Admit(ctx context.Context) error {
 		select {
 		case err = <-e.wakes:
 		case <-ctx.Done():
-			err = ctx.Err()
+			err = context.Cause(ctx)
 		}
 		e.mu.Lock()
 		e.waiting--

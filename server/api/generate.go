@@ -25,6 +25,7 @@ func (s *Server) prepare(ctx *fasthttp.RequestCtx, rt *Route) (meter.Ask, []byte
 
 // generate serves a request that makes tokens.
 func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
+	whole := time.Now()
 	ask, body, err := s.prepare(ctx, rt)
 	if err != nil {
 		s.refuse(ctx, rt, id, refusal.InvalidBody(err.Error()))
@@ -55,17 +56,25 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 		}
 	}()
 	req := toEngine(ctx, rt, body)
-	switch r, entered := s.enterSoon(c); {
+	head := whole.Add(s.cfg.Heartbeat) // when ours leaves, if the engine's is not there
+	switch r, entered := s.enterSoon(c, head); {
 	case r != nil:
 		fasthttp.ReleaseRequest(req)
 		s.end(c) // it never reached the engine: there is nothing to record
 		s.refuse(ctx, rt, id, r)
 		return
 	case entered != nil:
-		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, req: req, entered: entered})
+		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, req: req, beat: s.newHeart(c, m, whole), entered: entered})
 		return
 	}
-	x, err := s.upstream.do(c, req)
+	x, err := s.upstream.send(c, req)
+	if err == nil && c.streams() && !x.readable(head) {
+		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, req: req, beat: s.newHeart(c, m, whole), state: streamAsked, x: x})
+		return
+	}
+	if err == nil {
+		err = s.upstream.readHead(c, x)
+	}
 	fasthttp.ReleaseRequest(req)
 	ctx.Request.ReleaseBody(keptBody)
 	switch {
@@ -181,6 +190,7 @@ func (s *Server) answerJSON(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x
 func (s *Server) answerStream(ctx *fasthttp.RequestCtx, c *call, m *meter.Meter, x *exchange) {
 	streamHead(ctx)
 	a := s.newAnswer(c, m, x, formatEvents)
+	a.beat = s.newHeart(c, m, time.Now())
 	// The head goes along with the first event, but does not wait for one.
 	if x.conn.br.Buffered() > 0 {
 		if a.copy(); a.state == answerSevered {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"errors"
 	"runtime/debug"
 
@@ -34,6 +35,8 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	case rt == unknownRoute:
 		s.refuse(ctx, rt, id, refusal.UnknownPath(s.router.served))
 	case !s.admitPage(ctx, rt, id): // it has answered
+	case rt.action == actionGenerate && ctx.Request.Header.ConnectionUpgrade() && bytes.EqualFold(ctx.Request.Header.Peek(fasthttp.HeaderUpgrade), []byte("websocket")):
+		s.refuse(ctx, rt, id, refusal.New(refusal.WebSocket))
 	case string(ctx.Method()) != rt.Method && !(rt.Method == fasthttp.MethodGet && ctx.IsHead()):
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, rt.Method)
 		s.refuse(ctx, rt, id, refusal.WrongMethod(rt.Method))
@@ -90,7 +93,7 @@ var forwarded = [...]string{
 func toEngine(ctx *fasthttp.RequestCtx, rt *Route, body []byte) *fasthttp.Request {
 	req := fasthttp.AcquireRequest()
 	req.Header.SetMethod(rt.Method) // a HEAD is a GET whose body fasthttp leaves out
-	req.SetRequestURI(string(ctx.URI().PathOriginal()))
+	req.SetRequestURI(rt.Path)
 	for _, name := range forwarded {
 		if v := ctx.Request.Header.Peek(name); len(v) > 0 {
 			req.Header.SetBytesV(name, v)
@@ -121,7 +124,7 @@ func (s *Server) admit() *refusal.Refusal {
 	default:
 	}
 	if err := s.cfg.Gate.Allow(); err != nil {
-		return refusal.Gate(err)
+		return s.gateRefusal(err)
 	}
 	if !s.cfg.Engine.Status().Admits {
 		return s.notReady()

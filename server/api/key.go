@@ -27,6 +27,8 @@ type keyring struct {
 	// main is the key that serve was started with: it may do everything.
 	main *key
 
+	quotaStatus int // Config.QuotaStatus
+
 	changing sync.Mutex // one change at a time
 	snapshot atomic.Pointer[keys]
 
@@ -41,15 +43,15 @@ func prefix(digest *[sha256.Size]byte) [sha256.Size / 2]byte {
 	return [sha256.Size / 2]byte(digest[:])
 }
 
-// newKeyring makes a ring of the key that serve was started with, "" for none, and
-// those of the ledger.
-func newKeyring(main string, listed []ledger.Key, now time.Time) *keyring {
-	r := &keyring{}
-	if main != "" {
-		r.main = &key{Key: ledger.Key{Digest: sha256.Sum256([]byte(main))}}
+// newKeyring makes a ring of the key that serve was started with, and those of the
+// ledger.
+func newKeyring(cfg Config) *keyring {
+	r := &keyring{quotaStatus: cfg.QuotaStatus}
+	if cfg.Key != "" {
+		r.main = &key{Key: ledger.Key{Digest: sha256.Sum256([]byte(cfg.Key))}}
 	}
-	all := keys{}
-	for _, k := range listed {
+	all, now := keys{}, cfg.Now()
+	for _, k := range cfg.Keys {
 		// What was used before the start is not known: a restart must give nobody more.
 		all[prefix(&k.Digest)] = &key{Key: k, limits: newLimits(k, now, drained)}
 	}

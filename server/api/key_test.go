@@ -254,24 +254,23 @@ func TestKeyBudget(t *testing.T) {
 		}
 	}
 	spent := func(s api.KeySpend) { s.Until = clock.Now().Add(15 * time.Second); w.server.SetKeySpend(s) }
-	midnight := clock.Now().Add(90*time.Minute - time.Millisecond)
 	f("ann", 503, "1", "being computed") // nobody has told yet
 	f("free", 200, "", "")
-	spent(api.KeySpend{Known: true, Next: midnight})
+	spent(api.KeySpend{Known: true})
 	f("ann", 200, "", "")
-	spent(api.KeySpend{Known: true, Next: midnight, By: map[string]ledger.Nanos{"key_ann": five - 1, "key_free": five}})
+	spent(api.KeySpend{Known: true, By: map[string]ledger.Nanos{"key_ann": five - 1, "key_free": five}})
 	f("ann", 200, "", "")
 	f("free", 200, "", "")
-	spent(api.KeySpend{Known: true, Next: midnight, By: map[string]ledger.Nanos{"key_ann": five}})
-	f("ann", 429, "5400", `"code":"insufficient_quota"`)
+	spent(api.KeySpend{Known: true, By: map[string]ledger.Nanos{"key_ann": five}})
+	f("ann", 402, "", `"code":"insufficient_quota"`)
 	f("free", 200, "", "")
 	resp, body := w.do("POST", "/v1/messages", chatBody, "X-Api-Key", "ann")
-	if resp.StatusCode != 429 || !strings.Contains(body, "rate_limit_error") || resp.Header.Get("X-Should-Retry") != "false" {
+	if resp.StatusCode != 402 || !strings.Contains(body, "billing_error") || resp.Header.Get("X-Should-Retry") != "false" {
 		t.Errorf("messages: %d %s %v", resp.StatusCode, body, resp.Header)
 	}
 	spent(api.KeySpend{})
 	f("ann", 503, "60", "cannot be told")
-	spent(api.KeySpend{Known: true, Next: midnight})
+	spent(api.KeySpend{Known: true})
 	clock.advance(15 * time.Second)
 	f("ann", 503, "1", "being computed") // who tells has died
 }

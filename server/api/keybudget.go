@@ -12,7 +12,6 @@ type KeySpend struct {
 	By    map[string]ledger.Nanos // by the key's id; what is not in it has used nothing
 	Known bool                    // false: it is not known, and no key with a budget is served
 	Until time.Time               // then it is too old
-	Next  time.Time               // when the next day of the budgets begins
 }
 
 // SetKeySpend sets what each key has used. It must be called again before Until: after
@@ -33,7 +32,7 @@ func (r *keyring) budget(k *key, now time.Time) *refusal.Refusal {
 		return refusal.New(refusal.KeySpendUnknown)
 	}
 	if spent.By[k.ID] >= *k.PerDay {
-		return refusal.KeyBudgetSpent(max(time.Second, spent.Next.Sub(now)))
+		return refusal.New(refusal.KeyBudgetSpent).WithQuotaStatus(r.quotaStatus)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func TestTokensAMinute(t *testing.T) {
 func TestARestartIsNoGift(t *testing.T) {
 	k := keyFor("k")
 	k.RPM, k.TPM = 60, 6000
-	ring := newKeyring("", []ledger.Key{k}, t0)
+	ring := newKeyring(Config{Key: "", Keys: []ledger.Key{k}, Now: func() time.Time { return t0 }})
 	l := (*ring.snapshot.Load())[prefix(&k.Digest)].limits
 	if e := l.admit(t0); e != nil {
 		t.Errorf("the first: %v", e.Message)
@@ -151,7 +151,7 @@ func TestNeverMoreThanTheLimit(t *testing.T) {
 func TestTheWholeDigestCounts(t *testing.T) {
 	k := keyFor("sk-si-right")
 	k.Digest[sha256.Size-1] ^= 1
-	ring := newKeyring("", []ledger.Key{k}, t0)
+	ring := newKeyring(Config{Key: "", Keys: []ledger.Key{k}, Now: func() time.Time { return t0 }})
 	var h fasthttp.RequestHeader
 	h.Set("Authorization", "Bearer sk-si-right")
 	if _, e := ring.find(&h, t0); e == nil || e.Kind != refusal.InvalidKey {
@@ -166,7 +166,7 @@ func TestFindingAKeyLeavesNoGarbage(t *testing.T) {
 	}
 	k := keyFor("sk-si-right")
 	k.RPM, k.TPM = ledger.MaxRate, ledger.MaxRate
-	ring := newKeyring("sk-own", []ledger.Key{k, keyFor("another")}, t0)
+	ring := newKeyring(Config{Key: "sk-own", Keys: []ledger.Key{k, keyFor("another")}, Now: func() time.Time { return t0 }})
 	for _, name := range []string{"Authorization", "X-Api-Key"} {
 		var h fasthttp.RequestHeader
 		h.Set(name, map[string]string{"Authorization": "Bearer sk-si-right", "X-Api-Key": "sk-si-right"}[name])

@@ -25,6 +25,11 @@ func writeRefusal(ctx *fasthttp.RequestCtx, d meter.Dialect, id string, r *refus
 	resp.SetBodyRaw(r.Body(d, id))
 }
 
+// gateRefusal says why the gate is closed.
+func (s *Server) gateRefusal(err error) *refusal.Refusal {
+	return refusal.Gate(err).WithQuotaStatus(s.cfg.QuotaStatus)
+}
+
 // gateWord is the gate's state in one word.
 func gateWord(err error) string {
 	if err == nil {

@@ -10,7 +10,9 @@ import (
 )
 
 // Route is one path that is served. Everything else of the engine is out of reach: the
-// table of routes is the allow-list. The engine is asked for the same paths.
+// table of routes is the allow-list. The engine is asked for the same paths. A path of the
+// engine's is served without its /v1, too: llama-server has some of them so, and a client's
+// base URL may lack it.
 type Route struct {
 	Method  string
 	Path    string
@@ -110,6 +112,7 @@ func newRouter() router {
 	for _, route := range Routes() {
 		r.byPath[route.Path] = &route
 		if route.forwards() {
+			r.byPath[strings.TrimPrefix(route.Path, "/v1")] = &route
 			paths = append(paths, route.Path)
 		}
 	}

@@ -55,6 +55,10 @@ type Config struct {
 	// Keys are those that the ledger has, revoked ones among them. See PutKey.
 	Keys []ledger.Key
 
+	// QuotaStatus is the status of what is refused since a budget is spent, 402 or 429;
+	// refusal.DefaultQuotaStatus where zero.
+	QuotaStatus int
+
 	// Drain is how long running answers may go on after the server was asked
 	// to stop; then they are cut, with an error that says so.
 	Drain time.Duration
@@ -72,9 +76,14 @@ type Config struct {
 	Audit      Audit
 	AuditEvery time.Duration
 
-	// Heartbeat is how often the client of a stream gets a heartbeat while it waits for
-	// a sleeping engine; 10 seconds where zero.
-	Heartbeat time.Duration
+	// Heartbeat is how long a stream is silent until its client gets a heartbeat: a
+	// comment, or where it had no event for HeartbeatEvent an event that says nothing. 10
+	// seconds and 2 minutes where zero.
+	Heartbeat, HeartbeatEvent time.Duration
+
+	// WakeHold is how long a request that does not stream waits for the engine to wake
+	// until its client is told to ask again; as long as any request where zero.
+	WakeHold time.Duration
 
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
 	MaxBody int
@@ -142,6 +151,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = defaultHeartbeat
 	}
+	if cfg.HeartbeatEvent == 0 {
+		cfg.HeartbeatEvent = defaultHeartbeatEvent
+	}
+	if cfg.QuotaStatus == 0 {
+		cfg.QuotaStatus = refusal.DefaultQuotaStatus
+	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody
 	}
@@ -164,7 +179,7 @@ func New(cfg Config) (*Server, error) {
 		upstream: newUpstream(cfg.Engine),
 		calls:    newCalls(),
 		router:   newRouter(),
-		keys:     newKeyring(cfg.Key, cfg.Keys, cfg.Now()),
+		keys:     newKeyring(cfg),
 		origins:  newOrigins(cfg.Origins),
 		stopping: make(chan struct{}),
 	}

@@ -275,7 +275,7 @@ func TestAnEngineThatDiesMidAnswer(t *testing.T) {
 	f("anthropic", die(sse(nil, "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"tiny\",\"usage\":{\"input_tokens\":4,\"output_tokens\":0}}}\n\n")), "/v1/messages", streamBody, 0,
 		"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\"")
 	f("responses", die(sse(nil, "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{}}\n\n")), "/v1/responses", `{"stream":true,"input":"x"}`, 0,
-		"event: error\ndata: {\"type\":\"error\"")
+		"event: response.failed\ndata: {\"type\":\"response.failed\"", `"code":"engine_failed"`)
 
 	w := newWorld(t, queue.Llama, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, nil)
 	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 502 || !strings.Contains(body, "engine_failed") {
@@ -394,7 +394,7 @@ func TestRefusals(t *testing.T) {
 	f("wrong method", "GET", "/v1/chat/completions", "", right, 405, `use POST`)
 	f("wrong method", "POST", "/v1/models", "{}", right, 405, `use GET`)
 	// What the engine has beyond the list is out of reach.
-	for _, path := range []string{"/props", "/slots", "/tokenize", "/completion", "/completions", "/sleep", "/collective_rpc", "/v1/stream", "/v1", "/v1/chat/completions/", "/v1//chat/completions/../../props", "/lora-adapters", "/health"} {
+	for _, path := range []string{"/props", "/slots", "/tokenize", "/completion", "/chat", "/sleep", "/collective_rpc", "/v1/stream", "/v1", "/v1/chat/completions/", "/v1//chat/completions/../../props", "/lora-adapters", "/health"} {
 		f("out of reach: "+path, "GET", path, "", right, 404, "Unknown path")
 	}
 	if rows := w.ledger.all(); len(rows) != 0 {
@@ -435,8 +435,8 @@ func TestAClosedGate(t *testing.T) {
 	}
 	spent := &budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, RetryAfter: 90 * time.Minute, Detail: "secret"}
 	dark := &budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale, RetryAfter: time.Minute, Detail: "secret"}
-	f(spent, "/v1/chat/completions", 429, "5400", `"type":"insufficient_quota"`, `"code":"insufficient_quota"`, "still costs money")
-	f(spent, "/v1/messages", 429, "5400", `{"type":"error","error":{"type":"rate_limit_error"`)
+	f(spent, "/v1/chat/completions", 402, "", `"type":"insufficient_quota"`, `"code":"insufficient_quota"`, "still costs money")
+	f(spent, "/v1/messages", 402, "", `{"type":"error","error":{"type":"billing_error"`)
 	f(dark, "/v1/completions", 503, "60", `"code":"billing_unobservable"`, "stale", "still costs money")
 	f(dark, "/v1/messages", 503, "60", `"overloaded_error"`)
 	resp, body := w.do("GET", "/readyz", "")

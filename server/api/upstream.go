@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -170,7 +171,7 @@ func (u *upstream) close() {
 // exchange is one request to the engine and its answer.
 type exchange struct {
 	conn      *engineConn
-	resp      *fasthttp.Response // its body is a stream; released by end
+	resp      *fasthttp.Response // nil until readHead; its body is a stream; released by end
 	readToEnd bool               // the body was; set by Read
 }
 
@@ -190,6 +191,18 @@ var errUnsent = errors.New("not sent")
 // It can be cut through c while it waits, which may be long: a queued request
 // sees no byte.
 func (u *upstream) do(c *call, req *fasthttp.Request) (*exchange, error) {
+	x, err := u.send(c, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.readHead(c, x); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// send sends req. readHead must follow, or drop.
+func (u *upstream) send(c *call, req *fasthttp.Request) (*exchange, error) {
 	cn, err := u.get()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnsent, err)
@@ -200,25 +213,48 @@ func (u *upstream) do(c *call, req *fasthttp.Request) (*exchange, error) {
 	}
 	req.Header.Set(fasthttp.HeaderAuthorization, u.bearer)
 	req.Header.SetHost("engine")
+	x := &exchange{conn: cn}
 	if err := u.write(cn, req); err != nil {
-		c.detach()
-		u.discard(cn)
+		u.drop(c, x)
 		return nil, fmt.Errorf("write to engine: %w", err)
 	}
-	x := &exchange{conn: cn, resp: fasthttp.AcquireResponse()}
+	return x, nil
+}
+
+// drop ends an exchange whose head was not read.
+func (u *upstream) drop(c *call, x *exchange) {
+	c.detach()
+	u.discard(x.conn)
+}
+
+// readable waits until the engine has sent something that is to be read, or cannot be read
+// any more. It is false where neither has happened by until.
+func (x *exchange) readable(until time.Time) bool {
+	br := x.conn.br
+	if br.Buffered() > 0 {
+		return true
+	}
+	_ = x.conn.SetReadDeadline(until)
+	_, err := br.Peek(1) // an error is found again by who reads
+	_ = x.conn.SetReadDeadline(time.Time{})
+	return !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// readHead reads the head of the answer. After an error the exchange has ended.
+func (u *upstream) readHead(c *call, x *exchange) error {
+	x.resp = fasthttp.AcquireResponse()
 	x.resp.StreamBody = true
-	if err := x.resp.Read(cn.br); err != nil {
-		c.detach()
-		u.discard(cn)
+	if err := x.resp.Read(x.conn.br); err != nil {
+		u.drop(c, x)
 		fasthttp.ReleaseResponse(x.resp)
-		return nil, fmt.Errorf("read from engine: %w", err)
+		return fmt.Errorf("read from engine: %w", err)
 	}
 	if x.resp.BodyStream() == nil { // 204 and 304 have none; no engine's answer is one
 		status := x.resp.StatusCode()
 		u.end(c, x, false)
-		return nil, fmt.Errorf("read from engine: status %d without a body", status)
+		return fmt.Errorf("read from engine: status %d without a body", status)
 	}
-	return x, nil
+	return nil
 }
 
 // end ends the exchange. keeps says that the engine keeps connections after such an

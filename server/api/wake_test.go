@@ -93,7 +93,7 @@ func TestNoWake(t *testing.T) {
 		retry  bool
 	}{
 		{queue.ErrFull, 503, "wake_queue_full", true},
-		{queue.ErrWakeTimeout, 504, "wake_timeout", false},
+		{queue.ErrWakeTimeout, 504, "wake_timeout", true},
 		{queue.ErrNotReady, 503, "engine_not_ready", true},
 		{errors.New("else"), 503, "engine_not_ready", true},
 	} {
@@ -171,7 +171,7 @@ func TestAsleepIsReady(t *testing.T) {
 	if resp, body := w.do("GET", "/readyz", ""); resp.StatusCode != 200 || !strings.Contains(body, `"engine":"suspended"`) {
 		t.Errorf("readyz while asleep: %d %s", resp.StatusCode, body)
 	}
-	w.gate.set(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale})
+	w.gate.set(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale, RetryAfter: time.Minute})
 	if resp, _ := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 503 {
 		t.Errorf("behind a closed gate: %d", resp.StatusCode)
 	}
@@ -189,7 +189,7 @@ func TestTheGateIsAskedAfterTheWait(t *testing.T) {
 		w.gate.set(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted})
 		w.wake(nil)
 	}()
-	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 429 {
+	if resp, body := w.do("POST", "/v1/chat/completions", chatBody); resp.StatusCode != 402 {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 	if rows := w.ledger.all(); len(rows) != 0 {

@@ -124,7 +124,7 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 func (e *Engine) awaitRequest(ctx context.Context) (cause string) {
 	for ctx.Err() == nil {
 		// A request that has given up again wakes nobody.
-		if waiting, _, cause := e.queue.First(); waiting > 0 {
+		if cause := e.queue.Wanted(); cause != "" {
 			return cause
 		}
 		select {

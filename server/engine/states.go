@@ -206,7 +206,7 @@ func (r *processRun) suspending(ctx context.Context, m suspendMethod) step {
 func (r *processRun) suspended(ctx context.Context, m suspendMethod) step {
 	e := r.e
 	for {
-		if n, _, cause := e.queue.First(); n > 0 {
+		if cause := e.queue.Wanted(); cause != "" {
 			e.transition(Transition{To: ledger.Waking, Cause: cause, PID: r.pid, Method: m.name(), Phases: e.queuePhase()})
 			return step{state: ledger.Waking, method: m}
 		}

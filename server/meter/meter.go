@@ -81,6 +81,8 @@ type Meter struct {
 
 	counts   counts
 	progress int64
+	events   int64 // see Events
+	sequence int   // see NextSequence
 	model    string
 	fault    *Fault
 	done     bool // the terminal event, or the end of the JSON body, was seen
@@ -99,6 +101,9 @@ func New(d Dialect, e Engine, ask Ask) *Meter {
 	ask.N, ask.Prompts = max(ask.N, 1), max(ask.Prompts, 1)
 	return &Meter{dialect: d, engine: e, ask: ask, stream: stream{limit: maxEvent}}
 }
+
+// Dialect is that of the request.
+func (m *Meter) Dialect() Dialect { return m.dialect }
 
 // Usage is the count so far. Until Exact it is a lower bound.
 func (m *Meter) Usage() ledger.Usage {

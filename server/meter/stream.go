@@ -157,10 +157,11 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		m.assembly.add(e.payload)
 		return dst
 	}
-	switch {
-	case m.hidesEvent(&ch):
+	if m.hidesEvent(&ch) {
 		return m.emitComments(dst, ev)
-	case ch.nInjected == 0 || e.joined:
+	}
+	m.events++
+	if ch.nInjected == 0 || e.joined {
 		return m.emit(dst, ev)
 	}
 	return m.emitWithoutHidden(dst, ev, e.at, &ch)

@@ -15,6 +15,14 @@ var (
 	ErrWakeTimeout = errors.New("engine did not get ready in time")      // the request waited for as long as New allows
 )
 
+// ErrSentAway is the cause of an Admit's context that ends while the engine is still to be
+// woken for the request: its client is told to ask again, soon.
+var ErrSentAway = errors.New("the client is to ask again")
+
+// returnTime is how long a client that was sent away may take to ask again. The engine is
+// not idle until then.
+const returnTime = time.Minute
+
 // Queue admits requests to one engine. It is open while the engine is ready; while the
 // engine is about to get ready it queues requests in the order in which they come; else
 // it is closed. It counts the requests inside, so that the engine is never suspended
@@ -31,6 +39,8 @@ type Queue struct {
 	idleSince       time.Time // when the last active request was released, or the queue opened
 	signalWhenEmpty bool      // the owner waits for the last request inside to be released
 	waiting         list.List // of *waiter, in the order in which they came
+	sentAway        time.Time // when a client was sent away last; it is expected for returnTime
+	sentAwayCause   string    // what the engine is to be woken by for it; "" once it was woken
 	abandoned       Abandoned // since all were admitted or refused
 }
 
@@ -110,9 +120,12 @@ func (q *Queue) Admit(ctx context.Context, cause string) error {
 		}
 	default:
 		q.waiting.Remove(place)
-		if errors.Is(context.Cause(ctx), ErrWakeTimeout) {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, ErrSentAway):
+			q.sentAway, q.sentAwayCause = time.Now(), w.cause
+		case errors.Is(cause, ErrWakeTimeout):
 			q.abandoned.Late++
-		} else {
+		default:
 			q.abandoned.Left++
 		}
 		q.signal()
@@ -195,7 +208,7 @@ func (q *Queue) answerLocked(err error) (waited int, abandoned Abandoned) {
 	}
 	waited, abandoned = q.waiting.Len(), q.abandoned
 	q.waiting.Init()
-	q.abandoned = Abandoned{}
+	q.abandoned, q.sentAwayCause = Abandoned{}, ""
 	return waited, abandoned
 }
 
@@ -209,11 +222,29 @@ func (q *Queue) StartQueueingIfIdle(idle time.Duration) (ok bool, inside int, in
 		q.signalWhenEmpty = true
 		return false, q.inside, idle
 	}
-	if left := idle - time.Since(q.idleSince); left > 0 {
+	if left := max(idle-time.Since(q.idleSince), idle+q.expectedFor()); left > 0 && idle > 0 {
 		return false, 0, left
 	}
 	q.mode = queueing
 	return true, 0, 0
+}
+
+// expectedFor is for how long a client that was sent away is still expected; negative once
+// it is not any more.
+func (q *Queue) expectedFor() time.Duration { return returnTime - time.Since(q.sentAway) }
+
+// Wanted returns by what the engine is to be woken: the cause of the first request that
+// waits, or of a client that was sent away and is expected again; "" for nothing.
+func (q *Queue) Wanted() (cause string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch e := q.waiting.Front(); {
+	case e != nil:
+		return e.Value.(*waiter).cause
+	case q.expectedFor() > 0:
+		return q.sentAwayCause
+	}
+	return ""
 }
 
 // First returns how many requests wait, and of the first of them since when it waits and

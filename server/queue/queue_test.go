@@ -167,3 +167,53 @@ func TestReleasedTwice(t *testing.T) {
 	}()
 	q.Release(true)
 }
+
+// TestWhoIsSentAwayIsExpected: the engine is woken for it all the same, once, and is not
+// idle until it had a minute to come again.
+func TestWhoIsSentAwayIsExpected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := queue.New(3, 10*time.Minute)
+		if q.StartQueueing(); q.Wanted() != "" {
+			t.Errorf("wanted by %q, and nobody came", q.Wanted())
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 45*time.Second, queue.ErrSentAway)
+		defer cancel()
+		result := admit(ctx, q, "request")
+		if q.Wanted() != "request" {
+			t.Errorf("wanted by %q", q.Wanted())
+		}
+		if err := <-result; err != queue.ErrSentAway {
+			t.Errorf("Admit = %v", err)
+		}
+		if n, _, _ := q.First(); n != 0 || q.Wanted() != "request" {
+			t.Errorf("%d wait, wanted by %q", n, q.Wanted())
+		}
+		time.Sleep(20 * time.Second)
+		if waited, abandoned := q.Open(); waited != 0 || abandoned != (queue.Abandoned{}) || q.Wanted() != "" {
+			t.Errorf("%d waited, %+v, wanted by %q", waited, abandoned, q.Wanted())
+		}
+		time.Sleep(30 * time.Second)
+		const idle = 10 * time.Second
+		if ok, _, in := q.StartQueueingIfIdle(idle); ok || in != 20*time.Second {
+			t.Errorf("idle: %v, in %s", ok, in)
+		}
+		time.Sleep(20 * time.Second)
+		if ok, _, _ := q.StartQueueingIfIdle(idle); !ok || q.Wanted() != "" {
+			t.Errorf("idle: %v, wanted by %q", ok, q.Wanted())
+		}
+
+		// One that never comes again is forgotten, and a person who asks is obeyed at once.
+		ctx, cancel = context.WithTimeoutCause(t.Context(), time.Second, queue.ErrSentAway)
+		defer cancel()
+		<-admit(ctx, q, "request")
+		q.Open()
+		if ok, _, _ := q.StartQueueingIfIdle(0); !ok {
+			t.Error("not suspended, though asked to")
+		}
+		<-admit(ctx, q, "request")
+		time.Sleep(time.Minute)
+		if q.Wanted() != "" {
+			t.Errorf("wanted by %q after a minute", q.Wanted())
+		}
+	})
+}

@@ -3,6 +3,7 @@ package refusal
 import (
 	"cmp"
 	"encoding/json"
+	"time"
 
 	"spotinference/server/meter"
 )
@@ -40,22 +41,18 @@ func (r *Refusal) Body(d meter.Dialect, id string) []byte {
 	}{e})
 }
 
-// Event is the refusal as the end of a stream whose status has left already: an error
-// event in the dialect d, and [DONE] where naive clients wait for one.
-func (r *Refusal) Event(d meter.Dialect, id string) []byte {
-	switch d {
+// Event is the refusal as the end of the stream that m counts, whose status has left
+// already: the event that the dialect's clients read, and [DONE] where naive ones wait for
+// it. id is the request's.
+func (r *Refusal) Event(m *meter.Meter, id string, now time.Time) []byte {
+	switch d := m.Dialect(); d {
 	case meter.Messages:
 		return event("event: error\ndata: ", r.Body(d, id), "\n\n")
 	case meter.Responses:
-		return event("event: error\ndata: ", marshal(struct {
-			Type     string  `json:"type"`
-			Code     string  `json:"code"`
-			Message  string  `json:"message"`
-			Param    *string `json:"param"`
-			Sequence int     `json:"sequence_number"`
-		}{"error", cmp.Or(r.Code, r.Type), r.Message, nil, 0}), "\n\n")
+		return m.ResponseFailed(id, now, cmp.Or(r.Code, r.Type), r.Message)
+	default:
+		return event("data: ", r.Body(d, id), "\n\ndata: [DONE]\n\n")
 	}
-	return event("data: ", r.Body(d, id), "\n\ndata: [DONE]\n\n")
 }
 
 // anthropicType is the type that Anthropic's API gives the status.
@@ -63,6 +60,8 @@ func (r *Refusal) anthropicType() string {
 	switch r.Status {
 	case 401:
 		return "authentication_error"
+	case 402:
+		return "billing_error"
 	case 403:
 		return "permission_error"
 	case 404:

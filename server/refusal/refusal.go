@@ -31,6 +31,7 @@ type Refusal struct {
 	Message    string
 	RetryAfter time.Duration // 0: not said
 	Hopeless   bool          // see Row
+	Quota      bool          // see Row
 }
 
 // New makes a refusal that has no parameters.
@@ -38,7 +39,7 @@ func New(k Kind) *Refusal {
 	row := &table[k]
 	return &Refusal{
 		Kind: k, Status: row.Status, Type: row.Type, Code: row.Code, Param: row.Param, Message: row.Message,
-		RetryAfter: row.RetryAfter, Hopeless: row.Hopeless,
+		RetryAfter: row.RetryAfter, Hopeless: row.Hopeless, Quota: row.Quota,
 	}
 }
 
@@ -91,9 +92,6 @@ func TokenRate(limit int64, wait time.Duration) *Refusal {
 	return tokenRate.with("{limit}", strconv.FormatInt(limit, 10)).after(wait)
 }
 
-// KeyBudgetSpent is for a key whose own budget is spent; the next day begins after wait.
-func KeyBudgetSpent(wait time.Duration) *Refusal { return New(keyBudgetSpent).after(wait) }
-
 // EngineNotReady is for an engine that serves nothing now. wait is how long it is until
 // a crashed one is started again, 0 where that is not known.
 func EngineNotReady(wait time.Duration) *Refusal {
@@ -103,18 +101,41 @@ func EngineNotReady(wait time.Duration) *Refusal {
 
 // Gate says why the gate is closed. err is what the gate returned.
 func Gate(err error) *Refusal {
-	kind, wait, period, reason := billUnobservable, time.Minute, "", ""
 	var closed *budget.Refusal
-	if errors.As(err, &closed) {
-		wait, period, reason = closed.RetryAfter, string(closed.Per), " ("+closed.Reason+")"
-	}
-	if errors.Is(err, budget.ErrExhausted) {
-		kind = budgetSpent
-		if period != "" {
-			kind = periodBudgetSpent
+	if !errors.As(err, &closed) {
+		kind := billUnobservable
+		if errors.Is(err, budget.ErrExhausted) {
+			kind = budgetSpent
 		}
+		return kind.with(" ({reason})", "")
 	}
-	return kind.with("{period}", period, " ({reason})", reason).after(wait)
+	return gateKind(closed).with("{period}", string(closed.Per), "{reason}", closed.Reason)
+}
+
+func gateKind(closed *budget.Refusal) Kind {
+	switch closed.Reason {
+	case budget.ReasonStart:
+		return gateNotEvaluated
+	case budget.ReasonUnreadable, budget.ReasonUnwritable, budget.ReasonDiskFull:
+		return ledgerUnavailable
+	}
+	switch {
+	case closed.Per != "":
+		return periodBudgetSpent
+	case errors.Is(closed, budget.ErrExhausted):
+		return budgetSpent
+	case closed.RetryAfter == 0:
+		return billNeedsOperator
+	}
+	return billUnobservable
+}
+
+// WithQuotaStatus gives the refusal another status where it is of a spent budget.
+func (r *Refusal) WithQuotaStatus(status int) *Refusal {
+	if r != nil && r.Quota {
+		r.Status = status
+	}
+	return r
 }
 
 // Engine is an error of the engine's: the status that it answered with, and what it said.
@@ -123,7 +144,9 @@ func Engine(status int, said meter.Fault) *Refusal {
 	switch {
 	case status == 401 || status == 403:
 		return New(EngineFailed) // it refused our own key: not the client's doing
-	case status == 503 || status == 429:
+	case status == 429:
+		return engineRateLimit.with("{why}", said.Message)
+	case status == 503:
 		kind = engineBusy
 	case status == 500 || status == 501:
 		kind = engineDecided
@@ -136,10 +159,11 @@ func Engine(status int, said meter.Fault) *Refusal {
 	return r
 }
 
-// RetryAfterSeconds is Retry-After's value, "" where nothing is said.
+// RetryAfterSeconds is Retry-After's value, "" where nothing is said. It is never above
+// MaxRetryAfter.
 func (r *Refusal) RetryAfterSeconds() string {
 	if r.RetryAfter <= 0 {
 		return ""
 	}
-	return strconv.Itoa(int(math.Ceil(r.RetryAfter.Seconds())))
+	return strconv.Itoa(int(math.Ceil(min(r.RetryAfter, MaxRetryAfter).Seconds())))
 }

@@ -28,7 +28,7 @@ func TestTheTable(t *testing.T) {
 		if row.When == "" || row.Message == "" || strings.HasSuffix(row.When, ".") {
 			t.Errorf("%s: for %q, says %q", row.Name, row.When, row.Message)
 		}
-		if ours := row.Status != 0; ours && (row.Status < 400 || row.Status > 599) || row.Type == "" != (row.Message == "{why}") && row.Name != "invalid_body" {
+		if ours := row.Status != 0; ours && (row.Status < 400 || row.Status > 599) || row.Type == "" && row.Message != "{why}" {
 			t.Errorf("%s: status %d, type %q", row.Name, row.Status, row.Type)
 		}
 		if row.Code == "" && row.Status == 503 {
@@ -43,10 +43,13 @@ func parametrised() []*refusal.Refusal {
 	made := []*refusal.Refusal{
 		refusal.MalformedHTTP("x"), refusal.TooManyHeaders(128), refusal.HeadersTooLarge(32 << 10), refusal.BodyTooLarge(64 << 20), refusal.UnknownPath("/v1/models"),
 		refusal.WrongMethod("POST"), refusal.InvalidBody("x"), refusal.ModelNotFound("m"), refusal.RequestRate(7, time.Second), refusal.TokenRate(7, time.Second),
-		refusal.KeyBudgetSpent(time.Hour), refusal.EngineNotReady(0), refusal.Gate(errors.New("x")), refusal.Gate(budget.ErrExhausted),
+		refusal.New(refusal.KeyBudgetSpent), refusal.EngineNotReady(0), refusal.Gate(errors.New("x")), refusal.Gate(budget.ErrExhausted),
 		refusal.Gate(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, Per: budget.Day}),
 	}
-	for _, status := range []int{200, 400, 401, 500, 503} {
+	for _, reason := range budget.Reasons() {
+		made = append(made, refusal.Gate(&budget.Refusal{Err: budget.ErrUnobservable, Reason: reason}))
+	}
+	for _, status := range []int{200, 400, 401, 429, 500, 503} {
 		made = append(made, refusal.Engine(status, fault))
 	}
 	return made
@@ -80,22 +83,58 @@ func TestValuesAreNoTemplate(t *testing.T) {
 }
 
 func TestGate(t *testing.T) {
-	f := func(err error, status int, wait time.Duration, message string) {
+	f := func(err error, status int, code string, wait time.Duration, message string) {
 		t.Helper()
 		r := refusal.Gate(err)
-		message += " The machine itself still costs money until it is stopped." + reasonOf(err)
-		if r.Status != status || r.RetryAfter != wait || r.Message != message || !r.Hopeless {
+		message += reasonOf(err)
+		if r.Status != status || r.Code != code || r.Type != code || r.RetryAfter != wait || r.Message != message || r.Hopeless != (wait != time.Second) {
 			t.Errorf("%v: %+v, want %q", err, r, message)
 		}
 	}
-	const unseen, spent = "The provider's bill cannot be seen, so nothing is served that could spend unseen.", "The budget for this machine is spent. Serving starts again when its next period begins."
-	f(errors.New("disk full"), 503, time.Minute, unseen)
-	f(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonStale, RetryAfter: 2 * time.Minute}, 503, 2*time.Minute, unseen)
-	f(&budget.Refusal{Err: budget.ErrUnobservable, Reason: budget.ReasonNoTruth}, 503, 0, unseen)
-	f(budget.ErrExhausted, 429, time.Minute, spent)
-	f(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, RetryAfter: time.Hour}, 429, time.Hour, spent)
-	f(&budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, Per: budget.Month, RetryAfter: time.Hour}, 429, time.Hour,
-		"This month's budget for this machine is spent. Serving starts again when the next month begins.")
+	const costs = " The machine itself still costs money until it is stopped."
+	const unseen, spent = "The provider's bill cannot be seen, so nothing is served that could spend unseen." + costs, "The budget for this machine is spent. Serving starts again when its next period begins." + costs
+	f(errors.New("disk full"), 503, "billing_unobservable", time.Minute, unseen)
+	f(budget.ErrExhausted, 402, "insufficient_quota", 0, spent)
+	exhausted := &budget.Refusal{Err: budget.ErrExhausted, Reason: budget.ReasonExhausted, RetryAfter: time.Hour}
+	f(exhausted, 402, "insufficient_quota", 0, spent)
+	exhausted.Per = budget.Month
+	f(exhausted, 402, "insufficient_quota", 0, "This month's budget for this machine is spent. Serving starts again when the next month begins."+costs)
+	dark := func(reason string, wait time.Duration) error {
+		return &budget.Refusal{Err: budget.ErrUnobservable, Reason: reason, RetryAfter: wait}
+	}
+	for _, reason := range []string{budget.ReasonNoSample, budget.ReasonStale, budget.ReasonFailed, budget.ReasonFrozen, budget.ReasonClockBack, budget.ReasonClockJump, budget.ReasonUnknown} {
+		f(dark(reason, 2*time.Minute), 503, "billing_unobservable", time.Minute, unseen)
+	}
+	for _, reason := range []string{budget.ReasonNoTruth, budget.ReasonNoRate, budget.ReasonFailed, budget.ReasonUnknown} {
+		f(dark(reason, 0), 402, "billing_unobservable", 0, "The provider's bill cannot be seen until the operator of this gateway mends that, so nothing is served that could spend unseen."+costs)
+	}
+	for _, reason := range []string{budget.ReasonUnreadable, budget.ReasonUnwritable, budget.ReasonDiskFull} {
+		f(dark(reason, time.Minute), 503, "ledger_unavailable", time.Minute, "The gateway's ledger cannot be read or written, so nothing is served that could not be counted."+costs)
+	}
+	f(dark(budget.ReasonStart, time.Second), 503, "billing_unobservable", time.Second, "The gateway is working out what may still be spent. Try again in a moment.")
+}
+
+// TestQuotaStatus: the status of a spent budget, and of nothing else.
+func TestQuotaStatus(t *testing.T) {
+	for _, r := range parametrised() {
+		was := r.Status
+		want := was
+		if r.Code == "insufficient_quota" {
+			want = 429
+		}
+		if r.WithQuotaStatus(429); r.Status != want || was == 429 && r.Quota {
+			t.Errorf("%s: %d, then %d", r.Kind, was, r.Status)
+		}
+	}
+}
+
+// TestNobodyIsAskedToWaitForLong: there are clients that obey any length.
+func TestNobodyIsAskedToWaitForLong(t *testing.T) {
+	for _, r := range []*refusal.Refusal{refusal.TokenRate(7, time.Hour), refusal.RequestRate(7, time.Hour), refusal.EngineNotReady(time.Hour)} {
+		if got := r.RetryAfterSeconds(); got != "60" {
+			t.Errorf("%s: Retry-After: %s", r.Kind, got)
+		}
+	}
 }
 
 // reasonOf is what a message ends with.
@@ -109,12 +148,17 @@ func reasonOf(err error) string {
 
 // TestDialects: the same refusal in each dialect, as a body and as the end of a stream.
 func TestDialects(t *testing.T) {
+	const response = `{"id":"resp_req_1","object":"response","created_at":7,"status":STATUS,"incomplete_details":null,"instructions":null,` +
+		`"max_output_tokens":null,"model":"","output":[],"parallel_tool_calls":true,"previous_response_id":null,"store":false,"temperature":null,` +
+		`"tool_choice":"auto","tools":[],"top_p":null,"truncation":"disabled","usage":null,"metadata":{}}`
 	r := refusal.New(refusal.QueueFull)
 	for d, want := range map[meter.Dialect][2]string{
 		meter.Chat: {`{"error":{"message":"M","type":"server_error","param":null,"code":"wake_queue_full"}}`,
 			"data: {\"error\":{\"message\":\"M\",\"type\":\"server_error\",\"param\":null,\"code\":\"wake_queue_full\"}}\n\ndata: [DONE]\n\n"},
 		meter.Responses: {`{"error":{"message":"M","type":"server_error","param":null,"code":"wake_queue_full"}}`,
-			"event: error\ndata: {\"type\":\"error\",\"code\":\"wake_queue_full\",\"message\":\"M\",\"param\":null,\"sequence_number\":0}\n\n"},
+			"event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":" + strings.ReplaceAll(response, "STATUS", `"in_progress","error":null`) + "}\n\n" +
+				"event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":1,\"response\":" +
+				strings.ReplaceAll(response, "STATUS", `"failed","error":{"code":"wake_queue_full","message":"M"}`) + "}\n\n"},
 		meter.Messages: {`{"type":"error","error":{"type":"overloaded_error","message":"M"},"request_id":"req_1"}`,
 			"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"M\"},\"request_id\":\"req_1\"}\n\n"},
 		refusal.AnyDialect: {`{"type":"error","error":{"message":"M","type":"server_error","param":null,"code":"wake_queue_full"},"request_id":"req_1"}`,
@@ -124,7 +168,7 @@ func TestDialects(t *testing.T) {
 		if got := said(r.Body(d, "req_1")); got != want[0] || !json.Valid([]byte(got)) {
 			t.Errorf("%s: body %s, want %s", d, got, want[0])
 		}
-		if got := said(r.Event(d, "req_1")); got != want[1] {
+		if got := said(r.Event(meter.New(d, meter.LlamaServer, meter.Ask{}), "req_1", time.Unix(7, 0))); got != want[1] {
 			t.Errorf("%s: event %q, want %q", d, got, want[1])
 		}
 	}

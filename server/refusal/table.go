@@ -27,6 +27,7 @@ const (
 	// The path, the page that asks, the key.
 	unknownPath
 	OriginNotAllowed
+	WebSocket
 	wrongMethod
 	InvalidKey
 	RevokedKey
@@ -44,20 +45,25 @@ const (
 	tokenRate
 	KeySpendStale
 	KeySpendUnknown
-	keyBudgetSpent
+	KeyBudgetSpent
 
 	// The gate and the engine.
 	ShuttingDown
+	gateNotEvaluated
 	billUnobservable
+	billNeedsOperator
+	ledgerUnavailable
 	budgetSpent
 	periodBudgetSpent
 	engineNotReady
 	QueueFull
+	EngineWaking
 	WakeTimeout
 
 	// The answer.
 	EngineFailed
 	EngineStalled
+	engineRateLimit
 	engineBusy
 	engineDecided
 	engineNoAnswer
@@ -86,10 +92,22 @@ type Row struct {
 	RetryAfter time.Duration // 0: no Retry-After, unless Retry says what it depends on
 	Retry      string        // what Retry-After says, where that is not fixed
 
-	// Hopeless tells an SDK by x-should-retry: false not to try again, although the
-	// status may invite it.
+	// Hopeless tells an SDK by x-should-retry: false not to try again within the call,
+	// although the status may invite it: it would wait for minutes, and its caller with it.
 	Hopeless bool
+
+	// Quota is told where a budget is spent: see Refusal.WithQuotaStatus.
+	Quota bool
 }
+
+// DefaultQuotaStatus is the status of a refusal whose Row has Quota. A 429 with the same
+// code is tried again for minutes by half of the agents that people use, whatever else it
+// says; a 402 by next to none. See docs/clients.md.
+const DefaultQuotaStatus = 402
+
+// MaxRetryAfter is the longest wait that a client is ever asked for: some obey any length,
+// and a gate may open before it was due.
+const MaxRetryAfter = time.Minute
 
 // All is the table: every refusal that a client may be told.
 func All() []Row {
@@ -108,6 +126,7 @@ const (
 	serverError    = "server_error"
 	noQuota        = "insufficient_quota"
 	unobservable   = "billing_unobservable"
+	noLedger       = "ledger_unavailable"
 	stillCosts     = " The machine itself still costs money until it is stopped. ({reason})"
 )
 
@@ -169,6 +188,11 @@ var table = [kinds]Row{
 		Status: 403, Type: invalidRequest, Code: "origin_not_allowed", Hopeless: true,
 		Message: "Web pages of this origin may not use this gateway. Its operator can allow them with --cors-origin.",
 	},
+	WebSocket: {
+		Name: "web_socket", When: "a WebSocket is asked for: clients of the Responses API try one first",
+		Status: 426, Type: invalidRequest, Hopeless: true,
+		Message: "WebSockets are not served: send the request by POST, which can stream.",
+	},
 	wrongMethod: {
 		Name: "wrong_method", When: "the path is served by another method, which Allow names",
 		Status: 405, Type: invalidRequest,
@@ -228,17 +252,17 @@ var table = [kinds]Row{
 	},
 	KeySpendStale: {
 		Name: "key_spend_stale", When: "the API key has a budget, and what it has used of it is not computed yet",
-		Status: 503, Type: serverError, Code: unobservable, RetryAfter: time.Second,
+		Status: 503, Type: unobservable, Code: unobservable, RetryAfter: time.Second,
 		Message: "What this API key has used of its budget is being computed.",
 	},
 	KeySpendUnknown: {
 		Name: "key_spend_unknown", When: "the API key has a budget, and what it has used of it cannot be told from the bill",
-		Status: 503, Type: serverError, Code: unobservable, RetryAfter: time.Minute, Hopeless: true,
+		Status: 503, Type: unobservable, Code: unobservable, RetryAfter: time.Minute, Hopeless: true,
 		Message: "What this API key has used of its budget cannot be told from the provider's bill, so it is not served.",
 	},
-	keyBudgetSpent: {
+	KeyBudgetSpent: {
 		Name: "key_budget_spent", When: "the API key has used its own budget of the day",
-		Status: 429, Type: noQuota, Code: noQuota, Retry: "when the next day begins", Hopeless: true,
+		Status: DefaultQuotaStatus, Type: noQuota, Code: noQuota, Hopeless: true, Quota: true,
 		Message: "Today's budget of this API key is spent. It is served again at the next midnight of the budget's time zone.",
 	},
 
@@ -247,19 +271,34 @@ var table = [kinds]Row{
 		Status: 503, Type: serverError, Code: "shutting_down", RetryAfter: 10 * time.Second,
 		Message: "The gateway is shutting down.",
 	},
+	gateNotEvaluated: {
+		Name: "gate_not_evaluated", When: "the gate is closed: what was spent has not been worked out since the gateway started",
+		Status: 503, Type: unobservable, Code: unobservable, RetryAfter: time.Second,
+		Message: "The gateway is working out what may still be spent. Try again in a moment. ({reason})",
+	},
 	billUnobservable: {
-		Name: "bill_unobservable", When: "the gate is closed: the provider's bill cannot be seen, or the ledger not read or written",
-		Status: 503, Type: serverError, Code: unobservable, Retry: "when asking again may help", Hopeless: true,
+		Name: "bill_unobservable", When: "the gate is closed: the provider's bill cannot be seen now",
+		Status: 503, Type: unobservable, Code: unobservable, RetryAfter: time.Minute, Hopeless: true,
 		Message: "The provider's bill cannot be seen, so nothing is served that could spend unseen." + stillCosts,
+	},
+	billNeedsOperator: {
+		Name: "bill_needs_operator", When: "the gate is closed: the provider's bill cannot be seen, and waiting does not mend that: the provider refuses its key, say",
+		Status: 402, Type: unobservable, Code: unobservable, Hopeless: true,
+		Message: "The provider's bill cannot be seen until the operator of this gateway mends that, so nothing is served that could spend unseen." + stillCosts,
+	},
+	ledgerUnavailable: {
+		Name: "ledger_unavailable", When: "the gate is closed: the ledger cannot be read or written",
+		Status: 503, Type: noLedger, Code: noLedger, RetryAfter: time.Minute, Hopeless: true,
+		Message: "The gateway's ledger cannot be read or written, so nothing is served that could not be counted." + stillCosts,
 	},
 	budgetSpent: {
 		Name: "budget_spent", When: "the gate is closed: the budget is spent",
-		Status: 429, Type: noQuota, Code: noQuota, Retry: "when the budget's next period begins", Hopeless: true,
+		Status: DefaultQuotaStatus, Type: noQuota, Code: noQuota, Hopeless: true, Quota: true,
 		Message: "The budget for this machine is spent. Serving starts again when its next period begins." + stillCosts,
 	},
 	periodBudgetSpent: {
 		Name: "period_budget_spent", When: "the gate is closed: the budget of this period is spent",
-		Status: 429, Type: noQuota, Code: noQuota, Retry: "when the budget's next period begins", Hopeless: true,
+		Status: DefaultQuotaStatus, Type: noQuota, Code: noQuota, Hopeless: true, Quota: true,
 		Message: "This {period}'s budget for this machine is spent. Serving starts again when the next {period} begins." + stillCosts,
 	},
 	engineNotReady: {
@@ -272,9 +311,14 @@ var table = [kinds]Row{
 		Status: 503, Type: serverError, Code: "wake_queue_full", RetryAfter: 10 * time.Second,
 		Message: "Too many requests wait for the engine. Try again in a moment.",
 	},
+	EngineWaking: {
+		Name: "engine_waking", When: "the engine wakes, and a request that does not stream has waited for it for --wake-hold",
+		Status: 503, Type: serverError, Code: "engine_waking", RetryAfter: 30 * time.Second,
+		Message: "The engine is still waking. Try again in half a minute, or ask for a stream, which is kept open meanwhile.",
+	},
 	WakeTimeout: {
 		Name: "wake_timeout", When: "the request waited for the engine for as long as one may",
-		Status: 504, Type: serverError, Code: "wake_timeout",
+		Status: 504, Type: serverError, Code: "wake_timeout", RetryAfter: time.Minute,
 		Message: "The engine did not wake in time.",
 	},
 
@@ -288,8 +332,13 @@ var table = [kinds]Row{
 		Status: 504, Type: serverError, Code: "engine_stalled", Hopeless: true,
 		Message: "The engine has stopped making progress, and its answer was cut.",
 	},
+	engineRateLimit: {
+		Name: "engine_rate_limit", When: "the engine itself answers with 429",
+		Status: 429, Type: "rate_limit_error", Code: "rate_limit_exceeded", RetryAfter: 5 * time.Second,
+		Message: "{why}",
+	},
 	engineBusy: {
-		Name: "engine_busy", When: "the engine itself answers with 429 or 503",
+		Name: "engine_busy", When: "the engine itself answers with 503",
 		RetryAfter: 5 * time.Second, Message: "{why}",
 	},
 	engineDecided: {

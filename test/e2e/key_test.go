@@ -84,7 +84,7 @@ func TestKeysAtOnce(t *testing.T) {
 	want(small, 200) // it has used nothing yet
 	harness.Eventually(t, "the budget of a key is spent", func() bool {
 		status, header, answer := chatWith(t, s, small)
-		return status == 429 && strings.Contains(answer, "insufficient_quota") && header.Get("Retry-After") != ""
+		return status == 402 && strings.Contains(answer, "insufficient_quota") && header.Get("Retry-After") == ""
 	})
 	want(free, 200)
 	var cost struct {

@@ -86,7 +86,7 @@ func TestSDKsBehindAClosedGate(t *testing.T) {
 	s.Ready()
 	is("3")
 	harness.Eventually(t, "the budget is spent", func() bool { return gate(t, s) == "exhausted" })
-	refusedOnce(t, s, http.StatusTooManyRequests, "insufficient_quota")
+	refusedOnce(t, s, http.StatusPaymentRequired, "insufficient_quota")
 	node(t, s, "spent")
 	if u := s.Usage(); u.Requests != 0 {
 		t.Errorf("refusals left rows: %+v", u)

@@ -32,7 +32,7 @@ func (r *rig) recover(ctx context.Context, l lifted) (probes []*attempt, err err
 		if a.Whole {
 			break
 		}
-		if a.Status == http.StatusTooManyRequests && a.Code == "insufficient_quota" && r.seen(l) {
+		if a.Status == http.StatusPaymentRequired && a.Code == "insufficient_quota" && r.seen(l) {
 			spent, err := r.spentToday(time.Now())
 			if err != nil {
 				return probes, err

@@ -16,6 +16,9 @@ func refusals() string {
 		if r.Status != 0 {
 			status = strconv.Itoa(r.Status)
 		}
+		if r.Quota {
+			status += ", or `--quota-status`"
+		}
 		kind := code(r.Type)
 		if r.Code != "" {
 			kind += " " + code(r.Code)

@@ -184,8 +184,8 @@ const parts = {
   },
 
   async spent() {
-    await check('429', () => refused(ask(openai()), OpenAI.RateLimitError, 429, 1, 'insufficient_quota'));
-    await check('429, anthropic', () => refused(askA(anthropic()), Anthropic.RateLimitError, 429, 1));
+    await check('402', () => refused(ask(openai()), OpenAI.APIError, 402, 1, 'insufficient_quota'));
+    await check('402, anthropic', () => refused(askA(anthropic()), Anthropic.APIError, 402, 1));
   },
 
   // An engine that starts: Retry-After is honoured, and the request gets through.
