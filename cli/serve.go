@@ -79,7 +79,7 @@ func (o *serveOptions) addFlags(f flags) {
 	in.text(&o.suspend, "suspend", "auto", "how: sleep (vllm's own), checkpoint (the driver's), stop, never; auto: the quickest to wake of those that work here")
 	in.number(&o.sleepLevel, "sleep-level", 1, 1, 2, "level", "of vllm's sleep: 1 keeps the weights in the host's memory, 2 reads them again")
 	in.duration(&o.wakeTimeout, "wake-timeout", 10*time.Minute, "how long a request may wait for the engine")
-	in.duration(&o.wakeHold, "wake-hold", 0, "how long a request that does not stream waits for the engine until its client is told to ask again; 45s behind a proxy that cuts at 100s (default --wake-timeout)")
+	in.grace(&o.wakeHold, "wake-hold", 0, "how long a request that does not stream waits for the engine until its client is told to ask again; 45s behind a proxy that cuts at 100s; 0: as long as --wake-timeout")
 	in.number(&o.wakeQueue, "wake-queue", 256, 1, 1<<20, "requests", "how many requests may wait for the engine")
 
 	in = f.in("The provider's bill")
