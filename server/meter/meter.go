@@ -89,9 +89,10 @@ type Meter struct {
 	lastSeen bool // the last event is here, and [DONE] may follow
 	opaque   bool
 
-	stream   stream
-	scanner  jsonScanner
-	assembly assembly // of an Ask.Assembled
+	stream     stream
+	scanner    jsonScanner
+	assembly   assembly   // of an Ask.Assembled
+	completion completion // of the stream of a response
 }
 
 // New returns the meter of one answer to the request that ask came from.
