@@ -48,6 +48,10 @@ type Config struct {
 	// StallTimeout is how long the engine may make no progress on an answer.
 	StallTimeout time.Duration
 
+	// CompleteResponses adds what the stream of a response lacks with llama-server and
+	// OpenAI's clients need.
+	CompleteResponses bool
+
 	// Drain is how long running answers may take when Run is to end.
 	Drain time.Duration
 

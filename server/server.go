@@ -232,7 +232,7 @@ func (g *gateway) newAPI(keys []ledger.Key) (*api.Server, error) {
 	c := g.cfg
 	return api.New(api.Config{
 		Engine: g.engine, Ledger: g.led, Gate: g.gate, Key: c.Key, Keys: keys, Origins: c.Origins,
-		Drain: c.Drain, StallTimeout: c.StallTimeout, CloseGrace: c.Budget.CloseGrace,
+		Drain: c.Drain, StallTimeout: c.StallTimeout, CloseGrace: c.Budget.CloseGrace, CompleteResponses: c.CompleteResponses,
 		Audit: g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
 	})
 }
