@@ -45,6 +45,9 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	}
 	c := s.newCall(ctx, rt, id, ask)
 	m := meter.New(rt.Dialect, s.dialectOf(), ask)
+	if s.cfg.CompleteResponses {
+		m.Complete(c.started.Unix())
+	}
 	s.calls.add(c)
 	defer func() {
 		if p := recover(); p != nil {
