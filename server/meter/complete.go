@@ -13,18 +13,19 @@ import (
 // and ai, cannot read such a stream. So what is missing is added on the way through. What
 // the engine wrote stays as it is, byte for byte: an addition goes between two members.
 
-// maxItems bounds the output items that an answer can make us keep, maxItemID the id of
-// one. The engine's ids have some forty bytes.
+// maxItems bounds the output items that an answer can make us keep, maxID an id. The
+// engine's have some forty bytes.
 const (
-	maxItems  = 4096
-	maxItemID = 256
+	maxItems = 4096
+	maxID    = 256
 )
 
 // completion is what is known of a response's stream, and of what is added to it.
 type completion struct {
 	on      bool
 	created int64  // when the response was asked for, in Unix seconds
-	begun   []byte // the id that Begin gave the response, as it is written; nil without one
+	id      []byte // the response's, as it is written: the engine's own, or that of Begin
+	begun   bool   // it is that of Begin
 
 	next int // the number of the next event
 	held int // how many events of the tail have a number beyond it
@@ -35,12 +36,11 @@ type completion struct {
 	text  []byte      // what they add
 }
 
-// item is an output item: a message, thoughts, or the call of a tool. Its place in the
-// list of items is its output_index.
+// item is an output item: a message, thoughts, or the call of a tool.
 type item struct {
 	id    []byte // as it is written
-	index int64
-	parts int64 // how many content parts it has
+	index int64  // its output_index
+	parts int64  // how many content parts it has
 }
 
 // eventEdit replaces ev[from:to] of an event by text.
@@ -76,7 +76,7 @@ func (m *Meter) NextSequence() int {
 // before the first Stream.
 func (m *Meter) Begin(dst []byte, id string, created int64) []byte {
 	quoted := appendString(nil, id)
-	m.completion.begun = quoted[1 : len(quoted)-1]
+	m.completion.id, m.completion.begun = quoted[1:len(quoted)-1], true
 	m.completion.created = created
 	dst = append(dst, "event: response.created\ndata: {\"type\":\"response.created\""...)
 	dst = appendIndex(dst, `,"sequence_number":`, int64(m.NextSequence()))
@@ -84,6 +84,10 @@ func (m *Meter) Begin(dst []byte, id string, created int64) []byte {
 	dst = m.appendBegun(dst, &responseMembers{})
 	return append(dst, ",\"object\":\"response\",\"status\":\"in_progress\"}}\n\n"...)
 }
+
+// ResponseID is the id of the response as its client knows it, for an event of ours that
+// ends it; "" where no event has said it yet.
+func (m *Meter) ResponseID() string { return unquote(m.completion.id) }
 
 // number takes the number of an event of the engine's.
 func (c *completion) number(tail bool) int {
@@ -110,7 +114,8 @@ type responseEvent struct {
 	outputIndex  position
 	contentIndex position
 
-	idFrom, idTo int // the response's id, with its quotes
+	id           []byte // the response's
+	idFrom, idTo int    // where that stands, with its quotes
 	response     responseMembers
 }
 
@@ -175,10 +180,9 @@ func (c *cursor) response(e *responseEvent) {
 	for first := true; c.more('}', first); first = false {
 		switch string(c.key(&room)) {
 		case "id":
-			e.idFrom, e.idTo = c.i, 0
-			if c.text() != nil {
-				e.idTo = c.i
-			}
+			e.idFrom = c.i
+			e.id = c.text()
+			e.idTo = c.i
 			continue
 		case "created_at":
 			r.created = true
@@ -252,7 +256,7 @@ func (c *completion) find(id []byte) *item {
 }
 
 func (c *completion) add(id []byte) *item {
-	if len(c.items) == maxItems || len(id) > maxItemID {
+	if len(c.items) == maxItems || len(id) > maxID {
 		return nil
 	}
 	next := int64(0)
@@ -271,6 +275,9 @@ func (m *Meter) emitResponse(dst, ev []byte, e *event, ch *chunk) []byte {
 	re.read(e.payload)
 	if re.sequence.ok && !m.inTail() {
 		c.next = int(re.sequence.n) + 1
+	}
+	if c.id == nil && re.id != nil && len(re.id) <= maxID {
+		c.id = bytes.Clone(re.id)
 	}
 	var in *item
 	if c.on {
@@ -346,11 +353,11 @@ func (m *Meter) addPlace(off int, re *responseEvent, in *item) {
 // addResponse gives a response the id of Begin, and one that has begun its members.
 func (m *Meter) addResponse(off int, re *responseEvent) {
 	c := &m.completion
-	if re.idTo == 0 {
+	if re.id == nil {
 		return
 	}
-	if c.begun != nil {
-		c.edits = append(c.edits, eventEdit{off + re.idFrom + 1, off + re.idTo - 1, c.begun})
+	if c.begun {
+		c.edits = append(c.edits, eventEdit{off + re.idFrom + 1, off + re.idTo - 1, c.id})
 	}
 	switch string(re.kind) {
 	case "response.created", "response.in_progress":
