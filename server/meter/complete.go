@@ -13,11 +13,11 @@ import (
 // and ai, cannot read such a stream. So what is missing is added on the way through. What
 // the engine wrote stays as it is, byte for byte: an addition goes between two members.
 
-// maxItems bounds the output items that an answer can make us keep, maxItemID the id of
-// one. The engine's ids have some forty bytes.
+// maxItems bounds the output items that an answer can make us keep, maxID an id. The
+// engine's have some forty bytes.
 const (
-	maxItems  = 4096
-	maxItemID = 256
+	maxItems = 4096
+	maxID    = 256
 )
 
 // completion is what is known of a response's stream, and of what is added to it.
@@ -36,12 +36,11 @@ type completion struct {
 	text  []byte      // what they add
 }
 
-// item is an output item: a message, thoughts, or the call of a tool. Its place in the
-// list of items is its output_index.
+// item is an output item: a message, thoughts, or the call of a tool.
 type item struct {
 	id    []byte // as it is written
-	index int64
-	parts int64 // how many content parts it has
+	index int64  // its output_index
+	parts int64  // how many content parts it has
 }
 
 // eventEdit replaces ev[from:to] of an event by text.
@@ -70,6 +69,10 @@ func (m *Meter) NextSequence() int {
 	return n
 }
 
+// ResponseID is the id of the response as its client knows it, for an event of ours that
+// ends it; "" where no event has said it yet.
+func (m *Meter) ResponseID() string { return unquote(m.completion.id) }
+
 // number takes the number of an event of the engine's.
 func (c *completion) number(tail bool) int {
 	n := c.next + c.held
@@ -95,7 +98,8 @@ type responseEvent struct {
 	outputIndex  position
 	contentIndex position
 
-	idFrom, idTo int // the response's id, with its quotes
+	id           []byte // the response's
+	idFrom, idTo int    // where that stands, with its quotes
 	response     responseMembers
 }
 
@@ -160,10 +164,9 @@ func (c *cursor) response(e *responseEvent) {
 	for first := true; c.more('}', first); first = false {
 		switch string(c.key(&room)) {
 		case "id":
-			e.idFrom, e.idTo = c.i, 0
-			if c.text() != nil {
-				e.idTo = c.i
-			}
+			e.idFrom = c.i
+			e.id = c.text()
+			e.idTo = c.i
 			continue
 		case "created_at":
 			r.created = true
@@ -237,7 +240,7 @@ func (c *completion) find(id []byte) *item {
 }
 
 func (c *completion) add(id []byte) *item {
-	if len(c.items) == maxItems || len(id) > maxItemID {
+	if len(c.items) == maxItems || len(id) > maxID {
 		return nil
 	}
 	next := int64(0)
@@ -257,6 +260,9 @@ func (m *Meter) emitResponse(dst, ev []byte, e *event, ch *chunk) []byte {
 	if re.sequence.ok && !m.inTail() {
 		c.next = int(re.sequence.n) + 1
 	}
+	if c.id == nil && re.id != nil && len(re.id) <= maxID {
+		c.id = bytes.Clone(re.id)
+	}
 	var in *item
 	if c.on {
 		in = m.place(&re)
@@ -269,7 +275,7 @@ func (m *Meter) emitResponse(dst, ev []byte, e *event, ch *chunk) []byte {
 		dst = m.emitPart(dst, &re, in)
 		m.addPlace(e.at, &re, in)
 	}
-	m.addResponse(e.payload, e.at, &re)
+	m.addResponse(e.at, &re)
 	m.addCuts(ev, e.at, ch)
 	// Stable: what is added behind a member comes before the cut that begins there.
 	slices.SortStableFunc(c.edits, func(a, b eventEdit) int { return a.from - b.from })
@@ -329,15 +335,13 @@ func (m *Meter) addPlace(off int, re *responseEvent, in *item) {
 }
 
 // addResponse gives a response the id of begin, and one that has begun its members.
-func (m *Meter) addResponse(payload []byte, off int, re *responseEvent) {
+func (m *Meter) addResponse(off int, re *responseEvent) {
 	c := &m.completion
-	if re.idTo == 0 {
+	if re.id == nil {
 		return
 	}
 	if c.begun {
 		c.edits = append(c.edits, eventEdit{off + re.idFrom + 1, off + re.idTo - 1, c.id})
-	} else if c.id == nil {
-		c.id = bytes.Clone(payload[re.idFrom+1 : re.idTo-1])
 	}
 	switch string(re.kind) {
 	case "response.created", "response.in_progress":

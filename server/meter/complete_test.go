@@ -349,6 +349,9 @@ func TestBegin(t *testing.T) {
 		if rest != want {
 			t.Errorf("%s\nbecame %s\nwant %s", src, rest, want)
 		}
+		if got := m.ResponseID(); got != "resp_req_1" {
+			t.Errorf("id = %q", got)
+		}
 	}
 	src := `data: {"type":"response.created","response":{"id":"r","object":"response"}}` + "\n\n" +
 		`data: {"type":"x","id":"r"}` + "\n\n" +
@@ -360,6 +363,20 @@ func TestBegin(t *testing.T) {
 	plain := strings.ReplaceAll(src, `"response":{"id":"r"`, `"response":{"id":"resp_req_1"`)
 	f(meter.LlamaServer, false, src, plain)
 	f(meter.VLLM, true, src, plain)
+}
+
+func TestResponseID(t *testing.T) {
+	for _, e := range []meter.Engine{meter.LlamaServer, meter.VLLM} {
+		m := meter.New(meter.Responses, e, meter.Ask{})
+		m.Stream(nil, []byte(`data: {"type":"x","response":{"id":7}}`+"\n\n"))
+		if got := m.ResponseID(); got != "" {
+			t.Errorf("id = %q before there is one", got)
+		}
+		m.Stream(nil, []byte(`data: {"type":"response.created","response":{"id":"r\u0031"}}`+"\n\n"+`data: {"type":"response.created","response":{"id":"r2"}}`+"\n\n"))
+		if got := m.ResponseID(); got != "r1" {
+			t.Errorf("id = %q, want the first", got)
+		}
+	}
 }
 
 var (

@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 )
@@ -90,13 +91,8 @@ type ourResponseEvent struct {
 
 // responseOf is the response of the request id, by the name that its stream has for it.
 func (m *Meter) responseOf(id, status string, now time.Time) response {
-	if raw := m.completion.id; raw != nil {
-		id = unquote(raw)
-	} else {
-		id = "resp_" + id
-	}
 	return response{
-		ID: id, Object: "response", CreatedAt: now.Unix(), Status: status, Model: m.nameOfModel(), Output: []struct{}{},
+		ID: cmp.Or(m.ResponseID(), "resp_"+id), Object: "response", CreatedAt: now.Unix(), Status: status, Model: m.nameOfModel(), Output: []struct{}{},
 		Parallel: true, ToolChoice: "auto", Tools: []struct{}{}, Truncation: "disabled",
 	}
 }
