@@ -148,28 +148,6 @@ func TestCompleteResponse(t *testing.T) {
 		reasoning_text.delta 5 0 0
 		output_item.done 6 0
 		completed 7`)
-	// Two results, which OpenAI's API does not know: every item still has its own place.
-	f("responses-n2-stream", `
-		created 0
-		in_progress 1
-		output_item.added 2 0
-		content_part.added 3 0 0
-		output_text.delta 4 0 0
-		created 5
-		in_progress 6
-		output_item.added 7 1
-		content_part.added 8 1 0
-		output_text.delta 9 1 0
-		output_text.delta 10 0 0
-		output_text.done 11 0 0
-		content_part.done 12 0 0
-		output_item.done 13 0
-		completed 14
-		output_text.delta 15 1 0
-		output_text.done 16 1 0
-		content_part.done 17 1 0
-		output_item.done 18 1
-		completed 19`)
 }
 
 // TestCompletedPlacesAreTheResponses: an item's output_index is its place in the output of
