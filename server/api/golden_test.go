@@ -57,7 +57,7 @@ var golden = map[string]struct {
 
 // notServed are recordings of answers that have a form of their own here, or of
 // paths that are out of reach.
-var notServed = regexp.MustCompile(`^llama-server/(error-.*|embeddings-disabled|responses-n2-stream|metrics|models|props|tokenize)\.body$`)
+var notServed = regexp.MustCompile(`^llama-server/(error-.*|embeddings-disabled|metrics|models|props|tokenize)\.body$`)
 
 // asksAll and asksNothing are what a client may have asked beyond its prompt. The
 // engine is the test's, so the rest of the request is nothing.
