@@ -7,11 +7,11 @@ import (
 	"strconv"
 )
 
-// The stream of a response, as OpenAI defines it, numbers its events, and each event
-// names the output item and the content part that it belongs to. llama-server (seen on
-// build 11669) does neither, and two clients that OpenAI's users have, openai for Node
-// and ai, cannot read such a stream. So what is missing is added on the way through. What
-// the engine wrote stays as it is, byte for byte: an addition goes between two members.
+// In the stream of a response, as OpenAI defines it, each event has a number and names the
+// output item and the content part that it belongs to. llama-server (seen on build 11669)
+// writes none of that, and openai for Node and ai cannot read the stream without it. So
+// it is added on the way through. What the engine wrote stays as it is, byte for byte: an
+// addition goes between two members, or two events.
 
 // maxItems bounds the output items that an answer can make us keep, maxID an id. The
 // engine's have some forty bytes.
@@ -24,8 +24,8 @@ const (
 type completion struct {
 	on      bool
 	created int64  // when the response was asked for, in Unix seconds
-	id      []byte // of the response, as it is written; nil before the first event that says it
-	begun   bool   // the id is of our making: see begin
+	id      []byte // the response's, as it is written: the engine's own, or ours: see begin
+	begun   bool   // it is ours
 
 	next int // the number of the next event
 	held int // how many events of the tail have a number beyond it
@@ -104,7 +104,7 @@ type responseEvent struct {
 }
 
 // responseMembers are those of a response that it must have when it has begun.
-type responseMembers struct{ created, model, output, error, incomplete bool }
+type responseMembers struct{ created, model, output bool }
 
 // position is a number or an index that an event may have.
 type position struct {
@@ -174,10 +174,6 @@ func (c *cursor) response(e *responseEvent) {
 			r.model = true
 		case "output":
 			r.output = true
-		case "error":
-			r.error = true
-		case "incomplete_details":
-			r.incomplete = true
 		}
 		c.skip()
 	}
@@ -300,8 +296,8 @@ func (m *Meter) addCuts(ev []byte, off int, ch *chunk) {
 	}
 }
 
-// emitPart emits the event that announces an item's part, where the engine has begun to
-// fill it without: so it does with thoughts.
+// emitPart emits the event that announces a part of thoughts, before the first of them:
+// llama-server announces the parts of messages only.
 func (m *Meter) emitPart(dst []byte, re *responseEvent, in *item) []byte {
 	if in == nil || in.parts > 0 || re.contentIndex.there || string(re.kind) != "response.reasoning_text.delta" {
 		return dst
@@ -364,12 +360,6 @@ func (m *Meter) appendBegun(out []byte, has *responseMembers) []byte {
 	}
 	if !has.output {
 		out = append(out, `,"output":[]`...)
-	}
-	if !has.error {
-		out = append(out, `,"error":null`...)
-	}
-	if !has.incomplete {
-		out = append(out, `,"incomplete_details":null`...)
 	}
 	return out
 }

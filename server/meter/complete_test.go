@@ -32,12 +32,10 @@ type streamedEvent struct {
 	ItemID   string `json:"item_id"`
 	Item     struct{ ID string }
 	Response struct {
-		ID         string
-		CreatedAt  *int64 `json:"created_at"`
-		Model      *string
-		Output     []json.RawMessage
-		Error      json.RawMessage
-		Incomplete json.RawMessage `json:"incomplete_details"`
+		ID        string
+		CreatedAt *int64 `json:"created_at"`
+		Model     *string
+		Output    []json.RawMessage
 	}
 }
 
@@ -83,7 +81,7 @@ func TestCompleteResponse(t *testing.T) {
 			if e.Type != "response.created" && e.Type != "response.in_progress" {
 				continue
 			}
-			if r.CreatedAt == nil || *r.CreatedAt != askedAt || r.Model == nil || *r.Model != `ti"ny` || r.Output == nil || string(r.Error) != "null" || string(r.Incomplete) != "null" {
+			if r.CreatedAt == nil || *r.CreatedAt != askedAt || r.Model == nil || *r.Model != `ti"ny` || r.Output == nil {
 				t.Errorf("%s: %s has %+v", name, e.Type, r)
 			}
 		}
@@ -217,10 +215,10 @@ func TestCompleteKeeps(t *testing.T) {
 	f(": ping\n\n", ": ping\n\n")
 	f("data: {\"type\":\ndata: \"x\"}\n\n", "data: {\"type\":\ndata: \"x\"}\n\n")
 	// A response that has members, one without an id, and two ids.
-	one(`{"type":"response.created","response":{"id":"r","created_at":1,"model":null,"output":[1],"error":{},"incomplete_details":0}}`,
-		`{"type":"response.created","sequence_number":1,"response":{"id":"r","created_at":1,"model":null,"output":[1],"error":{},"incomplete_details":0}}`)
+	one(`{"type":"response.created","response":{"id":"r","created_at":1,"model":null,"output":[1]}}`,
+		`{"type":"response.created","sequence_number":1,"response":{"id":"r","created_at":1,"model":null,"output":[1]}}`)
 	one(`{"response":{"output":[],"id":"r"},"type":"response.in_progress"}`,
-		`{"response":{"output":[],"id":"r","created_at":1700000000,"model":"","error":null,"incomplete_details":null},"type":"response.in_progress","sequence_number":1}`)
+		`{"response":{"output":[],"id":"r","created_at":1700000000,"model":""},"type":"response.in_progress","sequence_number":1}`)
 	one(`{"type":"response.created","response":{"status":"x"}}`, `{"type":"response.created","sequence_number":1,"response":{"status":"x"}}`)
 	one(`{"type":"response.created","response":"r"}`, `{"type":"response.created","sequence_number":1,"response":"r"}`)
 	one(`{"type":"response.completed","response":{"id":"r"}}`, `{"type":"response.completed","sequence_number":1,"response":{"id":"r"}}`)
@@ -335,7 +333,7 @@ func TestBegin(t *testing.T) {
 		`data: {"type":"x","id":"r"}` + "\n\n" +
 		`data: {"response":{"id":"r"},"type":"response.completed"}` + "\n\n"
 	f(meter.LlamaServer, true, src,
-		`data: {"type":"response.created","sequence_number":1,"response":{"id":"resp_req_1","created_at":1700000000,"model":"tiny","output":[],"error":null,"incomplete_details":null,"object":"response"}}`+"\n\n"+
+		`data: {"type":"response.created","sequence_number":1,"response":{"id":"resp_req_1","created_at":1700000000,"model":"tiny","output":[],"object":"response"}}`+"\n\n"+
 			`data: {"type":"x","sequence_number":2,"id":"r"}`+"\n\n"+
 			`data: {"response":{"id":"resp_req_1"},"type":"response.completed","sequence_number":3}`+"\n\n")
 	plain := strings.ReplaceAll(src, `"response":{"id":"r"`, `"response":{"id":"resp_req_1"`)
@@ -358,7 +356,7 @@ func TestResponseID(t *testing.T) {
 }
 
 var (
-	insertedMember = regexp.MustCompile(`,"(sequence_number|output_index|content_index)":\d+|,"created_at":1700000000|,"model":"[^,]*"|,"output":\[\]|,"error":null|,"incomplete_details":null`)
+	insertedMember = regexp.MustCompile(`,"(sequence_number|output_index|content_index)":\d+|,"created_at":1700000000|,"model":"[^,]*"|,"output":\[\]|`)
 	insertedEvent  = regexp.MustCompile(`^event: response\.content_part\.added\ndata: \{"type":"response\.content_part\.added","sequence_number":\d+,"output_index":\d+,"content_index":0,"item_id":"[^\n]*","part":\{"type":"reasoning_text","text":""\}\}\n\n`)
 )
 
