@@ -81,6 +81,7 @@ type Ledger struct {
 	writer  *batch // on write's one connection; owned by run
 	now     func() time.Time
 	lock    *os.File
+	place   place
 	ops     chan *op
 	closing chan struct{}
 	closed  chan struct{} // closed when run has ended
@@ -179,6 +180,10 @@ func Open(cfg Config) (led *Ledger, err error) {
 		led.writer.close()
 		return nil, wrap(fmt.Errorf("recover open requests: %w", err))
 	}
+	if led.place, err = placeOf(cfg.Path, journal); err != nil {
+		led.writer.close()
+		return nil, wrap(err)
+	}
 	go led.run(led.writer)
 	return led, nil
 }
@@ -199,13 +204,17 @@ func realPath(path string) (string, error) {
 // Lost is the number of requests that the last process left open, now lost rows.
 func (l *Ledger) Lost() int { return l.lost }
 
-// Err is the error of the last write, nil after a good one. A ledger that
-// cannot be written closes the gate.
+// Err is the error of the last write, nil after a good one whose file is still in its
+// place. A ledger that cannot be written closes the gate.
 func (l *Ledger) Err() error {
 	if p := l.health.Load(); p != nil {
 		return *p
 	}
-	return nil
+	if l.down.Load() {
+		return nil // its files may go
+	}
+	_, err := l.place.check()
+	return err
 }
 
 // Close waits for the writes under way, then closes the file and releases its lock.

@@ -180,6 +180,10 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	w.committed()
+	// What was written is acknowledged only where the next start will find it.
+	if _, err := l.place.check(); err != nil {
+		return fmt.Errorf("write ledger: %w", err)
+	}
 	return nil
 }
 
