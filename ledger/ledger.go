@@ -70,6 +70,10 @@ type Config struct {
 	Now    func() time.Time // time.Now where nil
 	Log    *slog.Logger     // slog.Default() where nil
 
+	// acceptLoss, where set, says what is written of a loss (nil: none was found), or why
+	// the ledger may not be opened for that.
+	acceptLoss func(*Loss) (EventDetail, error)
+
 	// statfs is unix.Statfs; tests stand in for a network volume.
 	statfs func(string, *unix.Statfs_t) error
 }
@@ -82,6 +86,7 @@ type Ledger struct {
 	now     func() time.Time
 	lock    *os.File
 	place   place
+	head    headFile // owned by run
 	ops     chan *op
 	closing chan struct{}
 	closed  chan struct{} // closed when run has ended
@@ -135,17 +140,11 @@ func Open(cfg Config) (led *Ledger, err error) {
 			return nil, wrap(err)
 		}
 	}
-	journal, err := journalFor(cfg.Path, cfg.statfs, cfg.Log)
+	accepted, err := checkLoss(cfg)
 	if err != nil {
 		return nil, wrap(err)
 	}
-	// The file holds what a business used and paid: it is its owner's alone.
-	if f, err := os.OpenFile(cfg.Path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, wrap(err)
-	} else if err := f.Close(); err != nil {
-		return nil, wrap(err)
-	}
-	w, err := openDB(cfg.Path, "_txlock=immediate", "_pragma=journal_mode("+journal+")", "_pragma=synchronous(FULL)")
+	w, journal, err := openWriter(cfg)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -154,10 +153,6 @@ func Open(cfg Config) (led *Ledger, err error) {
 			w.Close()
 		}
 	}()
-	w.SetMaxOpenConns(1)
-	if err := migrate(w, cfg); err != nil {
-		return nil, wrap(err)
-	}
 	r, err := OpenReader(cfg.Path, cfg.Demo)
 	if err != nil {
 		return nil, err
@@ -173,9 +168,19 @@ func Open(cfg Config) (led *Ledger, err error) {
 	}
 	led = &Ledger{
 		Reader: r, write: w, writer: newBatch(conn), now: cfg.Now, lock: lock,
-		ops: make(chan *op, 4096), closing: make(chan struct{}), closed: make(chan struct{}),
+		head: headFile{path: cfg.Path + headSuffix, log: cfg.Log},
+		ops:  make(chan *op, 4096), closing: make(chan struct{}), closed: make(chan struct{}),
 	}
-	recovery := &op{do: func(w *batch) (err error) { led.lost, err = w.recoverOpen(); return err }}
+	recovery := &op{do: func(w *batch) (err error) {
+		if led.lost, err = w.recoverOpen(); err != nil {
+			return err
+		}
+		t, err := tip(w)
+		if w.tip = &t; err != nil || accepted == nil {
+			return err
+		}
+		return w.addEvent(NewEvent(w.now, accepted))
+	}}
 	if err := led.inBatch(led.writer, []*op{recovery}); err != nil {
 		led.writer.close()
 		return nil, wrap(fmt.Errorf("recover open requests: %w", err))
@@ -186,6 +191,44 @@ func Open(cfg Config) (led *Ledger, err error) {
 	}
 	go led.run(led.writer)
 	return led, nil
+}
+
+// openWriter opens the file for writing, on one connection, and brings its schema to ours.
+func openWriter(cfg Config) (w *sql.DB, journal string, err error) {
+	if journal, err = journalFor(cfg.Path, cfg.statfs, cfg.Log); err != nil {
+		return nil, "", err
+	}
+	// The file holds what a business used and paid: it is its owner's alone.
+	f, err := os.OpenFile(cfg.Path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if w, err = openDB(cfg.Path, "_txlock=immediate", "_pragma=journal_mode("+journal+")", "_pragma=synchronous(FULL)"); err != nil {
+		return nil, "", err
+	}
+	w.SetMaxOpenConns(1)
+	if err := migrate(w, cfg); err != nil {
+		return nil, "", errors.Join(err, w.Close())
+	}
+	return w, journal, nil
+}
+
+// checkLoss refuses a ledger that has lost what its head file names, unless cfg accepts
+// that: then accepted is the event that says so.
+func checkLoss(cfg Config) (accepted EventDetail, err error) {
+	loss, err := findLoss(cfg.Path)
+	switch {
+	case err != nil:
+		return nil, err
+	case cfg.acceptLoss != nil:
+		return cfg.acceptLoss(loss)
+	case loss != nil:
+		return nil, loss.err(cfg.Path)
+	}
+	return nil, nil
 }
 
 // realPath resolves the links on the way to path; the file itself may be missing.
@@ -226,7 +269,7 @@ func (l *Ledger) Close() error {
 	}
 	close(l.closing)
 	<-l.closed
-	err := errors.Join(l.Reader.Close(), l.writer.close(), l.write.Close())
+	err := errors.Join(l.Reader.Close(), l.writer.close(), l.write.Close(), l.head.close())
 	return errors.Join(err, l.lock.Close())
 }
 
@@ -375,7 +418,7 @@ func removeDemo(path string) error {
 	if err != nil {
 		return err
 	}
-	for _, suffix := range []string{"-wal", "-shm", "-journal", ""} {
+	for _, suffix := range []string{headSuffix, "-wal", "-shm", "-journal", ""} {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

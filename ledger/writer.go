@@ -180,6 +180,9 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	w.committed()
+	if w.tip != nil {
+		l.head.put(*w.tip)
+	}
 	// What was written is acknowledged only where the next start will find it.
 	if _, err := l.place.check(); err != nil {
 		return fmt.Errorf("write ledger: %w", err)
