@@ -122,6 +122,9 @@ func Open(cfg Config) (led *Ledger, err error) {
 	if cfg.Path, err = realPath(cfg.Path); err != nil {
 		return nil, wrap(err)
 	}
+	if err := checkDir(cfg.Path); err != nil {
+		return nil, wrap(err)
+	}
 	// To set the journal mode alone would change another program's database.
 	if err := inspectFile(cfg.Path, func(db *sql.DB) error { _, _, err := identify(db); return err }); err != nil {
 		return nil, wrap(err)

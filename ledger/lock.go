@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"spotinference/internal/hint"
 )
 
 // takeLock makes this process the ledger's one writer until the file is
@@ -39,7 +41,7 @@ func takeLock(path string) (*os.File, error) {
 func openOwn(path string, flags int) (*os.File, error) {
 	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%w: %s is a link", ErrPlace, path)
+		return nil, hint.Errorf(notOwn, "%w: %s is a link", ErrPlace, path)
 	}
 	if err != nil {
 		return nil, err
@@ -51,10 +53,12 @@ func openOwn(path string, flags int) (*os.File, error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink > 1 {
 		f.Close()
-		return nil, fmt.Errorf("%w: %s is no file of its own", ErrPlace, path)
+		return nil, hint.Errorf(notOwn, "%w: %s is no file, or has other names, too", ErrPlace, path)
 	}
 	return f, nil
 }
+
+const notOwn = "remove it: the program makes its own"
 
 // lockWhole takes an open-file-description lock: the kind that SQLite's own
 // fcntl locks go through, but held per open file, so that two opens inside one
