@@ -86,7 +86,8 @@ type Ledger struct {
 	now     func() time.Time
 	lock    *os.File
 	place   place
-	head    headFile // owned by run
+	head    headFile  // owned by run
+	log     logKeeper // owned by run
 	ops     chan *op
 	closing chan struct{}
 	closed  chan struct{} // closed when run has ended
@@ -156,7 +157,7 @@ func Open(cfg Config) (led *Ledger, err error) {
 			w.Close()
 		}
 	}()
-	r, err := OpenReader(cfg.Path, cfg.Demo)
+	r, err := openReader(cfg.Path, cfg.Demo, patienceOf(journal))
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +172,8 @@ func Open(cfg Config) (led *Ledger, err error) {
 	}
 	led = &Ledger{
 		Reader: r, write: w, writer: newBatch(conn), now: cfg.Now, lock: lock,
-		head: headFile{path: cfg.Path + headSuffix, log: cfg.Log},
-		ops:  make(chan *op, 4096), closing: make(chan struct{}), closed: make(chan struct{}),
+		head: headFile{path: cfg.Path + headSuffix, log: cfg.Log}, log: logKeeper{log: cfg.Log},
+		ops: make(chan *op, 4096), closing: make(chan struct{}), closed: make(chan struct{}),
 	}
 	recovery := &op{do: func(w *batch) (err error) {
 		if led.lost, err = w.recoverOpen(); err != nil {
@@ -209,7 +210,9 @@ func openWriter(cfg Config) (w *sql.DB, journal string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	if w, err = openDB(cfg.Path, "_txlock=immediate", "_pragma=journal_mode("+journal+")", "_pragma=synchronous(FULL)"); err != nil {
+	w, err = openDB(cfg.Path, patienceOf(journal), "_txlock=immediate", "_pragma=journal_mode("+journal+")", "_pragma=synchronous(FULL)",
+		fmt.Sprintf("_pragma=journal_size_limit(%d)", maxWAL))
+	if err != nil {
 		return nil, "", err
 	}
 	w.SetMaxOpenConns(1)
@@ -217,6 +220,13 @@ func openWriter(cfg Config) (w *sql.DB, journal string, err error) {
 		return nil, "", errors.Join(err, w.Close())
 	}
 	return w, journal, nil
+}
+
+func patienceOf(journal string) time.Duration {
+	if journal == "wal" {
+		return writerPatience
+	}
+	return rollbackPatience
 }
 
 // checkLoss refuses a ledger that has lost what its head file names, unless cfg accepts
@@ -290,18 +300,27 @@ func inspectFile(path string, f func(*sql.DB) error) error {
 	case st.Size() == 0:
 		return nil
 	}
-	db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
+	db, err := openDB(path, patience, "mode=ro", "_pragma=query_only(1)")
 	if err != nil {
 		return err
 	}
 	return errors.Join(f(db), db.Close())
 }
 
+// How long a connection waits for a lock. A report can wait; an answer is held up by its
+// group of writes and by the one before, and in a rollback journal each waits at its
+// begin and at its commit: together that must stay below five seconds.
+const (
+	patience         = 10 * time.Second
+	writerPatience   = 1500 * time.Millisecond
+	rollbackPatience = time.Second
+)
+
 // openDB opens path with what every connection needs, in the DSN, so that no
 // connection of the pool can miss a pragma.
-func openDB(path string, params ...string) (*sql.DB, error) {
+func openDB(path string, patience time.Duration, params ...string) (*sql.DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" +
-		strings.Join(append(params, "_pragma=busy_timeout(10000)", "_pragma=foreign_keys(1)"), "&")
+		strings.Join(append(params, fmt.Sprintf("_pragma=busy_timeout(%d)", patience.Milliseconds()), "_pragma=foreign_keys(1)"), "&")
 	return sql.Open("sqlite", dsn)
 }
 
@@ -437,7 +456,9 @@ type Reader struct {
 
 // OpenReader opens a ledger for reading only; it works beside a writer. It
 // refuses what Open refuses, and a path where no ledger is.
-func OpenReader(path string, demo bool) (*Reader, error) {
+func OpenReader(path string, demo bool) (*Reader, error) { return openReader(path, demo, patience) }
+
+func openReader(path string, demo bool, patience time.Duration) (*Reader, error) {
 	wrap := func(err error) error {
 		if denied(err) {
 			err = fmt.Errorf("%w: %w", ErrAccess, err)
@@ -453,7 +474,7 @@ func OpenReader(path string, demo bool) (*Reader, error) {
 	case !st.Mode().IsRegular():
 		return nil, wrap(ErrForeign)
 	}
-	db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
+	db, err := openDB(path, patience, "mode=ro", "_pragma=query_only(1)")
 	if err != nil {
 		return nil, wrap(err)
 	}

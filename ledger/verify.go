@@ -9,7 +9,6 @@ import (
 	"time"
 	"unicode"
 
-	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -99,8 +98,7 @@ func (v *verifier) problem(format string, args ...any) error {
 
 // isCorrupt tells a file that SQLite finds broken from one that cannot be read now.
 func isCorrupt(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CORRUPT
+	return isSQLite(err, sqlite3.SQLITE_CORRUPT)
 }
 
 // printable keeps what a file that was changed by hand says to a terminal to letters.
