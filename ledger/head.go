@@ -96,16 +96,21 @@ func (h *headFile) write(c Chain) error {
 	return nil
 }
 
-// open opens the file that lies at the path, which is a new one where the directory was
-// removed: then it tells the next start of what is lost.
-func (h *headFile) open() error {
+// look lets go of a file that does not lie at the path any more. What is put next makes a
+// new one, also where the directory was removed: it tells the next start of what is lost.
+func (h *headFile) look() {
 	var st unix.Stat_t
 	if h.f != nil && unix.Lstat(h.path, &st) == nil && st.Ino == h.at.ino && uint64(st.Dev) == h.at.dev {
+		return
+	}
+	h.close()
+}
+
+func (h *headFile) open() error {
+	if h.f != nil {
 		return nil
 	}
-	if err := h.close(); err != nil {
-		return err
-	}
+	var st unix.Stat_t
 	if err := os.MkdirAll(filepath.Dir(h.path), 0o700); err != nil {
 		return err
 	}

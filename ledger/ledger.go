@@ -81,18 +81,21 @@ type Config struct {
 // Ledger is the one writer. It reads too: its Reader sees every commit.
 type Ledger struct {
 	*Reader
-	write   *sql.DB
-	writer  *batch // on write's one connection; owned by run
-	now     func() time.Time
-	lock    *os.File
-	place   place
-	head    headFile  // owned by run
-	log     logKeeper // owned by run
-	ops     chan *op
-	closing chan struct{}
-	closed  chan struct{} // closed when run has ended
-	down    atomic.Bool
-	health  atomic.Pointer[error] // the last write's error; nil after a good one
+	write  *sql.DB
+	writer *batch // on write's one connection; owned by run
+	now    func() time.Time
+	lock   *os.File
+	place  place
+	placed time.Time // when its paths were checked last; owned by run
+	// misplaced asks the writer to check them at its next commit.
+	misplaced atomic.Bool
+	head      headFile  // owned by run
+	log       logKeeper // owned by run
+	ops       chan *op
+	closing   chan struct{}
+	closed    chan struct{} // closed when run has ended
+	down      atomic.Bool
+	health    atomic.Pointer[error] // the last write's error; nil after a good one
 
 	// commit stands around the commit of a transaction where a test sets it, to
 	// fail in both ways: failed and not written, failed but written.
@@ -172,7 +175,8 @@ func Open(cfg Config) (led *Ledger, err error) {
 	}
 	led = &Ledger{
 		Reader: r, write: w, writer: newBatch(conn), now: cfg.Now, lock: lock,
-		head: headFile{path: cfg.Path + headSuffix, log: cfg.Log}, log: logKeeper{log: cfg.Log},
+		place: place{db: -1, wal: -1},
+		head:  headFile{path: cfg.Path + headSuffix, log: cfg.Log}, log: logKeeper{log: cfg.Log},
 		ops: make(chan *op, 4096), closing: make(chan struct{}), closed: make(chan struct{}),
 	}
 	recovery := &op{do: func(w *batch) (err error) {
@@ -269,7 +273,10 @@ func (l *Ledger) Err() error {
 	if l.down.Load() {
 		return nil // its files may go
 	}
-	_, err := l.place.check()
+	err := l.place.check()
+	if err != nil {
+		l.misplaced.Store(true) // the writer looks for itself
+	}
 	return err
 }
 
@@ -283,6 +290,7 @@ func (l *Ledger) Close() error {
 	close(l.closing)
 	<-l.closed
 	err := errors.Join(l.Reader.Close(), l.writer.close(), l.write.Close(), l.head.close())
+	l.place.close()
 	return errors.Join(err, l.lock.Close())
 }
 

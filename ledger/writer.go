@@ -196,11 +196,9 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		l.head.put(*w.tip)
 	}
 	// What was written is acknowledged only where the next start will find it.
-	wal, err := l.place.check()
-	if err != nil {
+	if err := l.checkPlace(w); err != nil {
 		return fmt.Errorf("write ledger: %w", err)
 	}
-	l.log.size = wal
 	return nil
 }
 
@@ -376,8 +374,9 @@ func (l *Ledger) SetProvider(name string) error {
 }
 
 // Probe writes nothing of meaning and syncs it: whether the ledger can be
-// written again after an error.
+// written again after an error, and is in its place.
 func (l *Ledger) Probe() error {
+	l.misplaced.Store(true)
 	return l.submit(context.Background(), func(w *batch) error {
 		_, err := w.exec("INSERT INTO meta VALUES ('probed', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", w.now.UTC().Format(time.RFC3339))
 		return err
