@@ -29,6 +29,7 @@ func (s *Server) query(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	var body []byte
 	if rt.Method == fasthttp.MethodPost {
 		body = ctx.Request.Body()
+		s.bodies.whole(&ctx.Request.Header, int64(cap(body)))
 		if !json.Valid(body) {
 			s.refuse(ctx, rt, id, refusal.New(refusal.BodyNotJSON))
 			return
