@@ -63,6 +63,7 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	c := s.newCall(ctx, rt, id, ask)
 	m := meter.New(rt.Dialect, s.dialectOf(), ask)
 	s.calls.add(c)
+	defer c.asking.allow(nil)
 	defer func() {
 		if p := recover(); p != nil {
 			c.cut(refusal.New(refusal.Internal))

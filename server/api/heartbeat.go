@@ -142,7 +142,10 @@ func (w *waitingStream) WriteTo(client io.Writer) (sent int64, err error) {
 	n, err := w.write(client, w.beat.beat(time.Now())) // along with the head
 	sent += int64(n)
 	for err == nil && w.state != streamAnswering {
-		if r := w.step(w.beat.due()); r != nil {
+		w.c.asking.allow(chunkComment)
+		r := w.step(w.beat.due())
+		w.c.asking.allow(nil)
+		if r != nil {
 			w.state = streamRefused
 			w.s.end(w.c)
 			n, err := w.write(client, r.Event(w.m, w.c.id, w.s.cfg.Now()))

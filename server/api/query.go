@@ -26,6 +26,7 @@ func (s *Server) query(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	c := s.newCall(ctx, rt, id, meter.Ask{})
 	s.calls.add(c)
 	defer s.end(c)
+	defer c.asking.allow(nil)
 	var body []byte
 	if rt.Method == fasthttp.MethodPost {
 		body = ctx.Request.Body()
