@@ -37,6 +37,7 @@ type serveOptions struct {
 	engine, engineUser         string
 	engineTCP                  bool
 	startTimeout, stallTimeout time.Duration
+	completeResponses          bool
 
 	suspend                     string
 	sleepLevel                  int
@@ -76,6 +77,8 @@ func (o *serveOptions) addFlags(f flags) {
 	in.on(&o.engineTCP, "engine-tcp", "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
 	in.duration(&o.startTimeout, "start-timeout", 30*time.Minute, "how long the engine's start may show no progress")
 	in.duration(&o.stallTimeout, "stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
+
+	in.off(&o.completeResponses, "complete-responses", "add what llama-server leaves out of a Responses stream and OpenAI's clients need; false leaves the stream as the engine wrote it")
 
 	in = f.in("Suspending and waking the engine")
 	in.duration(&o.idle, "idle", 15*time.Minute, "how long without a request until the engine is suspended")
@@ -159,7 +162,7 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 		words = g.command
 	}
 	c = server.Config{
-		Demo: g.demo, BodyMemory: int64(o.maxBodyMemory) << 20, StallTimeout: o.stallTimeout, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
+		Demo: g.demo, BodyMemory: int64(o.maxBodyMemory) << 20, StallTimeout: o.stallTimeout, CompleteResponses: o.completeResponses, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
 		SampleEvery: o.sampleEvery, MaxSampleAge: o.maxSampleAge, OnCloseEnv: o.onCloseEnv,
 		Now: g.now, Log: newLog(g.stderr, o.logFormat == "json"), Stderr: g.stderr,
 	}

@@ -59,6 +59,10 @@ type Config struct {
 	// QuotaStatus is the status of what is refused since a budget is spent: 402 or 429.
 	QuotaStatus int
 
+	// CompleteResponses adds what the stream of a response lacks with llama-server and
+	// OpenAI's clients need.
+	CompleteResponses bool
+
 	// Drain is how long running answers may take when Run is to end.
 	Drain time.Duration
 

@@ -233,7 +233,8 @@ func (g *gateway) newAPI(keys []ledger.Key) (*api.Server, error) {
 	return api.New(api.Config{
 		Engine: g.engine, Ledger: g.led, Gate: g.gate, Key: c.Key, Keys: keys, Origins: c.Origins,
 		Drain: c.Drain, StallTimeout: c.StallTimeout, WakeHold: c.WakeHold, BodyMemory: g.bodyMemory(), QuotaStatus: c.QuotaStatus, CloseGrace: c.Budget.CloseGrace,
-		Audit: g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
+		CompleteResponses: c.CompleteResponses,
+		Audit:             g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
 	})
 }
 

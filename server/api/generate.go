@@ -62,6 +62,9 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	}
 	c := s.newCall(ctx, rt, id, ask)
 	m := meter.New(rt.Dialect, s.dialectOf(), ask)
+	if s.cfg.CompleteResponses {
+		m.Complete(c.started.Unix())
+	}
 	s.calls.add(c)
 	defer c.asking.allow(nil)
 	defer func() {

@@ -71,6 +71,10 @@ type Config struct {
 	// it is cut, with an error that says so; 0: for ever.
 	StallTimeout time.Duration
 
+	// CompleteResponses adds what the stream of a response lacks with llama-server and
+	// OpenAI's clients need: see [meter.Meter.Complete].
+	CompleteResponses bool
+
 	// Audit gets the engine's own counters every AuditEvery, a minute where zero;
 	// nil: they are not sampled.
 	Audit      Audit

@@ -115,7 +115,7 @@ func (s *stream) noteLine(p []byte) {
 // done. After its end an engine sends next to nothing: beyond a second event's
 // worth, it is dropped.
 func (m *Meter) emit(dst, p []byte) []byte {
-	if !m.done && !m.lastSeen {
+	if !m.inTail() {
 		return append(dst, p...)
 	}
 	s := &m.stream
@@ -161,7 +161,10 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		return m.emitComments(dst, ev)
 	}
 	m.events++
-	if ch.nInjected == 0 || e.joined {
+	switch {
+	case m.dialect == Responses:
+		return m.emitResponse(dst, ev, &e, &ch)
+	case ch.nInjected == 0 || e.joined:
 		return m.emit(dst, ev)
 	}
 	return m.emitWithoutHidden(dst, ev, e.at, &ch)

@@ -174,6 +174,24 @@ func TestDialects(t *testing.T) {
 	}
 }
 
+// TestCodesThatEndARetry: agents of the Responses API read no status once a stream has begun.
+func TestCodesThatEndARetry(t *testing.T) {
+	f := func(r *refusal.Refusal, want string) {
+		t.Helper()
+		event := string(r.Event(meter.New(meter.Responses, meter.LlamaServer, meter.Ask{}), "req_1", time.Unix(7, 0)))
+		if !strings.Contains(event, `"error":{"code":"`+want+`",`) {
+			t.Errorf("%s: %s, want code %s", r.Kind, event, want)
+		}
+	}
+	f(refusal.Gate(budget.ErrExhausted), "insufficient_quota")
+	f(refusal.Engine(400, meter.Fault{Message: "no", Type: "invalid_request_error"}), "invalid_prompt")
+	f(refusal.Engine(400, meter.Fault{Message: "no", Type: "invalid_request_error", Code: "context_length_exceeded"}), "context_length_exceeded")
+	f(refusal.New(refusal.EngineStalled), "invalid_prompt")
+	f(refusal.New(refusal.EngineFailed), "engine_failed")
+	f(refusal.New(refusal.WakeTimeout), "wake_timeout")
+	f(refusal.New(refusal.Internal), "server_error")
+}
+
 // TestRefusalsAreMadeHere: one that is made elsewhere would be in no table.
 func TestRefusalsAreMadeHere(t *testing.T) {
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
