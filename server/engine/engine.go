@@ -39,6 +39,10 @@ type Config struct {
 	// made if missing. By default it is made under $XDG_RUNTIME_DIR, else the
 	// temporary directory, and removed when Run returns.
 	Dir string
+	// Record is the file that says by what the engine's processes are known, so that the next
+	// Run ends what a kill of us and the guard together has left. Only one Run at a time may
+	// have it. "": there is none.
+	Record string
 	// TCP makes the engine listen on a loopback port, where it cannot on a Unix socket.
 	TCP bool
 

@@ -134,6 +134,8 @@ func (r *processRun) cleanUp(how ending) {
 	}
 	if stuck := r.process.close(how.report); stuck > 0 {
 		e.cfg.Log.Error("engine processes cannot be killed and may hold the GPU", "count", stuck)
+	} else {
+		e.removeRecord()
 	}
 	suspended := Transition{To: ledger.Suspended, PID: r.pid, Method: Stop, Phases: phases}
 	switch how.end {
