@@ -29,6 +29,7 @@ import (
 type serveOptions struct {
 	listen, tlsCert, tlsKey, tlsCache string
 	tlsDomains                        []string
+	maxBodyMemory                     int
 
 	keyFile string
 	origins []string
@@ -63,6 +64,8 @@ func (o *serveOptions) addFlags(f flags) {
 	in.text(&o.tlsKey, "tls-key", "", "the key of --tls-cert, readable by its owner only")
 	in.list(&o.tlsDomains, "tls-domain", "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
 	in.text(&o.tlsCache, "tls-cache", "", "directory for the certificates of --tls-domain and their keys (default beside the ledger)")
+
+	in.number(&o.maxBodyMemory, "max-body-memory", 0, 0, 1<<20, "MiB", "how much memory the bodies of all requests may take together, 16 or more; what does not fit is refused; 0: a quarter of the machine's, or of the control group's limit, and 4096 at most")
 
 	in = f.in("API keys and web pages")
 	in.text(&o.keyFile, "api-key-file", "", "file that holds the API key, readable by its owner only")
@@ -159,12 +162,15 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 		words = g.command
 	}
 	c = server.Config{
-		Demo: g.demo, StallTimeout: o.stallTimeout, CompleteResponses: o.completeResponses, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
+		Demo: g.demo, BodyMemory: int64(o.maxBodyMemory) << 20, StallTimeout: o.stallTimeout, CompleteResponses: o.completeResponses, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
 		SampleEvery: o.sampleEvery, MaxSampleAge: o.maxSampleAge, OnCloseEnv: o.onCloseEnv,
 		Now: g.now, Log: newLog(g.stderr, o.logFormat == "json"), Stderr: g.stderr,
 	}
 	if o.logFormat != "text" && o.logFormat != "json" {
 		return c, usagef("use text or json", "serve: log format %q: not known", o.logFormat)
+	}
+	if n := c.BodyMemory; n > 0 && n < api.MinBodyMemory {
+		return c, usagef("give it 16 or more", "serve: --max-body-memory %d: too little for a request's body", o.maxBodyMemory)
 	}
 	if o.quotaStatus != 402 && o.quotaStatus != 429 {
 		return c, usagef("use 402 or 429", "serve: --quota-status %d: not a status of a spent budget", o.quotaStatus)

@@ -52,6 +52,10 @@ type Config struct {
 	// its client is told to ask again; 0: as long as any request.
 	WakeHold time.Duration
 
+	// BodyMemory bounds what all requests' bodies take together, in bytes; 0: a quarter of
+	// the memory that there is, 4 GiB at most.
+	BodyMemory int64
+
 	// QuotaStatus is the status of what is refused since a budget is spent: 402 or 429.
 	QuotaStatus int
 

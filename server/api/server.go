@@ -92,6 +92,10 @@ type Config struct {
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
 	MaxBody int
 
+	// BodyMemory bounds what all requests' bodies take together, in bytes: 1 GiB where zero,
+	// and at least MinBodyMemory. A body that it could not hold alone is too large.
+	BodyMemory int64
+
 	// Origins are the web origins whose pages may use the API ("*": all); none
 	// where empty. See CheckOrigin.
 	Origins []string
@@ -137,6 +141,7 @@ type Server struct {
 	http     *fasthttp.Server
 	upstream *upstream
 	calls    *calls
+	bodies   *bodyMemory
 	buffers  sync.Pool // of *buffers
 	router   router
 	keys     *keyring
@@ -164,6 +169,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody
 	}
+	if cfg.BodyMemory == 0 {
+		cfg.BodyMemory = defaultBodyMemory
+	}
+	if cfg.BodyMemory < MinBodyMemory {
+		return nil, fmt.Errorf("server: %d bytes for bodies, less than %d", cfg.BodyMemory, MinBodyMemory)
+	}
 	if cfg.AuditEvery == 0 {
 		cfg.AuditEvery = time.Minute
 	}
@@ -182,6 +193,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:      cfg,
 		upstream: newUpstream(cfg.Engine),
 		calls:    newCalls(),
+		bodies:   newBodyMemory(cfg.BodyMemory),
 		router:   newRouter(),
 		keys:     newKeyring(cfg),
 		origins:  newOrigins(cfg.Origins),
@@ -203,6 +215,9 @@ func New(cfg Config) (*Server, error) {
 		CloseOnShutdown:              true,
 		Logger:                       quietLogger{},
 	}
+	// fasthttp's own switch: it keeps no larger buffer for the next request, of a body that
+	// was not read to its end, say.
+	fasthttp.SetBodySizePoolLimit(keptBody, keptBody)
 	cfg.Metrics.addServer(s)
 	return s, nil
 }
@@ -219,6 +234,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener, h Hooks) error 
 	watching, stopWatching := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.watchClients(watching) })
+	wg.Go(func() { s.bodies.watch(watching) })
 	wg.Go(func() { s.saveOpen(watching) })
 	wg.Go(func() { s.watchStalls(watching) })
 	wg.Go(func() { s.watchCounters(watching) })
