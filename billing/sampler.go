@@ -113,6 +113,11 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 // until ctx ends. A poll that fails is a row in the ledger and a line in the log,
 // and no reason to stop; but a ledger of another account or currency is one.
 func (s *Sampler) Run(ctx context.Context) error {
+	// An earlier run may have ended within this second, and a sample is dated by the
+	// second: the next one is a moment away.
+	if next := s.stored.Add(time.Second); s.stored.Equal(s.cfg.Now().UTC().Truncate(time.Second)) && !s.sleep(ctx, next) {
+		return nil
+	}
 	for {
 		err := s.withTurn(ctx, s.pollStrictly)
 		if wrong := (*wrongLedger)(nil); errors.As(err, &wrong) {

@@ -29,6 +29,7 @@ var (
 // events.
 const (
 	ReasonExhausted  = "exhausted"         // a budget is spent, but for its headroom
+	ReasonHeadroom   = "headroom"          // the headroom leaves nothing of a budget that is not spent
 	ReasonStart      = "not_evaluated"     // no verdict yet, or the last one expired
 	ReasonNoSample   = "no_sample"         // the bill was never seen
 	ReasonStale      = "stale"             // the newest sample is too old, and no try has failed since
@@ -46,7 +47,7 @@ const (
 
 // Reasons are all of them.
 func Reasons() []string {
-	return []string{ReasonExhausted, ReasonStart, ReasonNoSample, ReasonStale, ReasonFailed, ReasonFrozen, ReasonNoTruth, ReasonUnknown,
+	return []string{ReasonExhausted, ReasonHeadroom, ReasonStart, ReasonNoSample, ReasonStale, ReasonFailed, ReasonFrozen, ReasonNoTruth, ReasonUnknown,
 		ReasonNoRate, ReasonClockBack, ReasonClockJump, ReasonUnreadable, ReasonUnwritable, ReasonDiskFull}
 }
 
@@ -80,6 +81,10 @@ type Config struct {
 	Ledger       Ledger
 	Terms                      // without a limit, the gate still closes in the dark
 	MaxSampleAge time.Duration // a bill older than this is not seen; must be positive
+	// Opened says that the gate was open before, in an earlier run, under the same
+	// limits. Until it was, a headroom that leaves nothing of a limit is a mistake in
+	// the settings (ReasonHeadroom) and no spent budget.
+	Opened bool
 	// Blind serves without a bill at all: the operator's explicit choice. Only
 	// the ledger's health closes the gate then.
 	Blind bool
@@ -111,6 +116,9 @@ type Gate struct {
 	toldReason string     // the reason that OnChange heard last; "open", or "" for none yet
 	clock      clockCheck
 	cache      stateCache
+	opened     bool // it was open under these limits, in this run or before
+
+	before int64 // the newest sample when it was made, 0 for none
 }
 
 // verdict is one answer and how long it stands.
@@ -144,7 +152,7 @@ func New(cfg Config) (*Gate, error) {
 		begun := time.Now()
 		cfg.Elapsed = func() time.Duration { return time.Since(begun) }
 	}
-	g := &Gate{cfg: cfg, refresh: make(chan struct{}, 1), cache: stateCache{led: cfg.Ledger, terms: cfg.Terms}}
+	g := &Gate{cfg: cfg, refresh: make(chan struct{}, 1), cache: stateCache{led: cfg.Ledger, terms: cfg.Terms}, opened: cfg.Opened}
 	if !cfg.Blind {
 		latest, _, err := cfg.Ledger.Latest()
 		if err != nil {
@@ -153,6 +161,11 @@ func New(cfg Config) (*Gate, error) {
 		// It was set back before we began. Here no slack is given: the price of a doubt
 		// is to wait for the next sample.
 		g.clock.back = latest.After(cfg.Now())
+		newest, _, err := cfg.Ledger.Newest()
+		if err != nil {
+			return nil, fmt.Errorf("budget: %w", err)
+		}
+		g.before = newest.ID
 	}
 	return g, nil
 }
@@ -213,6 +226,7 @@ func (g *Gate) Evaluate() {
 	now := g.cfg.Now()
 	g.clock.observe(now, g.cfg.Elapsed())
 	refusal := g.decide(now)
+	g.opened = g.opened || refusal == nil
 	g.verdict.Store(&verdict{refusal: refusal, until: now.Add(lifetime)})
 	g.tellChange(refusal)
 }
@@ -326,7 +340,34 @@ func (g *Gate) decide(now time.Time) *Refusal {
 	if err != nil {
 		return dark(ReasonUnreadable, "%v", err)
 	}
+	if spent != nil && !g.opened {
+		switch refusal := onlyHeadroom(state); {
+		case refusal == nil:
+		case s.ID == g.before:
+			return dark(ReasonNoSample, "no billing sample since the start")
+		default:
+			return refusal
+		}
+	}
 	return spent
+}
+
+// onlyHeadroom is the refusal of a state in which no limit is reached by the bill alone,
+// and the headroom is as large as one of them; nil where it is another state. What
+// follows a spent budget, which may be the end of the machine, is not to follow from
+// that.
+func onlyHeadroom(state State) *Refusal {
+	var refusal *Refusal
+	for _, w := range state.Windows {
+		switch {
+		case w.Gross >= w.Amount:
+			return nil
+		case refusal == nil && *state.Headroom >= w.Amount:
+			refusal = dark(ReasonHeadroom, "the headroom of %s %s leaves nothing of the budget of %s a %s, of which %s is spent",
+				*state.Headroom, state.Currency, w.Amount, w.Per, w.Gross).needsPerson()
+		}
+	}
+	return refusal
 }
 
 func since(s ledger.Sample, seen bool) string {

@@ -511,3 +511,62 @@ func BenchmarkAllow(b *testing.B) {
 		}
 	}
 }
+
+// TestAHeadroomAboveTheBudget, by what is spent and by what was before: the bill at the
+// budget is a closing; a headroom that leaves nothing of it is a mistake in the settings,
+// until the gate was open under that budget; then, and where the rate rises, it is a
+// closing as ever.
+func TestAHeadroomAboveTheBudget(t *testing.T) {
+	t.Parallel()
+	headroom := func(n ledger.Nanos, opened bool) func(*budget.Config) {
+		return func(c *budget.Config) { c.Headroom, c.Opened = nanos(n), opened }
+	}
+	w := newWorld(t, noon, headroom(100, false))
+	w.expect(budget.ReasonNoSample)
+	w.sample(time.Minute, 5000)
+	r := w.expect(budget.ReasonHeadroom)
+	if r.RetryAfter != 0 || errors.Is(r, budget.ErrExhausted) {
+		t.Errorf("refusal %+v", r)
+	}
+	w.sample(time.Minute, 100)
+	w.expect(budget.ReasonExhausted) // the bill alone is at the budget
+
+	w = newWorld(t, noon, headroom(100, true)) // an earlier serve was open
+	w.sample(time.Minute, 5000)
+	w.expect(budget.ReasonExhausted)
+
+	// The headroom follows from the rate, which rises once the gate is open.
+	w = newWorld(t, noon, func(c *budget.Config) { c.Headroom = nil })
+	w.sample(time.Minute, 5000)
+	w.expect("")
+	w.rate = nanos(100 * 60)
+	w.sample(time.Minute, 1)
+	w.expect(budget.ReasonExhausted)
+
+	// The rate of an earlier serve's last sample says nothing of this start.
+	w = newWorld(t, noon, headroom(100, false))
+	w.sample(time.Minute, 5000)
+	w.restart()
+	w.expect(budget.ReasonNoSample)
+	w.sample(time.Minute, 1)
+	w.expect(budget.ReasonHeadroom)
+
+	w = newWorld(t, noon, headroom(99, false)) // less than the budget
+	w.sample(time.Minute, 5000)
+	w.expect("")
+	w.sample(time.Minute, 1)
+	w.expect(budget.ReasonExhausted)
+}
+
+func TestLimitsText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"40": "40/day", "900/month, 40.50": "40.5/day,900/month", "1/hour": "1/hour"} {
+		limits, err := budget.ParseLimits(text)
+		if got := budget.LimitsText(limits); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if got := budget.LimitsText(nil); got != "" {
+		t.Errorf("no limits: %q", got)
+	}
+}

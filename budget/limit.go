@@ -100,3 +100,17 @@ func checkLimits(limits []Limit) error {
 	}
 	return nil
 }
+
+// LimitsText writes limits as ParseLimits reads them, the same limits always in the same
+// way; "" where there are none.
+func LimitsText(limits []Limit) string {
+	var parts []string
+	for _, per := range []Period{Hour, Day, Month} {
+		for _, l := range limits {
+			if l.Per == per {
+				parts = append(parts, l.Amount.String()+"/"+string(per))
+			}
+		}
+	}
+	return strings.Join(parts, ",")
+}

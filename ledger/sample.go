@@ -35,7 +35,10 @@ func (w *batch) addSample(s Sample) (int64, error) {
 	if err := w.scan("SELECT max(at) FROM sample", nil, &newest); err != nil {
 		return 0, err
 	}
-	if newest.Valid && micros(s.At) <= newest.Int64 {
+	if newest.Valid && micros(s.At) == newest.Int64 {
+		return 0, fmt.Errorf("sample at %s: there is one of that instant: %w", s.At.UTC().Format(time.RFC3339), ErrRefused)
+	}
+	if newest.Valid && micros(s.At) < newest.Int64 {
 		return 0, fmt.Errorf("sample at %s, the newest is at %s: the clock stepped back: %w",
 			s.At.UTC().Format(time.RFC3339), fromMicros(newest.Int64).Format(time.RFC3339), ErrRefused)
 	}

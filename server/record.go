@@ -60,6 +60,7 @@ func (r record) engine(identity string, t engine.Transition) {
 // take, since it was what failed, is written when it can.
 type gateRecord struct {
 	record
+	limits    string      // under which it opens, see ledger.GateOpened
 	unwritten []gateEvent // owned by who evaluates the gate, one at a time
 }
 
@@ -72,7 +73,7 @@ type gateEvent struct {
 const unwrittenMost = 100
 
 func (g *gateRecord) changed(r *budget.Refusal) {
-	e := gateEvent{g.now(), ledger.GateOpened{}}
+	e := gateEvent{g.now(), ledger.GateOpened{Budget: g.limits}}
 	if r == nil {
 		g.log.Info("gate open")
 	} else {

@@ -24,6 +24,7 @@ func (g *gateway) status() (s control.Status, err error) {
 	} else {
 		s.Gate.Open = true
 	}
+	s.OnClose = g.closer.status()
 	if s.Budget, err = g.budget(); err != nil {
 		return s, err
 	}

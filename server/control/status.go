@@ -27,9 +27,12 @@ func Names() []string {
 type Status struct {
 	Engine Engine `json:"engine"`
 	Gate   Gate   `json:"gate"`
-	Budget Budget `json:"budget"`
-	Bill   *Bill  `json:"bill"` // null where none was seen
-	GPU    *GPU   `json:"gpu"`  // null in the demo
+	// OnClose is how the command of --on-close went in this closing of the gate, or the
+	// last; null where it never ran.
+	OnClose *OnClose `json:"on_close"`
+	Budget  Budget   `json:"budget"`
+	Bill    *Bill    `json:"bill"` // null where none was seen
+	GPU     *GPU     `json:"gpu"`  // null in the demo
 }
 
 // Engine is the state of the engine, in the words of the ledger's engine events.
@@ -50,6 +53,22 @@ type Engine struct {
 type Gate struct {
 	Open   bool   `json:"open"`
 	Reason string `json:"reason,omitempty"`
+}
+
+// States of --on-close.
+const (
+	OnCloseRunning = "running"
+	OnCloseDone    = "done"
+	OnCloseFailed  = "failed"
+)
+
+// OnClose is a command that follows a closed gate.
+type OnClose struct {
+	State   string     `json:"state"` // running, done or failed
+	Tries   int        `json:"tries"` // in this closing
+	At      time.Time  `json:"at"`    // of the last try
+	Error   string     `json:"error,omitempty"`
+	NextTry *time.Time `json:"next_try"` // null where it is not tried again
 }
 
 // Bill is the newest sample.
