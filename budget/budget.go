@@ -427,10 +427,10 @@ func (g *Gate) lifted(state State, now time.Time) (bool, error) {
 	if err != nil || !ok || o.Amount == nil {
 		return ok, err
 	}
-	gross, err := spentSince(g.cfg.Ledger, o.At, now)
-	if err != nil {
+	w := Window{Limit: Limit{Amount: *o.Amount}, From: o.At}
+	if err := w.count(g.cfg.Ledger, now); err != nil {
 		return false, err
 	}
-	room, err := state.Room(Window{Limit: Limit{Amount: *o.Amount}, Gross: gross})
+	room, err := state.Room(w)
 	return room > 0, err
 }

@@ -137,6 +137,50 @@ func TestOnCloseIsTriedAgain(t *testing.T) {
 	})
 }
 
+// TestAHealthyStartHasNoClosedGate: a gate that was never open and only waits for its
+// first sample is no event, be the ledger empty or its newest sample old; a sample that
+// fails is one, and so is each closing after it was open.
+func TestAHealthyStartHasNoClosedGate(t *testing.T) {
+	led, err := ledger.Open(ledger.Config{Path: filepath.Join(t.TempDir(), "l.db"), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer led.Close()
+	var log strings.Builder
+	start := func() *gateRecord {
+		return &gateRecord{record: record{led, slog.New(slog.NewTextHandler(&log, nil)), time.Now}, limits: "40/day"}
+	}
+	closed := func(reason string) *budget.Refusal {
+		return &budget.Refusal{Err: budget.ErrUnobservable, Reason: reason, Detail: "20h50m old"}
+	}
+	for _, reason := range []string{budget.ReasonNoSample, budget.ReasonStale} {
+		g := start()
+		g.changed(closed(reason))
+		g.changed(nil)
+	}
+	if strings.Contains(log.String(), "gate closed") {
+		t.Errorf("log %s", log.String())
+	}
+	g := start()
+	g.changed(closed(budget.ReasonNoSample))
+	g.changed(closed(budget.ReasonFailed))
+	g.changed(nil)
+	g.changed(closed(budget.ReasonStale))
+	events, err := led.Events("gate", time.Now().Add(-time.Hour), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range events {
+		got = append(got, e.Subject+" "+e.Detail)
+	}
+	const open = `open {"budget":"40/day"}`
+	want := []string{open, open, `closed {"reason":"failed","why":"20h50m old"}`, open, `closed {"reason":"stale","why":"20h50m old"}`}
+	if !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}
+
 // TestGateEventsOutliveTheLedgersIllness: that it closed since the ledger failed is
 // written when it can be, with its own time.
 func TestGateEventsOutliveTheLedgersIllness(t *testing.T) {

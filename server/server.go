@@ -53,6 +53,7 @@ type gateway struct {
 	ended     chan error // why Run is to return; see end
 	keyChange sync.Mutex // the API is told of keys in the order of the ledger
 	warned    bool       // of the budget; owned by who samples
+	counted   bool       // from when on was told; owned by who samples
 }
 
 // blind tells whether no bill is read.

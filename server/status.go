@@ -83,6 +83,10 @@ func BudgetStatus(r *ledger.Reader, st budget.State, known bool, now time.Time) 
 	b.SampledAt, b.Currency, b.Rate, b.Headroom = &st.Sample, st.Currency, st.Rate.Text(), st.Headroom.Text()
 	for _, w := range st.Windows {
 		out := control.BudgetWindow{Per: string(w.Per), Amount: w.Amount.String(), Spent: w.Gross.String(), From: w.From.UTC(), To: w.To.UTC()}
+		if w.Before != 0 {
+			out.BeforeLedger = w.Before.Text()
+		}
+		out.CountedSince = inUTC(w.CountedSince)
 		if cost, ok := st.Projected(w); ok {
 			out.WouldCost, out.Over = cost.Text(), cost > w.Amount
 		}

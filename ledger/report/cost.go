@@ -68,11 +68,14 @@ type CostReport struct {
 	CostPerMillion *Decimal `json:"cost_per_million_output_tokens"`
 	Reason         string   `json:"reason"`
 	Samples        Samples  `json:"samples"`
-	Pending        Pending  `json:"pending"`
-	Flags          []string `json:"flags"` // sorted, each once
-	Demo           bool     `json:"demo"`
-	Chain          Chain    `json:"chain"`
-	Band           Band     `json:"band"`
+	// BeforeLedger is what was billed in the window before the ledger's first own
+	// sample, as far as the provider tells: in the budget, and in no other figure here.
+	BeforeLedger BeforeLedger `json:"before_ledger"`
+	Pending      Pending      `json:"pending"`
+	Flags        []string     `json:"flags"` // sorted, each once
+	Demo         bool         `json:"demo"`
+	Chain        Chain        `json:"chain"`
+	Band         Band         `json:"band"`
 	// Utilisation is the share of the snapped window in which at least one
 	// request was in the engine, in four digits: "0.3720". Requests that still
 	// run are not in it.
@@ -110,6 +113,34 @@ type Samples struct {
 	To    *SampleRef `json:"to"`
 	Count int        `json:"count"`
 	Gaps  []Span     `json:"gaps"`
+}
+
+// BeforeLedger is what was billed from one instant to the ledger's first own sample, a
+// refund not taken off: what the budget counts. All is null where nothing was, or is
+// known.
+type BeforeLedger struct {
+	Gross *Decimal   `json:"gross"`
+	From  *time.Time `json:"from"`
+	To    *time.Time `json:"to"`
+}
+
+func beforeLedger(b *ledger.BeforeSpend) BeforeLedger {
+	if b == nil || b.Gross == 0 {
+		return BeforeLedger{}
+	}
+	return BeforeLedger{Gross: nanosDecimal(b.Gross), From: &b.Since, To: &b.Until.At}
+}
+
+// text says what it is, as budget show and status do.
+func (b BeforeLedger) text(currency string) string {
+	per := "month"
+	switch length := b.To.Sub(*b.From); {
+	case length <= time.Hour:
+		per = "hour"
+	case length <= 25*time.Hour: // a day whose clocks go back
+		per = "day"
+	}
+	return fmt.Sprintf("before this ledger: %s, in the %s's budget, not in this figure.", money(currency, *b.Gross), per)
 }
 
 // SampleRef names a sample of the ledger.
@@ -198,6 +229,7 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 		from, to := SampleRef(src.spend.From), SampleRef(src.spend.To)
 		c.Window.From, c.Window.To = &from.At, &to.At
 		c.Samples.From, c.Samples.To, c.Samples.Count = &from, &to, src.spend.Count
+		c.BeforeLedger = beforeLedger(src.spend.Before)
 		for _, g := range src.spend.Gaps {
 			c.Samples.Gaps = append(c.Samples.Gaps, Span(g))
 		}
@@ -522,6 +554,9 @@ func (c CostReport) cells() []cell {
 		{"split_suspended", decimalOrEmpty(c.Split.Suspended)},
 		{"split_down", decimalOrEmpty(c.Split.Down)},
 		{"overrides", spanCell(spansOf(c.Overrides))},
+		{"before_ledger_gross", decimalOrEmpty(c.BeforeLedger.Gross)},
+		{"before_ledger_from", stampOrEmpty(c.BeforeLedger.From)},
+		{"before_ledger_to", stampOrEmpty(c.BeforeLedger.To)},
 	}, c.Chain.cells()...)
 }
 

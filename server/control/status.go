@@ -89,11 +89,16 @@ type Budget struct {
 
 // BudgetWindow is one budget in its present period.
 type BudgetWindow struct {
-	Per    string    `json:"per"` // hour, day or month
-	Amount string    `json:"amount"`
-	Spent  string    `json:"spent_gross"`
-	From   time.Time `json:"from"`
-	To     time.Time `json:"to"`
+	Per    string `json:"per"` // hour, day or month
+	Amount string `json:"amount"`
+	Spent  string `json:"spent_gross"`
+	// BeforeLedger is the part of Spent that was billed before the ledger began; null
+	// where nothing is known of that.
+	BeforeLedger *string `json:"before_ledger"`
+	// CountedSince is null where the spend of the whole period is known.
+	CountedSince *time.Time `json:"counted_since"`
+	From         time.Time  `json:"from"`
+	To           time.Time  `json:"to"`
 	// Estimates at the sampled rate: what the whole period would cost, and when the
 	// gate would close in this one.
 	WouldCost *string    `json:"estimate_whole_period"`
