@@ -85,6 +85,8 @@ type Config struct {
 	// limits. Until it was, a headroom that leaves nothing of a limit is a mistake in
 	// the settings (ReasonHeadroom) and no spent budget.
 	Opened bool
+	// Provider is whose bill is read. A sample of another one is not seen. "" takes any.
+	Provider string
 	// Blind serves without a bill at all: the operator's explicit choice. Only
 	// the ledger's health closes the gate then.
 	Blind bool
@@ -118,7 +120,9 @@ type Gate struct {
 	cache      stateCache
 	opened     bool // it was open under these limits, in this run or before
 
-	before int64 // the newest sample when it was made, 0 for none
+	// Of earlier runs: the newest sample and the newest failure when it was made, 0 for
+	// none.
+	before, failedBefore int64
 }
 
 // verdict is one answer and how long it stands.
@@ -165,7 +169,11 @@ func New(cfg Config) (*Gate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("budget: %w", err)
 		}
-		g.before = newest.ID
+		failed, _, err := cfg.Ledger.NewestFailure()
+		if err != nil {
+			return nil, fmt.Errorf("budget: %w", err)
+		}
+		g.before, g.failedBefore = newest.ID, failed.ID
 	}
 	return g, nil
 }
@@ -283,13 +291,17 @@ func (g *Gate) decide(now time.Time) *Refusal {
 	if err != nil {
 		return dark(ReasonUnreadable, "%v", err)
 	}
+	if seen && g.cfg.Provider != "" && s.Provider != g.cfg.Provider {
+		seen, s = false, ledger.Sample{}
+	}
 	old := !seen || now.Sub(s.At) > g.cfg.MaxSampleAge
 	if old {
 		f, failed, err := led.NewestFailure()
 		if err != nil {
 			return dark(ReasonUnreadable, "%v", err)
 		}
-		if failed && (!seen || f.At.After(s.At)) && !f.At.After(now.Add(clockSlack)) {
+		// What failed in an earlier run, of another provider even, says nothing of this one.
+		if failed && f.ID > g.failedBefore && (!seen || f.At.After(s.At)) && !f.At.After(now.Add(clockSlack)) {
 			refusal := dark(ReasonFailed, "no healthy billing sample since %s: %s: %s", since(s, seen), f.Call, f.Class)
 			if f.KeyRefused() {
 				return refusal.needsPerson()

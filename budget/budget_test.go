@@ -558,6 +558,31 @@ func TestAHeadroomAboveTheBudget(t *testing.T) {
 	w.expect(budget.ReasonExhausted)
 }
 
+// What an earlier serve saw of another provider says nothing of this one: not its failure,
+// and not its sample.
+func TestAnotherProviderBefore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, noon, func(c *budget.Config) { c.Provider = "runpod" })
+	if err := w.led.AddSampleFailure(t.Context(), ledger.SampleFailure{At: w.now, Call: "GET /core/virtual-machines", Class: "http_401"}); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(budget.ReasonFailed)
+	w.now = w.now.Add(time.Second)
+	w.restart()
+	if r := w.expect(budget.ReasonNoSample); r.RetryAfter == 0 {
+		t.Errorf("only a person can mend it: %+v", r)
+	}
+	w.sample(time.Second, 5) // of the provider "p"
+	w.expect(budget.ReasonNoSample)
+	if err := w.led.AddSampleFailure(t.Context(), ledger.SampleFailure{At: w.now.Add(time.Second), Call: "GET /v2/pods/{id}", Class: "http_401"}); err != nil {
+		t.Fatal(err)
+	}
+	w.now = w.now.Add(time.Second)
+	if r := w.expect(budget.ReasonFailed); !strings.Contains(r.Detail, "/v2/pods") || r.RetryAfter != 0 {
+		t.Errorf("refusal %+v", r)
+	}
+}
+
 func TestLimitsText(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{"40": "40/day", "900/month, 40.50": "40.5/day,900/month", "1/hour": "1/hour"} {

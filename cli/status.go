@@ -12,6 +12,7 @@ import (
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
+	"spotinference/server"
 	"spotinference/server/control"
 )
 
@@ -88,7 +89,7 @@ func writeStatus(w io.Writer, s control.Status, now time.Time) {
 	switch {
 	case s.Bill != nil:
 		fmt.Fprintf(w, "bill     %s, seen %s ago\n", s.Bill.Provider, age(s.Bill.At))
-	case s.Gate.Open: // which without a bill it is in one case only
+	case s.Provider == server.NoProvider:
 		fmt.Fprintln(w, "bill     not read: serve runs with --provider none")
 	default:
 		fmt.Fprintln(w, "bill     never seen")

@@ -144,7 +144,7 @@ func (r *Reader) Open(provider string) (resources []string, err error) {
 func (r *Reader) NewestFailure() (f SampleFailure, ok bool, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		var us int64
-		err := tx.QueryRow("SELECT at, call, class FROM sample_failure ORDER BY id DESC LIMIT 1").Scan(&us, &f.Call, &f.Class)
+		err := tx.QueryRow("SELECT id, at, call, class FROM sample_failure ORDER BY id DESC LIMIT 1").Scan(&f.ID, &us, &f.Call, &f.Class)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

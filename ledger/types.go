@@ -124,6 +124,7 @@ const (
 
 // SampleFailure is a poll that failed in any part: a dark minute, and no number.
 type SampleFailure struct {
+	ID    int64 // given by the ledger
 	At    time.Time
 	Call  string // which call, without host, query or credentials: "GET /billing/billing/history/virtual-machine/{id}"
 	Class string // "network", "timeout", "http_401", "http_5xx", "malformed", "incomplete", "currency", ...

@@ -124,7 +124,7 @@ func (c *closer) runUntilDone(ctx context.Context, reason string) {
 // to try: an engine that starts cannot be suspended yet.
 func (c *closer) suspend(ctx context.Context) bool {
 	for {
-		err := c.eng.Suspend(ctx)
+		err := c.eng.SuspendForGate(ctx)
 		switch {
 		case err == nil || errors.Is(err, engine.ErrNeverSuspends):
 			return true

@@ -137,6 +137,13 @@ func lostLedger(t *testing.T, provider, zone string, age time.Duration, since ma
 	if err != nil {
 		t.Fatal(err)
 	}
+	var text strings.Builder
+	if err := cost.Write(&text, report.Text); err != nil {
+		t.Fatal(err)
+	}
+	if told := strings.Contains(strings.Join(strings.Fields(text.String()), " "), "before this ledger: $"); told != (cost.BeforeLedger.Gross != nil) || !told && since[budget.Day] == "" {
+		t.Errorf("report tells of the time before: %v, %+v\n%s", told, cost.BeforeLedger, text.String())
+	}
 	truth := cloud.Books(first, newest.At).Nanos
 	net, err := ledger.ParseNanos(fmt.Sprint(*cost.Spend.Net))
 	if err != nil || !cost.Window.From.Equal(first) || int64(net) > truth+2_000_000 || int64(net) < truth-100_000_000 {

@@ -220,7 +220,7 @@ func (g *gateway) newGate() (*budget.Gate, error) {
 	}
 	told := &gateRecord{record: g.record, limits: limits}
 	return budget.New(budget.Config{
-		Ledger: g.led, Terms: g.cfg.Budget, MaxSampleAge: g.cfg.MaxSampleAge, Opened: opened, Blind: g.blind(), Now: g.cfg.Now,
+		Ledger: g.led, Terms: g.cfg.Budget, MaxSampleAge: g.cfg.MaxSampleAge, Opened: opened, Provider: g.cfg.Provider, Blind: g.blind(), Now: g.cfg.Now,
 		OnChange: func(r *budget.Refusal) {
 			told.changed(r)
 			if r != nil && r.Reason == budget.ReasonHeadroom {

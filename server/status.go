@@ -31,11 +31,12 @@ func (g *gateway) status() (s control.Status, err error) {
 	if g.gpus != nil {
 		s.GPU = gpuStatus(g.gpus.Latest(), g.cfg.Now())
 	}
+	s.Provider = g.cfg.Provider
 	newest, ok, err := g.led.Newest()
 	if err != nil {
 		return s, err
 	}
-	if ok {
+	if ok && newest.Provider == g.cfg.Provider { // and not an earlier serve's
 		s.Bill = &control.Bill{Provider: newest.Provider, At: newest.At.UTC()}
 	}
 	return s, nil

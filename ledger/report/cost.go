@@ -58,7 +58,8 @@ type CostReport struct {
 	Window   CostWindow `json:"window"`
 	Currency string     `json:"currency"` // ISO 4217; "" where there is no sample
 	Spend    Spend      `json:"spend"`
-	// Requests that finished in the snapped window, and their tokens.
+	// Requests that finished in the snapped window, and their tokens; in the asked one
+	// where there is none, or no bill is read.
 	Requests         int64 `json:"requests"`
 	PromptTokens     int64 `json:"prompt_tokens"` // cached ones included
 	CachedTokens     int64 `json:"cached_tokens"`
@@ -162,6 +163,15 @@ type Pending struct {
 // Refused tells whether the spend is not known, and so neither is the price.
 func (c CostReport) Refused() bool { return c.Reason != "" && c.Reason != ReasonNoTokens }
 
+// counted are the requests that the report shows: those of the snapped window, or all
+// that were asked for where there is none.
+func (src source) counted(reason string) ledger.Totals {
+	if !src.sampled || reason == ReasonNoProvider {
+		return src.asked
+	}
+	return src.priced
+}
+
 // source is what the ledger told, beyond what the report publishes: its text
 // explains itself with it.
 type source struct {
@@ -181,7 +191,7 @@ type source struct {
 	proof    proof
 	wakes    []ledger.Nanos    // by the index in query.wakes; nil where not known
 	residual []ledger.Residual // of the snapped window
-	drifts   []MeterDrift      // from the snapped window's start to the asked end
+	drifted  time.Time         // first, from the snapped window's start to the asked end; zero where nothing did
 }
 
 // window is the snapped window.
@@ -210,13 +220,14 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 	if err != nil {
 		return c, err
 	}
+	counted := src.counted(src.reason())
 	c = CostReport{
 		Window:           CostWindow{AskedFrom: q.Window.From, AskedTo: q.Window.To},
 		Currency:         src.newest.Currency,
-		Requests:         src.priced.Requests(),
-		PromptTokens:     src.priced.Usage.PromptTokens,
-		CachedTokens:     src.priced.Usage.CachedTokens,
-		CompletionTokens: src.priced.Usage.CompletionTokens,
+		Requests:         counted.Requests(),
+		PromptTokens:     counted.Usage.PromptTokens,
+		CachedTokens:     counted.Usage.CachedTokens,
+		CompletionTokens: counted.Usage.CompletionTokens,
 		Reason:           src.reason(),
 		Samples:          Samples{Gaps: []Span{}},
 		Flags:            []string{},
@@ -328,9 +339,13 @@ func gather(r *ledger.Reader, q CostQuery) (source, error) {
 		if src.residual, err = r.Residuals(src.spend.From.At, src.spend.To.At); err != nil {
 			return src, err
 		}
-		if src.drifts, err = drifts(r, ledger.Window{From: src.spend.From.At, To: q.Window.To}); err != nil {
-			return src, err
-		}
+	}
+	metered := q.Window
+	if src.sampled {
+		metered.From = src.spend.From.At
+	}
+	if src.drifted, err = drifted(r, metered); err != nil {
+		return src, err
 	}
 	if src.bucket, err = bucketLength(q, src.step); err != nil {
 		return src, err
@@ -415,8 +430,8 @@ func (src source) flags(r *ledger.Reader, reason string) ([]string, error) {
 	}
 	add(FlagFrozen, frozen)
 	add(FlagResidual, len(src.residual) > 0)
-	add(FlagDrift, len(src.drifts) > 0)
-	add(FlagLowerBound, src.priced.LowerBound > 0)
+	add(FlagDrift, !src.drifted.IsZero())
+	add(FlagLowerBound, src.counted(reason).LowerBound > 0)
 	if reason != ReasonNoProvider && reason != ReasonDark {
 		add(FlagStale, src.sampled && src.dark())
 	}

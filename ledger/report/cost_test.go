@@ -326,6 +326,35 @@ output tokens     7
 	}
 }
 
+// TestTokensWithoutABill: JSON and CSV have the tokens that the text has, and the flags
+// that report meter has.
+func TestTokensWithoutABill(t *testing.T) {
+	t.Parallel()
+	for provider, reason := range map[string]string{ledger.NoProvider: report.ReasonNoProvider, "hyperstack": report.ReasonNoSamples} {
+		b := open(t)
+		if err := b.SetProvider(provider); err != nil {
+			t.Fatal(err)
+		}
+		b.served(9, 20)
+		b.served(11, 7, cut)
+		b.counters(12, 1, 0, 4, true)
+		c := b.cost(until(0, 13))
+		if m := b.meter(0, 13); !slices.Equal(m.Flags, []string{report.FlagDrift}) {
+			t.Fatalf("meter flags %v", m.Flags)
+		}
+		holds(t, c, reason, report.FlagDrift, report.FlagLowerBound)
+		if c.Requests != 2 || c.CompletionTokens != 27 || c.PromptTokens != 200 || c.CachedTokens != 50 {
+			t.Errorf("%s: %+v", provider, c)
+		}
+		if text := written(t, c, report.Text); !strings.Contains(text, "requests          2") || !strings.Contains(text, "output tokens    27") {
+			t.Errorf("text:\n%s", text)
+		}
+		if csv := written(t, c, report.CSV); !strings.Contains(csv, ",2,200,50,27,,"+reason+",") {
+			t.Errorf("csv:\n%s", csv)
+		}
+	}
+}
+
 func TestOneSample(t *testing.T) {
 	t.Parallel()
 	b := open(t)

@@ -29,10 +29,11 @@ type Status struct {
 	Gate   Gate   `json:"gate"`
 	// OnClose is how the command of --on-close went in this closing of the gate, or the
 	// last; null where it never ran.
-	OnClose *OnClose `json:"on_close"`
-	Budget  Budget   `json:"budget"`
-	Bill    *Bill    `json:"bill"` // null where none was seen
-	GPU     *GPU     `json:"gpu"`  // null in the demo
+	OnClose  *OnClose `json:"on_close"`
+	Budget   Budget   `json:"budget"`
+	Provider string   `json:"provider"` // whose bill is read; "none" where none is
+	Bill     *Bill    `json:"bill"`     // null where none of the provider's was seen
+	GPU      *GPU     `json:"gpu"`      // null in the demo
 }
 
 // Engine is the state of the engine, in the words of the ledger's engine events.
