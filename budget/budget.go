@@ -7,6 +7,7 @@
 package budget
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,10 +46,43 @@ const (
 	ReasonDiskFull   = "disk_full"         // and that is why
 )
 
+// sentences say what each reason means, to clients and operators alike: no path, no
+// amount, nothing of a provider's.
+var sentences = []struct{ reason, sentence string }{
+	{ReasonExhausted, "the budget is spent, but for its headroom"},
+	{ReasonHeadroom, "the headroom leaves nothing of the budget"},
+	{ReasonStart, "what may still be spent is being worked out"},
+	{ReasonNoSample, "the provider's bill has not been read yet"},
+	{ReasonStale, "the newest sample of the provider's bill is too old"},
+	{ReasonFailed, "the provider's bill cannot be read"},
+	{ReasonFrozen, "the provider's bill stands still while the machine runs"},
+	{ReasonNoTruth, "the provider tells rates, and no bill"},
+	{ReasonUnknown, "something runs whose bill is not known"},
+	{ReasonNoRate, "no rate is known, from which the headroom follows"},
+	{ReasonClockBack, "this machine's clock was set back, and the provider's bill has not been read since"},
+	{ReasonClockJump, "this machine's clock was set ahead, and the provider's bill has not been read since"},
+	{ReasonUnreadable, "the ledger cannot be read"},
+	{ReasonUnwritable, "the ledger cannot be written"},
+	{ReasonDiskFull, "the ledger's disk is full"},
+}
+
 // Reasons are all of them.
-func Reasons() []string {
-	return []string{ReasonExhausted, ReasonHeadroom, ReasonStart, ReasonNoSample, ReasonStale, ReasonFailed, ReasonFrozen, ReasonNoTruth, ReasonUnknown,
-		ReasonNoRate, ReasonClockBack, ReasonClockJump, ReasonUnreadable, ReasonUnwritable, ReasonDiskFull}
+func Reasons() (all []string) {
+	for _, s := range sentences {
+		all = append(all, s.reason)
+	}
+	return all
+}
+
+// Sentence says what a reason means, without a capital and a full stop; "" for a word
+// that is none.
+func Sentence(reason string) string {
+	for _, s := range sentences {
+		if s.reason == reason {
+			return s.sentence
+		}
+	}
+	return ""
 }
 
 // Refusal is the error of Allow. It wraps ErrExhausted or ErrUnobservable.
@@ -61,7 +95,9 @@ type Refusal struct {
 	Detail string
 }
 
-func (r *Refusal) Error() string { return fmt.Sprintf("%v (%s)", r.Err, r.Reason) }
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("%s (%s)", cmp.Or(Sentence(r.Reason), r.Err.Error()), r.Reason)
+}
 func (r *Refusal) Unwrap() error { return r.Err }
 
 // Ledger is what the gate reads. *ledger.Ledger has it.

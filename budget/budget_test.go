@@ -583,6 +583,30 @@ func TestAnotherProviderBefore(t *testing.T) {
 	}
 }
 
+// Each reason has one sentence, which is its own, and says it of the right thing: a full
+// disk is no bill that cannot be seen.
+func TestSentences(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, reason := range budget.Reasons() {
+		s := budget.Sentence(reason)
+		if s == "" || seen[s] || strings.HasSuffix(s, ".") || strings.ToLower(s[:1]) != s[:1] {
+			t.Errorf("%s: %q", reason, s)
+		}
+		seen[s] = true
+		r := &budget.Refusal{Err: budget.ErrUnobservable, Reason: reason}
+		if got := r.Error(); got != s+" ("+reason+")" {
+			t.Errorf("%s: %q", reason, got)
+		}
+		if ledger := strings.HasPrefix(reason, "ledger") || reason == budget.ReasonDiskFull; ledger == strings.Contains(s, "bill") && ledger {
+			t.Errorf("%s: %q", reason, s)
+		}
+	}
+	if len(seen) != 15 {
+		t.Errorf("%d reasons", len(seen))
+	}
+}
+
 func TestLimitsText(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{"40": "40/day", "900/month, 40.50": "40.5/day,900/month", "1/hour": "1/hour"} {

@@ -89,7 +89,7 @@ func (g *gateRecord) changed(r *budget.Refusal) {
 	if r == nil {
 		g.log.Info("gate open")
 	} else {
-		g.log.Warn("gate closed", "reason", r.Reason, "why", r.Detail)
+		g.log.Warn("gate closed", "reason", r.Reason, "why", r.Detail, "means", budget.Sentence(r.Reason))
 		e.detail = ledger.GateClosed{Reason: r.Reason, Why: r.Detail}
 	}
 	if len(g.unwritten) < unwrittenMost {
