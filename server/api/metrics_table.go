@@ -43,6 +43,8 @@ const (
 	gateOpen
 	gateClosed
 	gateCutAnswers
+	onCloseFailed
+	onCloseFailures
 	engineState
 	engineRestarts
 	sampleTimestamp
@@ -108,6 +110,14 @@ var metricsTable = [metricsCount]Metric{
 	gateCutAnswers: {
 		Name: "spotinference_gate_cut_answers_total", Type: counter,
 		Help: "Answers that were cut since the gate had closed and they did not end in time.",
+	},
+	onCloseFailed: {
+		Name: "spotinference_on_close_failed", Type: gauge,
+		Help: "Whether the gate is closed and the command of --on-close has failed, so that the machine may still run, and cost.",
+	},
+	onCloseFailures: {
+		Name: "spotinference_on_close_failures_total", Type: counter,
+		Help: "Times that the command of --on-close failed.",
 	},
 	engineState: {
 		Name: "spotinference_engine_state", Type: gauge, Labels: []string{"state"},

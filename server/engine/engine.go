@@ -95,9 +95,9 @@ type Engine struct {
 	status          atomic.Pointer[queue.Status] // written by Run
 	at              atomic.Pointer[endpoint]     // where the engine listens; nil while no process runs; written by Run
 	queue           *queue.Queue
-	suspendRequests chan chan<- error // by Suspend, answered by Run
-	dialFailed      chan struct{}     // capacity 1: to Run, by Dial
-	ended           chan struct{}     // closed when Run has returned
+	suspendRequests chan suspendRequest // by Suspend, answered by Run
+	dialFailed      chan struct{}       // capacity 1: to Run, by Dial
+	ended           chan struct{}       // closed when Run has returned
 
 	// Owned by Run.
 	hooks          Hooks
@@ -171,7 +171,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, key: randomHex(32), ownedDir: ownedDir,
 		command: append([]string{program}, cfg.Command[1:]...), env: cfg.User.env(env),
-		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), suspendRequests: make(chan chan<- error), ended: make(chan struct{}),
+		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), suspendRequests: make(chan suspendRequest), ended: make(chan struct{}),
 		dialFailed: make(chan struct{}, 1),
 		failures:   map[Method]int{}, wakeTimes: map[Method][]time.Duration{},
 	}
@@ -264,15 +264,26 @@ func (e *Engine) Release(active bool) { e.queue.Release(active) }
 // Load says how many requests are inside and how many wait to be.
 func (e *Engine) Load() (inside, waiting int) { return e.queue.Load() }
 
-// Suspend suspends the engine now and returns nil when it is. While requests run it
-// returns ErrBusy.
-func (e *Engine) Suspend(ctx context.Context) error {
+// suspendRequest is one call of Suspend or SuspendForGate.
+type suspendRequest struct {
+	reply chan<- error
+	cause string
+}
+
+// Suspend suspends the engine now, since somebody asked for it, and returns nil when it
+// is. While requests run it returns ErrBusy.
+func (e *Engine) Suspend(ctx context.Context) error { return e.suspend(ctx, causeAsked) }
+
+// SuspendForGate is Suspend since the gate has closed.
+func (e *Engine) SuspendForGate(ctx context.Context) error { return e.suspend(ctx, causeGate) }
+
+func (e *Engine) suspend(ctx context.Context, cause string) error {
 	if e.cfg.Suspend == Never {
 		return ErrNeverSuspends
 	}
 	done := make(chan error, 1)
 	select {
-	case e.suspendRequests <- done:
+	case e.suspendRequests <- suspendRequest{done, cause}:
 	case <-e.ended:
 		return queue.ErrNotReady
 	case <-ctx.Done():

@@ -114,7 +114,8 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 			return
 		case <-due.C:
 			return
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			reply <- queue.ErrNotReady
 		}
 	}
@@ -131,7 +132,8 @@ func (e *Engine) awaitRequest(ctx context.Context) (cause string) {
 		select {
 		case <-ctx.Done():
 		case <-e.queue.Changed():
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			reply <- nil
 		}
 	}

@@ -285,17 +285,17 @@ var table = [kinds]Row{
 	billUnobservable: {
 		Name: "bill_unobservable", When: "the gate is closed: the provider's bill cannot be seen now",
 		Status: 503, Type: unobservable, Code: unobservable, RetryAfter: time.Minute, Hopeless: true,
-		Message: "The provider's bill cannot be seen, so nothing is served that could spend unseen." + stillCosts,
+		Message: "{why}, so nothing is served that could spend unseen." + stillCosts,
 	},
 	billNeedsOperator: {
 		Name: "bill_needs_operator", When: "the gate is closed: the provider's bill cannot be seen, and waiting does not mend that: the provider refuses its key, say",
 		Status: 402, Type: unobservable, Code: unobservable, Hopeless: true,
-		Message: "The provider's bill cannot be seen until the operator of this gateway mends that, so nothing is served that could spend unseen." + stillCosts,
+		Message: "{why}, so nothing is served that could spend unseen, until the operator of this gateway mends that." + stillCosts,
 	},
 	ledgerUnavailable: {
 		Name: "ledger_unavailable", When: "the gate is closed: the ledger cannot be read or written",
 		Status: 503, Type: noLedger, Code: noLedger, RetryAfter: time.Minute, Hopeless: true,
-		Message: "The gateway's ledger cannot be read or written, so nothing is served that could not be counted." + stillCosts,
+		Message: "{why}, so nothing is served that could not be counted." + stillCosts,
 	},
 	budgetSpent: {
 		Name: "budget_spent", When: "the gate is closed: the budget is spent",
