@@ -1,22 +1,26 @@
 package main
 
 import (
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
 // prompt is what a person asks.
 const prompt = "say hi"
 
-// agent is a program that people use, and how it is set up to use a base URL.
+// agent is a program that people use, or a library, and how it is set up to use a base
+// URL.
 type agent struct {
 	name     string
 	packages []string // as npm install takes them
 	dialect  string   // of the API that it speaks here: chat, responses or messages
 	variant  bool     // another set-up of an agent that stands above it: only said hi to
+	library  bool     // what programs use, and no agent: it sends no tools
 	setUp    func(use) invocation
 }
 
@@ -32,6 +36,7 @@ type use struct {
 // invocation is what starts an agent.
 type invocation struct {
 	files map[string]string // what a person writes before, by the path below home
+	link  string            // the node_modules of what is run in home; "" for none
 	env   []string
 	first []string // a command that stores settings, where no file does
 	argv  []string
@@ -53,11 +58,18 @@ var agents = []agent{
 	{name: "pi", packages: []string{"@mariozechner/pi-coding-agent@0.73.1"}, dialect: "chat", setUp: piWith("openai-completions", "/v1")},
 	{name: "continue", packages: []string{"@continuedev/cli@1.5.47"}, dialect: "chat", setUp: continueWith("openai", "/v1")},
 
+	{name: "openai", packages: []string{"openai@7.59.0"}, dialect: "chat", library: true, setUp: ask("openai")},
+	{name: "anthropic", packages: []string{"@anthropic-ai/sdk@1.14.0"}, dialect: "messages", library: true, setUp: ask("anthropic")},
+	{name: "ai", packages: []string{"ai@7.0.173", "@ai-sdk/openai@4.0.118", "@ai-sdk/openai-compatible@3.0.92"}, dialect: "responses",
+		library: true, setUp: ask("ai")},
+
 	{name: "codex-builtin", variant: true, dialect: "responses", setUp: codexBuiltin},
 	{name: "opencode-responses", variant: true, dialect: "responses", setUp: opencodeWith("@ai-sdk/openai")},
 	{name: "pi-responses", variant: true, dialect: "responses", setUp: piWith("openai-responses", "/v1")},
 	{name: "pi-messages", variant: true, dialect: "messages", setUp: piWith("anthropic-messages", "")},
 	{name: "continue-llama.cpp", variant: true, dialect: "chat", setUp: continueWith("llama.cpp", "")},
+	{name: "openai-responses", variant: true, library: true, dialect: "responses", setUp: ask("openai-responses")},
+	{name: "ai-compatible", variant: true, library: true, dialect: "chat", setUp: ask("ai-compatible")},
 }
 
 // folder is where npm put an agent's packages, and those of its variants.
@@ -82,13 +94,13 @@ func nodeFolder(dir string) string {
 }
 
 // write makes the home and what a person writes there before the first prompt.
-func (u use) write(files map[string]string) error {
-	for _, sub := range []string{"work", "tmp"} {
+func (u use) write(inv invocation) error {
+	for _, sub := range []string{"work", "tmp"} { // it starts in work
 		if err := os.MkdirAll(filepath.Join(u.home, sub), 0o700); err != nil {
 			return err
 		}
 	}
-	for name, text := range files {
+	for name, text := range inv.files {
 		path := filepath.Join(u.home, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
@@ -97,7 +109,10 @@ func (u use) write(files map[string]string) error {
 			return err
 		}
 	}
-	return nil
+	if inv.link == "" {
+		return nil
+	}
+	return os.Symlink(inv.link, filepath.Join(u.home, "work", "node_modules"))
 }
 
 // environ is all that an agent has of an environment: nothing of ours.
@@ -155,6 +170,7 @@ func codexBuiltin(u use) invocation {
 func claude(u use) invocation {
 	return invocation{
 		env: []string{
+			"CLAUDE_CODE_MAX_CONTEXT_TOKENS=" + strconv.Itoa(contextWindow),
 			"ANTHROPIC_BASE_URL=" + u.base, "ANTHROPIC_AUTH_TOKEN=" + u.key, "ANTHROPIC_MODEL=" + u.model,
 			"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "DISABLE_TELEMETRY=1", "DISABLE_ERROR_REPORTING=1", "DISABLE_AUTOUPDATER=1",
 		},
@@ -238,6 +254,22 @@ func continueWith(provider, path string) func(use) invocation {
 			env: []string{"CONTINUE_TELEMETRY_ENABLED=0", "CONTINUE_ALLOW_ANONYMOUS_TELEMETRY=0", "CONTINUE_METRICS_ENABLED=0",
 				"FORCE_NO_TTY=1"},
 			argv: u.node("continue", "@continuedev/cli/dist/cn.js", "--config", filepath.Join(u.home, "config.yaml"), "-p", prompt),
+		}
+	}
+}
+
+//go:embed ask.mjs
+var askScript string
+
+// ask is a library, by a script that is as its documentation has it.
+func ask(what string) func(use) invocation {
+	return func(u use) invocation {
+		folder, _, _ := strings.Cut(what, "-")
+		return invocation{
+			files: map[string]string{"work/ask.mjs": askScript},
+			link:  u.module(folder, ""),
+			env:   []string{"BASE=" + u.base, "KEY=" + u.key, "MODEL=" + u.model},
+			argv:  []string{filepath.Join(nodeFolder(u.dir), "node"), "ask.mjs", what},
 		}
 	}
 }

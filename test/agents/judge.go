@@ -88,6 +88,10 @@ func judge(o outcome) (problems []string) {
 	if want.answered && !o.printsAnswer() {
 		problem("no answer")
 	}
+	left := func(a attempt) bool { return a.Left && a.Prompt }
+	if want.stays && slices.ContainsFunc(posts, left) {
+		problem("it left while it waited")
+	}
 	if want.reasonsOK && !o.printsAnswer() && (o.stopped || !o.saysWhy()) {
 		problem("neither an answer nor our sentence")
 	}
@@ -114,7 +118,8 @@ func unaccounted(tries []attempt, rows map[string]row) (problems []string) {
 
 var (
 	escapes = regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]`)
-	frame   = regexp.MustCompile(`^at \S+ ?\(`)
+	// frame is a line about the agent itself, and not about what it was asked.
+	frame = regexp.MustCompile(`^(at \S+ ?\(|DeprecationWarning: |Warning: AI SDK )`)
 )
 
 // plain takes the colours of a terminal off a text.

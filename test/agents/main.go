@@ -1,9 +1,9 @@
-// Command agents has the agents that people use ask serve for something, and holds what
-// they do when they are refused, must wait or are cut against what docs/clients.md says
-// of it. It installs them from npm, pinned, each into a folder of its own; builds the
-// program; and puts it in front of the simulated engine, and of a bill that a command
-// prints (--provider exec), so that a spent budget and an unseen bill are real ones. A
-// recorder stands between each agent and serve: it counts tries and keeps no key.
+// Command agents has the agents and the libraries that people use ask serve for something,
+// and holds what they do when they are refused, must wait or are cut against what
+// docs/clients.md says of it. It installs them from npm, pinned, each into a folder of its
+// own; builds the program; and puts it in front of the simulated engine, and of a bill that
+// a command prints (--provider exec), so that a spent budget and an unseen bill are real
+// ones. A recorder stands between each of them and serve: it counts tries and keeps no key.
 //
 //	go run ./test/agents -dir ~/agents
 //	go run ./test/agents -dir ~/agents -agents codex,pi -scenarios budget-spent,bill-dark
@@ -11,12 +11,12 @@
 //
 // It runs in a network namespace that has a loopback and nothing else, so that nothing
 // leaves, and in a process namespace, so that all that was started ends with it. That
-// takes root. The short run takes ten minutes on two processors. -long adds, for an hour,
-// an engine that takes a minute to start, one that takes six to wake, and the real
-// llama-server, asked directly and through serve.
+// takes root. The short run takes ten minutes on two processors. -long adds an engine that
+// takes a minute to start, one that takes six to wake, and the real llama-server, asked
+// directly and through serve: half an hour more.
 //
-// A line tells of each agent in each scenario; a table in Markdown follows at the end.
-// The exit code is 1 where an agent does what it should not:
+// A line tells of each agent in each scenario; tables in Markdown follow at the end. The
+// exit code is 1 where an agent does what it should not:
 //
 //   - at 401, 402, 400 and 404 it has ended within 15 seconds, and has printed our
 //     sentence, but for the few that have words of their own (scenario.ownWords);
@@ -91,9 +91,9 @@ func run(ctx context.Context, opts options) (code int, err error) {
 
 func parseOptions() (options, error) {
 	opts := options{}
-	flag.StringVar(&opts.dir, "dir", "", "folder for the agents, 2 GB; what is installed there is used again")
+	flag.StringVar(&opts.dir, "dir", "", "folder for the agents, 3 GB; what is installed there is used again")
 	flag.StringVar(&opts.out, "out", "", "folder for what each agent printed and was answered; a new one by default")
-	flag.BoolVar(&opts.long, "long", false, "run the waits and the real engine, too: an hour")
+	flag.BoolVar(&opts.long, "long", false, "run the waits and the real engine, too: half an hour more")
 	agentNames := flag.String("agents", "", "only these, with commas between: "+names(agents))
 	scenarioNames := flag.String("scenarios", "", "only these, with commas between: "+names(scenarios))
 	flag.Parse()

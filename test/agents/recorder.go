@@ -20,7 +20,10 @@ type recorder struct {
 	url   string
 	srv   *http.Server
 	first chan struct{} // closed at the first try
-	// onStream is called when the first stream has begun to say something; may be nil.
+	// tools tells an agent's prompts from what else it asks, such as a title: they have
+	// tools. A library's have none.
+	tools bool
+	// onStream is called once, when the answer to a prompt streams. May be nil.
 	onStream func()
 
 	mu       sync.Mutex
@@ -35,7 +38,10 @@ type attempt struct {
 	Method     string    `json:"method"`
 	Path       string    `json:"path"`
 	Upgrade    string    `json:"upgrade,omitempty"`
+	Bytes      int       `json:"bytes"`
 	Stream     bool      `json:"stream"`
+	Tools      int       `json:"tools"`
+	Prompt     bool      `json:"prompt"` // it is no title or the like
 	Status     int       `json:"status"` // 0: none came
 	RetryAfter string    `json:"retry_after,omitempty"`
 	ID         string    `json:"id,omitempty"` // of the answer
@@ -52,8 +58,9 @@ var quietLog = log.New(io.Discard, "", 0)
 // keptBody is how much of an answer is read for what it says.
 const keptBody = 8 << 20
 
-// record listens on a port of its own and passes on to target.
-func record(target string, onStream func()) (*recorder, error) {
+// record listens on a port of its own and passes on to target. For tools and onStream see
+// recorder.
+func record(target string, tools bool, onStream func()) (*recorder, error) {
 	to, err := url.Parse(target)
 	if err != nil {
 		return nil, err
@@ -62,7 +69,7 @@ func record(target string, onStream func()) (*recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &recorder{url: "http://" + ln.Addr().String(), first: make(chan struct{}), onStream: onStream}
+	r := &recorder{url: "http://" + ln.Addr().String(), first: make(chan struct{}), tools: tools, onStream: onStream}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(to)
@@ -99,12 +106,14 @@ func (r *recorder) noting(next http.Handler) http.Handler {
 			return
 		}
 		var asked struct {
-			Stream bool `json:"stream"`
+			Stream bool              `json:"stream"`
+			Tools  []json.RawMessage `json:"tools"`
 		}
 		_ = json.Unmarshal(body, &asked) // what is no JSON asks for no stream
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		r.mu.Lock()
-		a.Stream = asked.Stream
+		a.Bytes, a.Stream, a.Tools = len(body), asked.Stream, len(asked.Tools)
+		a.Prompt = a.Tools > 0 || !r.tools
 		r.mu.Unlock()
 		defer func() {
 			r.mu.Lock()
@@ -137,7 +146,7 @@ func (r *recorder) note(a *attempt, p []byte) {
 	if a.body.Len() < keptBody {
 		a.body.Write(p)
 	}
-	speaks := !r.streamed && a.Stream && a.Status == http.StatusOK && bytes.Contains(a.body.Bytes(), []byte("delta"))
+	speaks := !r.streamed && a.Stream && a.Prompt && a.Status == http.StatusOK && bytes.Contains(a.body.Bytes(), []byte("delta"))
 	r.streamed = r.streamed || speaks
 	r.mu.Unlock()
 	if speaks && r.onStream != nil {

@@ -85,36 +85,74 @@ func (o outcome) cell() string {
 	return text
 }
 
-// table is all outcomes in Markdown: a row for each scenario, a column for each agent.
-func table(opts options, outcomes []outcome) string {
-	var columns []string
-	for _, a := range opts.agents {
-		if !a.variant {
-			columns = append(columns, a.name)
-		}
-	}
+// tables are all outcomes in Markdown: of the agents, of the libraries, of the other
+// set-ups, and how much each asks.
+func tables(opts options, outcomes []outcome) string {
 	var b strings.Builder
-	row := func(cells ...string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
-	row(append([]string{""}, columns...)...)
-	row(append([]string{"---"}, repeat("---", len(columns))...)...)
+	b.WriteString(table(opts, outcomes, func(a agent) bool { return !a.variant && !a.library }))
+	b.WriteString(table(opts, outcomes, func(a agent) bool { return !a.variant && a.library }))
+	b.WriteString(table(opts, outcomes, func(a agent) bool { return a.variant }))
+	b.WriteString("\"n in s\": requests until it ended, and the seconds from the first; >: it was stopped; †: it does not print our sentence.\n")
 	for _, sc := range opts.scenarios {
-		cells := []string{sc.title}
-		for _, name := range columns {
-			cell := ""
-			if o, ok := find(outcomes, name, sc.name); ok {
-				cell = o.cell()
-			}
-			cells = append(cells, cell)
+		if sc.variants {
+			b.WriteString(sizes(opts, outcomes, sc))
 		}
-		row(cells...)
 	}
-	b.WriteString("\n\"n in s\": requests until it ended, and the seconds from the first; >: it was stopped; †: it does not print our sentence.\n")
 	return b.String()
 }
 
-func repeat(text string, n int) (all []string) {
-	for range n {
-		all = append(all, text)
+// table has a row for each scenario and a column for each agent of a kind.
+func table(opts options, outcomes []outcome, kind func(agent) bool) string {
+	var columns, lines []string
+	for _, a := range opts.agents {
+		if kind(a) {
+			columns = append(columns, a.name)
+		}
 	}
-	return all
+	for _, sc := range opts.scenarios {
+		cells, seen := []string{sc.title}, false
+		for _, name := range columns {
+			o, ok := find(outcomes, name, sc.name)
+			if seen = seen || ok; ok {
+				cells = append(cells, o.cell())
+			} else {
+				cells = append(cells, "")
+			}
+		}
+		if seen {
+			lines = append(lines, tableRow(cells))
+		}
+	}
+	if lines == nil {
+		return ""
+	}
+	return tableHead(append([]string{""}, columns...)) + strings.Join(lines, "") + "\n"
+}
+
+// sizes tells what one prompt makes of requests, bytes and tokens.
+func sizes(opts options, outcomes []outcome, sc scenario) string {
+	text := "\n" + tableHead([]string{sc.title, "requests", "bytes", "tools", "prompt tokens"})
+	for _, a := range opts.agents {
+		o, ok := find(outcomes, a.name, sc.name)
+		if !ok {
+			continue
+		}
+		var asked, bytes, tools, tokens []string
+		for _, p := range o.tries {
+			asked = append(asked, p.Method+" "+p.Path)
+			bytes = append(bytes, fmt.Sprint(p.Bytes))
+			tools = append(tools, fmt.Sprint(p.Tools))
+			if p.Said.Usage != nil {
+				tokens = append(tokens, fmt.Sprint(p.Said.Usage.Prompt))
+			}
+		}
+		text += tableRow([]string{a.name, strings.Join(asked, ", "), strings.Join(bytes, " + "), strings.Join(tools, " + "), strings.Join(tokens, " + ")})
+	}
+	return text
+}
+
+func tableRow(cells []string) string { return "| " + strings.Join(cells, " | ") + " |\n" }
+
+func tableHead(cells []string) string {
+	return tableRow(cells) + strings.Repeat("| --- ", len(cells)) + "|\n"
 }

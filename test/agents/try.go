@@ -162,14 +162,14 @@ func (w *world) use(ctx context.Context, sc scenario, st *stage, dir string, a a
 		o.err = err
 		return o
 	}
-	rec, err := record(st.target, st.onStream)
+	rec, err := record(st.target, !a.library, st.onStream)
 	if err != nil {
 		o.err = err
 		return o
 	}
 	u := use{dir: w.opts.dir, home: filepath.Join(dir, "home-"+a.name), base: rec.url, key: key, model: st.model}
 	inv := a.setUp(u)
-	o.err = u.write(inv.files)
+	o.err = u.write(inv)
 	if o.err == nil && inv.first != nil {
 		if first := u.run(ctx, inv.first, inv.env); first.err != nil || first.exit != 0 {
 			o.err = fmt.Errorf("its command that stores settings: exit %d, %v\n%s", first.exit, first.err, first.output)
@@ -265,7 +265,7 @@ func (w *world) report() (code int) {
 		}
 	}
 	fmt.Println()
-	fmt.Print(table(w.opts, w.outcomes))
+	fmt.Print(tables(w.opts, w.outcomes))
 	fmt.Printf("\nagents: the record is in %s\n%d passed, %d failed\n", w.opts.out, len(w.outcomes)-failed, failed)
 	if failed > 0 {
 		return 1
