@@ -124,6 +124,9 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 	if dir != "" {
 		cmd.Args = append(cmd.Args, "--dir", dir)
 	}
+	if e.cfg.SharePIDs {
+		cmd.Args = append(cmd.Args, sharedFlag)
+	}
 	if as := e.cfg.User; as != nil {
 		cmd.Args = append(cmd.Args, "--user", as.arg())
 		// A process that opens /dev/stderr anew needs the right to.
