@@ -35,7 +35,7 @@ type serveOptions struct {
 	origins []string
 
 	engine, engineUser         string
-	engineTCP                  bool
+	engineTCP, engineSharesPID bool
 	startTimeout, stallTimeout time.Duration
 	completeResponses          bool
 
@@ -75,6 +75,7 @@ func (o *serveOptions) addFlags(f flags) {
 	in.text(&o.engine, "engine", "", "llama or vllm, where the command's name does not tell")
 	in.text(&o.engineUser, "engine-user", "", "run the engine as this user, by name or number; only root can")
 	in.on(&o.engineTCP, "engine-tcp", "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
+	in.on(&o.engineSharesPID, "engine-shares-pids", "give the engine no pid namespace of its own, which it gets where serve is root and may make one; for an engine that shares the GPU's memory with other processes (CUDA IPC, MPS)")
 	in.duration(&o.startTimeout, "start-timeout", 30*time.Minute, "how long the engine's start may show no progress")
 	in.duration(&o.stallTimeout, "stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
 
@@ -271,7 +272,7 @@ func (o serveOptions) findMissing(words []string) (provider string, err error) {
 
 // engineConfig adds the flags to what is known of the engine.
 func (o serveOptions) engineConfig(c engine.Config) (engine.Config, error) {
-	c.Kind, c.TCP, c.StartTimeout = queue.Kind(o.engine), o.engineTCP, o.startTimeout
+	c.Kind, c.TCP, c.SharePIDs, c.StartTimeout = queue.Kind(o.engine), o.engineTCP, o.engineSharesPID, o.startTimeout
 	c.Suspend, c.SleepLevel, c.Idle = engine.Method(o.suspend), o.sleepLevel, o.idle
 	c.WakeTimeout, c.WakeQueue = o.wakeTimeout, o.wakeQueue
 	switch c.Kind {

@@ -124,6 +124,9 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 	if dir != "" {
 		cmd.Args = append(cmd.Args, "--dir", dir)
 	}
+	if e.sharesPIDs() {
+		cmd.Args = append(cmd.Args, sharedFlag)
+	}
 	if as := e.cfg.User; as != nil {
 		cmd.Args = append(cmd.Args, "--user", as.arg())
 		// A process that opens /dev/stderr anew needs the right to.
@@ -166,6 +169,13 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 	}()
 	go readReports(statusR, c.fromGuard)
 	return c, nil
+}
+
+// sharesPIDs reports whether the engine is to have no pid namespace of its own. With the
+// driver's checkpoint it has none: nobody has tried on a card whether the driver finds a
+// process in another namespace.
+func (e *Engine) sharesPIDs() bool {
+	return e.cfg.SharePIDs || slices.ContainsFunc(e.methods, func(m suspendMethod) bool { return m.name() == Checkpoint })
 }
 
 // pipeName is how /proc/PID/fd spells f.

@@ -43,6 +43,8 @@ type Config struct {
 	// Run ends what a kill of us and the guard together has left. Only one Run at a time may
 	// have it. "": there is none.
 	Record string
+	// SharePIDs keeps the engine in our pid namespace, where it would get one of its own.
+	SharePIDs bool
 	// TCP makes the engine listen on a loopback port, where it cannot on a Unix socket.
 	TCP bool
 

@@ -21,7 +21,7 @@ import (
 // are left before it starts anything.
 
 // runMark is the variable of the engine's environment by which its processes are found.
-const runMark = "SPOTINFERENCE_ENGINE_RUN"
+const runMark = "ENGINE_RUN_ID" // not one of ours, which an engine has none of
 
 // runRecord is what Config.Record holds while an engine's process runs.
 type runRecord struct {

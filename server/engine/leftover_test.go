@@ -35,7 +35,7 @@ func scripted(t *testing.T, command []string, redirected bool) []string {
 
 // startGateway starts a gateway in a process of its own, and returns when its engine is
 // ready.
-func startGateway(t *testing.T, record string, command []string) (cmd *exec.Cmd, ready engine.Transition, log *lockedBuffer) {
+func startGateway(t *testing.T, record string, command []string, env ...string) (cmd *exec.Cmd, ready engine.Transition, log *lockedBuffer) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -44,6 +44,7 @@ func startGateway(t *testing.T, record string, command []string) (cmd *exec.Cmd,
 	log = &lockedBuffer{}
 	cmd = exec.Command(self, append([]string{"gateway"}, command...)...)
 	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+t.TempDir(), "TEST_RECORD="+record)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stderr = log
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -79,14 +80,14 @@ func TestGatewayAndGuardKilled(t *testing.T) {
 			t.Parallel()
 			gpu, record := filepath.Join(t.TempDir(), "gpu"), filepath.Join(t.TempDir(), "ledger.db.engine")
 			command := append(command, "-gpu", gpu)
-			first, ready, _ := startGateway(t, record, command)
+			first, ready, _ := startGateway(t, record, command, "TEST_SHARE_PIDS=1")
 			if st, err := os.Stat(record); err != nil || st.Mode().Perm() != 0o600 {
 				t.Fatalf("the record: %v, %v", st, err)
 			}
 			tree := processesUsing(gpu)
 			// The gateway would see the guard die, and the guard the gateway.
 			unix.Kill(first.Process.Pid, unix.SIGSTOP)
-			unix.Kill(parent(t, ready.PID), unix.SIGKILL)
+			unix.Kill(guardOf(t, ready.PID), unix.SIGKILL)
 			first.Process.Kill()
 			first.Wait()
 			waitWithin(t, 2*time.Second, "the script to die", func() bool { return !alive(ready.PID) })
@@ -106,11 +107,67 @@ func TestGatewayAndGuardKilled(t *testing.T) {
 			if left > 0 != strings.Contains(log.String(), said) {
 				t.Errorf("%d were left, and it says:\n%s", left, log)
 			}
-			t.Logf("%d of %d processes were left", left, len(tree))
+			if left == 0 {
+				t.Errorf("none of %d processes was left: the test shows nothing", len(tree))
+			}
 			second.Process.Kill()
 			second.Wait()
 			waitWithin(t, 2*time.Second, "the tree to be gone", func() bool { return len(processesUsing(gpu)) == 0 })
 		})
+	}
+}
+
+// TestNothingIsLeftInANamespace: where the engine may have a pid namespace, gateway and guard
+// killed together take it with them, whatever stands between.
+func TestNothingIsLeftInANamespace(t *testing.T) {
+	t.Parallel()
+	if !mayHaveNamespace() {
+		t.Skip("no pid namespace can be made here: see TestGatewayAndGuardKilled")
+	}
+	commands := treeCommands(t)
+	for name, command := range map[string][]string{
+		"llama":              scripted(t, commands["llama"], false),
+		"vllm with escapee":  scripted(t, commands["vllm with escapee"], false),
+		"in another session": scripted(t, commands["llama"], true),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			gpu := filepath.Join(t.TempDir(), "gpu")
+			first, ready, _ := startGateway(t, filepath.Join(t.TempDir(), "record"), append(command, "-gpu", gpu))
+			if n := len(processesUsing(gpu)); n < 4 || !alive(ready.PID) {
+				t.Fatalf("%d processes, the leader is alive: %v", n, alive(ready.PID))
+			}
+			unix.Kill(first.Process.Pid, unix.SIGSTOP)
+			unix.Kill(guardOf(t, ready.PID), unix.SIGKILL)
+			first.Process.Kill()
+			first.Wait()
+			waitWithin(t, 2*time.Second, "the tree to be gone", func() bool { return len(processesUsing(gpu)) == 0 && !gpuHeld(t, gpu) })
+		})
+	}
+}
+
+func mayHaveNamespace() bool {
+	cmd := exec.Command("/bin/true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	return os.Geteuid() == 0 && cmd.Run() == nil
+}
+
+// TestANamespaceShowsItsOwnPIDs: an engine finds itself in /proc by the pid that it sees.
+func TestANamespaceShowsItsOwnPIDs(t *testing.T) {
+	t.Parallel()
+	script := filepath.Join(t.TempDir(), "llama-server")
+	out := filepath.Join(t.TempDir(), "out")
+	text := fmt.Sprintf("#!/bin/sh\ntr '\\0' ' ' </proc/$$/cmdline >%q\nexec %q \"$@\"\n", out, engineLink(t, "llama-server"))
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, engine.Config{Command: []string{script, "-m", "test.gguf"}})
+	s := r.waitState(ledger.Ready)
+	if cmdline, err := os.ReadFile(out); err != nil || !strings.Contains(string(cmdline), script) {
+		t.Errorf("it takes %q for itself, %v", cmdline, err)
+	}
+	if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.PID)); err != nil || !strings.Contains(string(cmdline), "test.gguf") {
+		t.Errorf("we take %q for it, %v", cmdline, err)
 	}
 }
 
