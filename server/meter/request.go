@@ -3,6 +3,9 @@ package meter
 import (
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -10,7 +13,7 @@ import (
 type Ask struct {
 	Model   string // "" where the body names none
 	Stream  bool
-	N       int // choices for each prompt; at least 1
+	N       int // choices for each prompt, or responses; at least 1
 	Prompts int // prompts in the request; at least 1
 
 	// What Prepare asked for in the client's place, so that the client must not
@@ -64,9 +67,9 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 				ask.Stream = v == `"sse"`
 			}
 		case "n":
-			n = c.tokens()
+			n = c.choicesFor(e)
 		case "n_cmpl": // llama-server's own word, which beats n
-			nCmpl = c.tokens()
+			nCmpl = c.choicesFor(e)
 		case "prompt":
 			ask.Prompts = c.prompts()
 		case "stream_options":
@@ -91,16 +94,66 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 	if e == LlamaServer && nCmpl.ok {
 		n = nCmpl
 	}
-	if n.n > 1 && n.n <= maxChoices && (d == Chat || d == Completions) {
+	if n.n > 1 && n.n <= maxChoices && (d == Chat || d == Completions || d == Responses && e == LlamaServer) {
 		ask.N = int(n.n)
 	}
 	if d != Completions {
 		ask.Prompts = 1
 	}
-	if ask.Stream || e == LlamaServer && ask.N*ask.Prompts > 1 {
+	if ask.Stream || e == LlamaServer && ask.N*ask.Prompts > 1 && d != Responses {
 		ask, body = r.apply(d, e, ask)
 	}
 	return ask, body, nil
+}
+
+// choicesFor reads how many choices a body asks the engine for, as the engine reads it.
+// No count comes back for null, and for what the engine refuses: its answer tells then.
+func (c *cursor) choicesFor(e Engine) count {
+	written := string(c.value())
+	if e == VLLM {
+		return vllmInteger(written)
+	}
+	return llamaInteger(written)
+}
+
+// llamaInteger converts a value to 32 bits as llama-server does: a fraction is cut off,
+// of a large integer the low bits count, and of a large fraction nothing is left.
+func llamaInteger(written string) count {
+	switch written {
+	case "", "null":
+		return count{}
+	case "true":
+		return count{1, true}
+	case "false":
+		return count{0, true}
+	}
+	if n, err := strconv.ParseUint(written, 10, 64); err == nil {
+		return count{int64(int32(n)), true}
+	}
+	if n, err := strconv.ParseInt(written, 10, 64); err == nil {
+		return count{int64(int32(n)), true}
+	}
+	f, err := strconv.ParseFloat(written, 64)
+	if err != nil || f <= math.MinInt32-1 || f >= math.MaxInt32+1 {
+		return count{}
+	}
+	return count{int64(f), true}
+}
+
+// vllmInteger reads a value as vLLM's models of requests do: also a fraction whose
+// decimals are zeros, also a text that holds a number.
+func vllmInteger(written string) count {
+	if written == "true" {
+		return count{1, true}
+	}
+	if len(written) > 1 && written[0] == '"' {
+		written = strings.TrimSpace(unquote([]byte(written[1 : len(written)-1])))
+	}
+	f, err := strconv.ParseFloat(written, 64)
+	if err != nil || f != math.Trunc(f) || f < 0 || f > maxTokens {
+		return count{}
+	}
+	return count{int64(f), true}
 }
 
 // prompts counts the prompts of a completion: a list is several, unless it

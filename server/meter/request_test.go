@@ -174,3 +174,34 @@ func TestPrepareTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestPrepareReadsNAsTheEngineDoes: llama-server takes any JSON number and converts it to
+// 32 bits; vLLM takes what is a whole number, also in a text.
+func TestPrepareReadsNAsTheEngineDoes(t *testing.T) {
+	f := func(n string, llama, vllm int) {
+		t.Helper()
+		for e, want := range map[meter.Engine]int{meter.LlamaServer: llama, meter.VLLM: vllm} {
+			if got := prepare(t, meter.Chat, e, `{"n":`+n+`}`).N; got != want {
+				t.Errorf("engine %d reads n %s as %d, want %d", e, n, got, want)
+			}
+		}
+	}
+	f(`3.0`, 3, 3)
+	f(`3e0`, 3, 3)
+	f(`30e-1`, 3, 3)
+	f(`3.7`, 3, 1)
+	f(`4294967298`, 2, 1)
+	f(`-4294967294`, 2, 1)
+	f(`9223372036854775810`, 2, 1)
+	f(`18446744073709551618`, 1, 1)
+	f(`4294967298.0`, 1, 1)
+	f(`1e999`, 1, 1)
+	f(`"3"`, 1, 3)
+	f(`" 3 "`, 1, 3)
+	f(`"x"`, 1, 1)
+	f(`true`, 1, 1)
+	f(`null`, 1, 1)
+	f(`[3]`, 1, 1)
+	f(`{"n":3}`, 1, 1)
+	f(`0`, 1, 1)
+}
