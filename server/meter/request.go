@@ -52,6 +52,7 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 	}
 	c.open('{')
 	var n, nCmpl count
+	var has forms
 	var room name
 	for first := true; c.more('}', first); first = false {
 		key, m := c.key(&room), member{at: c.at, from: c.i}
@@ -72,6 +73,18 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 			nCmpl = c.choicesFor(e)
 		case "prompt":
 			ask.Prompts = c.prompts()
+		case "texts":
+			has.texts = true
+			c.skip()
+		case "input":
+			has.input = true
+			c.skip()
+		case "content":
+			has.content = true
+			c.skip()
+		case "background":
+			v := string(c.value())
+			has.background = v != "false" && v != "null"
 		case "stream_options":
 			m.to = c.skipToEnd()
 			r.note(&r.options, m)
@@ -91,6 +104,9 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 		}
 		return Ask{}, nil, fmt.Errorf("request body is not valid JSON at byte %d", c.i)
 	}
+	if err := has.check(d, e); err != nil {
+		return Ask{}, nil, err
+	}
 	if e == LlamaServer && nCmpl.ok {
 		n = nCmpl
 	}
@@ -104,6 +120,25 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 		ask, body = r.apply(d, e, ask)
 	}
 	return ask, body, nil
+}
+
+// forms are the members that give a body a form in which it is not served.
+type forms struct{ texts, input, content, background bool }
+
+// check refuses what the engine would answer without saying what it cost: llama-server
+// has two forms of its own whose answers hold no usage, and an answer in the background
+// is made after its request has ended.
+func (has forms) check(d Dialect, e Engine) error {
+	switch {
+	case d == Responses && has.background:
+		return errors.New("background is not served: the result could not be fetched here")
+	case e != LlamaServer:
+	case d == Rerank && has.texts:
+		return errors.New("texts is not served, since the engine does not say what it costs: use documents")
+	case d == Embeddings && has.content && !has.input:
+		return errors.New("content is not served, since the engine does not say what it costs: use input")
+	}
+	return nil
 }
 
 // choicesFor reads how many choices a body asks the engine for, as the engine reads it.

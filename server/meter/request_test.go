@@ -205,3 +205,38 @@ func TestPrepareReadsNAsTheEngineDoes(t *testing.T) {
 	f(`{"n":3}`, 1, 1)
 	f(`0`, 1, 1)
 }
+
+// TestPrepareRefusesWhatIsNotCounted: forms whose answers do not say what they cost.
+func TestPrepareRefusesWhatIsNotCounted(t *testing.T) {
+	f := func(d meter.Dialect, e meter.Engine, body, want string) {
+		t.Helper()
+		got := ""
+		if _, _, err := meter.Prepare(d, e, []byte(body)); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+	const (
+		texts      = "texts is not served, since the engine does not say what it costs: use documents"
+		content    = "content is not served, since the engine does not say what it costs: use input"
+		background = "background is not served: the result could not be fetched here"
+	)
+	llama, vllm := meter.LlamaServer, meter.VLLM
+	f(meter.Rerank, llama, `{"query":"q","texts":["a"]}`, texts)
+	f(meter.Rerank, llama, `{"query":"q","texts":null,"documents":["a"]}`, texts) // the engine asks whether it is there
+	f(meter.Rerank, llama, `{"query":"q","documents":["a"]}`, "")
+	f(meter.Rerank, vllm, `{"query":"q","texts":["a"]}`, "")
+	f(meter.Embeddings, llama, `{"content":"a"}`, content)
+	f(meter.Embeddings, llama, `{"content":"a","input":"b"}`, "")
+	f(meter.Embeddings, llama, `{"input":"b"}`, "")
+	f(meter.Embeddings, vllm, `{"content":"a"}`, "")
+	f(meter.Chat, llama, `{"content":"a","texts":[],"background":true}`, "")
+	for _, e := range []meter.Engine{llama, vllm} { // BerriAI/litellm#11308
+		f(meter.Responses, e, `{"input":"a","background":true}`, background)
+		f(meter.Responses, e, `{"input":"a","background":1}`, background) // vLLM takes it for true
+		f(meter.Responses, e, `{"input":"a","background":true,"background":false}`, "")
+		f(meter.Responses, e, `{"input":"a","background":null}`, "")
+	}
+}

@@ -178,6 +178,8 @@ func (j *jsonScanner) wantedName() string {
 		return "model"
 	case "error":
 		return "error"
+	case "meta":
+		return "meta"
 	case "choices":
 		j.inChoices = true
 	}
@@ -196,6 +198,11 @@ func (m *Meter) endMember() {
 	case "usage":
 		var u usage
 		if c.usage(&u) && c.end() {
+			j.usage, j.hasUsage = u, true
+		}
+	case "meta":
+		var u usage
+		if m.dialect == Rerank && !j.hasUsage && c.meta(&u) && c.end() {
 			j.usage, j.hasUsage = u, true
 		}
 	case "timings":

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"spotinference/ledger"
 	"spotinference/server/meter"
 )
 
@@ -122,4 +123,22 @@ func TestMoreChoicesThanUnderstood(t *testing.T) {
 	if got.Usage != usage(5, 1, 3) || got.Exact {
 		t.Errorf("stream: %+v", got)
 	}
+}
+
+// TestRerankCountsUnderMeta is Cohere's form of the answer: BerriAI/litellm#36185.
+func TestRerankCountsUnderMeta(t *testing.T) {
+	f := func(d meter.Dialect, answer string, want ledger.Usage, exact bool) {
+		t.Helper()
+		got := everySplit(t, copyJSON, d, meter.VLLM, prepare(t, d, meter.VLLM, `{}`), []byte(answer))
+		if got.Usage != want || got.Exact != exact {
+			t.Errorf("%s: %+v", answer, got)
+		}
+	}
+	f(meter.Rerank, `{"results":[{"index":0}],"meta":{"billed_units":{"total_tokens":9},"tokens":{"input_tokens":7,"output_tokens":0}}}`, usage(7, 0, 0), true)
+	f(meter.Rerank, `{"results":[{"index":0}],"meta":{"tokens":{"input_tokens":7},"billed_units":{"input_tokens":9}}}`, usage(7, 0, 0), true)
+	f(meter.Rerank, `{"results":[],"meta":{"billed_units":{"total_tokens":9}}}`, usage(9, 0, 0), true)
+	f(meter.Rerank, `{"meta":{"billed_units":{"total_tokens":9}},"usage":{"prompt_tokens":4,"total_tokens":4}}`, usage(4, 0, 0), true)
+	f(meter.Rerank, `{"usage":{"prompt_tokens":4,"total_tokens":4},"meta":{"billed_units":{"total_tokens":9}}}`, usage(4, 0, 0), true)
+	f(meter.Rerank, `{"results":[],"meta":{"billed_units":{"search_units":1}}}`, usage(0, 0, 0), false)
+	f(meter.Embeddings, `{"meta":{"tokens":{"input_tokens":7}}}`, usage(0, 0, 0), false)
 }
