@@ -31,6 +31,8 @@ type call struct {
 	stall      stall
 	disconnect disconnectWatcher // owned by watchClients
 
+	engineStatus int // that of the engine's answer, 0 before; owned by the connection's goroutine
+
 	mu       sync.Mutex // guards what follows
 	phase    phase
 	stopWait func()           // in phase callWaiting: ends the wait

@@ -15,6 +15,9 @@ type Ask struct {
 	Stream  bool
 	N       int // choices for each prompt, or responses; at least 1
 	Prompts int // prompts in the request; at least 1
+	// MaxTokens is the most that the engine may make for one choice; 0 where the body does
+	// not say, and only the context bounds it.
+	MaxTokens int64
 
 	// What Prepare asked for in the client's place, so that the client must not
 	// see it. A zero Ask hides nothing.
@@ -68,11 +71,13 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 				ask.Stream = v == `"sse"`
 			}
 		case "n":
-			n = c.choicesFor(e)
+			n = c.integerFor(e)
 		case "n_cmpl": // llama-server's own word, which beats n
-			nCmpl = c.choicesFor(e)
+			nCmpl = c.integerFor(e)
 		case "prompt":
 			ask.Prompts = c.prompts()
+		case "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict":
+			ask.MaxTokens = max(ask.MaxTokens, c.integerFor(e).n)
 		case "texts":
 			has.texts = true
 			c.skip()
@@ -141,9 +146,9 @@ func (has forms) check(d Dialect, e Engine) error {
 	return nil
 }
 
-// choicesFor reads how many choices a body asks the engine for, as the engine reads it.
+// integerFor reads how many choices, or tokens, a body asks for, as the engine reads it.
 // No count comes back for null, and for what the engine refuses: its answer tells then.
-func (c *cursor) choicesFor(e Engine) count {
+func (c *cursor) integerFor(e Engine) count {
 	written := string(c.value())
 	if e == VLLM {
 		return vllmInteger(written)

@@ -71,3 +71,24 @@ func TestEveryFormOfNIsCounted(t *testing.T) {
 		t.Errorf("report meter = %+v", report)
 	}
 }
+
+// TestErrorsThatMadeNothing: what the real engine refuses with a status of 500 and 501 has
+// rows of 0, and no report says that a request was cut.
+func TestErrorsThatMadeNothing(t *testing.T) {
+	t.Parallel()
+	s := harness.ServeReal(t)
+	f := func(path, body string, want int) {
+		t.Helper()
+		if status, _, answer := s.PostAs(harness.Key, path, body); status < want {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
+	}
+	f("/v1/chat/completions", `{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}]}`, 500)
+	f("/v1/embeddings", `{"input":"the bill"}`, 501)
+	s.Stop() // takes the last sample
+	var r meterReport
+	s.Report(&r, "meter", "--window", "1h")
+	if e := r.Engines[0]; e.Requests != 2 || e.LowerBound != 0 || e.Completion.Cause != "" || len(r.Flags) > 0 {
+		t.Errorf("report meter = %+v", r)
+	}
+}
