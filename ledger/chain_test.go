@@ -167,7 +167,8 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 		"engine_sample 1970-01-01T00:00:00.000001Z": "engine_sample VALUES (1, 1, '', 0, 0, 0, 0)",
 		"override 2":     "override VALUES (2, 1, 2, NULL, 'x')",
 		"override_end 2": "override_end VALUES (2, 1)",
-		"gpu 2":          "gpu VALUES (2, 'x', 'x')",
+		"engine_excess 1970-01-01T00:00:00.000001Z": "engine_excess VALUES (1, 1, 1, NULL)",
+		"gpu 2": "gpu VALUES (2, 'x', 'x')",
 		"gpu_minute 1970-01-01T00:00:00.000001Z/1": "gpu_minute (at, gpu, since, source, readings) VALUES (1, 1, 1, '', 1)",
 	} {
 		f(table+in, "PRAGMA foreign_keys = 0", "INSERT INTO "+columns)
@@ -330,7 +331,7 @@ func checker(db *sql.DB) (head []byte, rows int, err error) {
 		2: "source id,provider,account,currency,truth,step,lag,calibrated,every", 3: "series id,resource,epoch,provider,kind,seen",
 		4: "state id,series,kind,status,running,rate,created", 5: "raw id,coding,base,body", 6: "sample id,at,source", 7: "reading sample,state,bill,raw",
 		8: "sample_failure id,at,call,class", 9: "event id,at,kind,subject,detail", 10: "engine_sample at,started,engine,prompt,completion,with_cached,quiet",
-		13: "api_key id,name,digest,created,expires,budget,rpm,tpm,models", 14: "api_key_revoked id,at", 15: "override id,at,until,amount,reason", 16: "override_end override,at", 11: "gpu id,uuid,name", 12: "gpu_minute at,gpu,since,source,readings,utilisation_avg,utilisation_max,memory_avg,memory_max,power_avg,power_max,temperature_max,energy",
+		13: "api_key id,name,digest,created,expires,budget,rpm,tpm,models", 14: "api_key_revoked id,at", 15: "override id,at,until,amount,reason", 16: "override_end override,at", 17: "engine_excess finished,prompt_again,prompt_most,completion_most", 11: "gpu id,uuid,name", 12: "gpu_minute at,gpu,since,source,readings,utilisation_avg,utilisation_max,memory_avg,memory_max,power_avg,power_max,temperature_max,energy",
 	}
 	var full []byte
 	put := func(v any) {

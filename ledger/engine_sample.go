@@ -68,18 +68,20 @@ const (
 	DiffCut     = "cut"     // requests were cut: the engine made more for them than was seen
 	DiffRunning = "running" // requests were running: their rows were still to come
 	DiffDrift   = "drift"   // nothing explains it: somebody counts wrongly
-	DiffUnsaid  = "unsaid"  // how the engine counts here is not known
+	DiffFailed  = "failed"  // requests failed that the engine may have worked on
 )
 
 // EngineDiff is one counter held against the ledger.
 type EngineDiff struct {
 	Engine, Ledger int64 // the engine's is less what it made for us after a wake
+	Again          int64 // what the engine counts a second time: see EngineExcess
 	Rounding       int64 // the most that rounding explains
 	Cause          string
 }
 
-// Difference is what the engine has beyond the ledger; negative where it has less.
-func (d EngineDiff) Difference() int64 { return d.Engine - d.Ledger }
+// Difference is what the engine has beyond the ledger and what it counts again; negative
+// where it has less.
+func (d EngineDiff) Difference() int64 { return d.Engine - d.Ledger - d.Again }
 
 // EngineCheck is a span of an engine process held against the ledger.
 type EngineCheck struct {
@@ -113,21 +115,32 @@ func (r *Reader) CheckEngine(from *EngineSample, to EngineSample) (EngineCheck, 
 	if err != nil {
 		return EngineCheck{}, err
 	}
+	x, err := r.excessOf(micros(from.At), micros(to.At))
+	if err != nil {
+		return EngineCheck{}, err
+	}
 	c := EngineCheck{From: from.At, To: to.At, Requests: t.Requests(), LowerBound: t.LowerBound}
 	prompt := t.Usage.PromptTokens
 	if !to.WithCached {
 		prompt -= t.Usage.CachedTokens
 	}
-	c.Prompt = EngineDiff{Engine: to.Prompt - from.Prompt - ours.PromptTokens, Ledger: prompt, Rounding: rounding(from.Prompt) + rounding(to.Prompt)}
+	c.Prompt = EngineDiff{Engine: to.Prompt - from.Prompt - ours.PromptTokens, Ledger: prompt, Again: x.again, Rounding: rounding(from.Prompt) + rounding(to.Prompt)}
 	c.Completion = EngineDiff{Engine: to.Completion - from.Completion - ours.CompletionTokens, Ledger: t.Usage.CompletionTokens, Rounding: rounding(from.Completion) + rounding(to.Completion)}
-	c.Completion.Cause = cause(c.Completion, to.Quiet, t.LowerBound > 0)
-	c.Prompt.Cause = cause(c.Prompt, to.Quiet, t.LowerBound > 0)
-	switch {
-	case c.Prompt.Cause != DiffDrift:
-	case t.LowerBound > 0: // a request that was cut in its prefill has a prompt that was not all read
+	c.Completion.Cause = cause(c.Completion, to.Quiet, t.LowerBound, Most{x.completion, t.LowerBound == x.completionBounds})
+	c.Prompt.Cause = cause(c.Prompt, to.Quiet, t.LowerBound, Most{x.prompt, t.LowerBound == x.promptBounds})
+	if c.Prompt.Cause != DiffDrift || c.Prompt.Difference() > 0 {
+		return c, nil
+	}
+	if t.LowerBound > 0 { // a request that was cut in its prefill has a prompt that was not all read
 		c.Prompt.Cause = DiffCut
-	case to.WithCached && c.Prompt.Difference() > 0: // vLLM may count a prompt again for each of its choices
-		c.Prompt.Cause = DiffUnsaid
+		return c, nil
+	}
+	pooled, err := r.uncachedPooled(micros(from.At), micros(to.At))
+	if err != nil {
+		return EngineCheck{}, err
+	}
+	if n := c.Prompt.Difference() + pooled; !to.WithCached && n <= c.Prompt.Rounding && n >= -c.Prompt.Rounding {
+		c.Prompt.Cause = DiffNone
 	}
 	return c, nil
 }
@@ -142,21 +155,24 @@ func (r *Reader) canaries(from, to time.Time) (u Usage, err error) {
 	return u, err
 }
 
-// cause judges a difference. The ledger counts less than was made, and later: it is
-// ahead of an engine only while that has yet to end a request that was cut, whose
-// tokens llama-server adds then.
-func cause(d EngineDiff, quiet, cut bool) string {
+// cause judges a difference, of requests of which cut are known only from below. What they,
+// and those that failed, may have made unseen explains it as far as most goes. The ledger
+// counts less than was made, and later: it is ahead of an engine only while that has yet to
+// end a request that was cut, whose tokens llama-server adds then.
+func cause(d EngineDiff, quiet bool, cut int64, most Most) string {
 	switch n := d.Difference(); {
 	case n <= d.Rounding && n >= -d.Rounding:
 		return DiffNone
-	case n < 0 && (quiet || !cut):
+	case n < 0 && (quiet || cut == 0):
 		return DiffDrift
 	case !quiet:
 		return DiffRunning
-	case cut:
+	case most.Known && n > most.N+d.Rounding:
+		return DiffDrift
+	case cut > 0:
 		return DiffCut
 	}
-	return DiffDrift
+	return DiffFailed
 }
 
 // exactCount is below what llama-server's six digits print exactly.

@@ -49,7 +49,7 @@ func TestCheckEngine(t *testing.T) {
 	}
 	f("equal", nil, sample(60, 15, 100), "", "", 0)
 	f("vllm counts the cached", nil, sample(60, 20, 100, vllm), "", "", 0)
-	f("vllm counts a prompt twice", nil, sample(60, 40, 100, vllm), ledger.DiffUnsaid, "", 0)
+	f("vllm counts a prompt twice, and nobody asked for two choices", nil, sample(60, 40, 100, vllm), ledger.DiffDrift, "", 0)
 	f("one more than the rows", nil, sample(60, 15, 101), "", ledger.DiffDrift, 1)
 	f("one less", nil, sample(60, 15, 99), "", ledger.DiffDrift, -1)
 	f("more, and a request runs", nil, sample(60, 16, 140, busy), ledger.DiffRunning, ledger.DiffRunning, 40)
@@ -117,4 +117,60 @@ func TestEngineRuns(t *testing.T) {
 			t.Errorf("%s went through", q)
 		}
 	}
+}
+
+// TestCheckEngineExplainsNoMoreThanTheRequests: what vLLM counts again is expected to the
+// token, a request that was cut explains what it could have made itself, and an older
+// llama-server does not count embeddings.
+func TestCheckEngineExplainsNoMoreThanTheRequests(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
+	type row = ledger.Request
+	f := func(name, engine string, prompt, completion int64, wantPrompt, wantCompletion string, rows ...row) {
+		t.Helper()
+		led := open(t, filepath.Join(t.TempDir(), "ledger.db"))
+		for i, r := range rows {
+			full := request(name+string(rune('a'+i)), start.Add(time.Duration(i+1)*time.Second), r.Usage.CompletionTokens)
+			full.Usage, full.LowerBound, full.Excess = r.Usage, r.LowerBound, r.Excess
+			if r.Endpoint != "" {
+				full.Endpoint = r.Endpoint
+			}
+			add(t, led, full)
+		}
+		e := ledger.EngineSample{At: start.Add(time.Minute), Started: start, Engine: engine, Prompt: prompt, Completion: completion, WithCached: engine == "vllm", Quiet: true}
+		c, err := led.CheckEngine(nil, e)
+		if err != nil || c.Prompt.Cause != wantPrompt || c.Completion.Cause != wantCompletion {
+			t.Errorf("%s: %+v, %v, want prompt %q, completion %q", name, c, err, wantPrompt, wantCompletion)
+		}
+		if v, err := led.Verify(t.Context(), chain(t, led.Reader).Head.String()); err != nil || len(v.Problems) > 0 {
+			t.Errorf("%s: %+v, %v", name, v, err)
+		}
+	}
+	most := func(n int64) ledger.Most { return ledger.Most{N: n, Known: true} }
+	three := row{Usage: ledger.Usage{PromptTokens: 10, CompletionTokens: 12}, Excess: ledger.EngineExcess{PromptAgain: 20}}
+	f("three choices", "vllm", 30, 12, "", "", three)
+	f("three choices counted once", "vllm", 10, 12, ledger.DiffDrift, "", three)
+	f("three choices and one token", "vllm", 31, 12, ledger.DiffDrift, "", three)
+
+	cut := row{Usage: ledger.Usage{PromptTokens: 10, CompletionTokens: 3}, LowerBound: true, Excess: ledger.EngineExcess{Prompt: most(0), Completion: most(7)}}
+	f("cut", "llama", 10, 10, "", ledger.DiffCut, cut)
+	f("cut and more than it could make", "llama", 10, 11, "", ledger.DiffDrift, cut)
+	f("cut and a prompt that is not its", "llama", 11, 10, ledger.DiffDrift, ledger.DiffCut, cut)
+	f("two cut", "llama", 20, 20, "", ledger.DiffCut, cut, cut)
+	f("two cut and more", "llama", 20, 21, "", ledger.DiffDrift, cut, cut)
+	f("one of two without a bound", "llama", 20, 2000, "", ledger.DiffCut, cut, row{Usage: cut.Usage, LowerBound: true})
+
+	failed := row{Excess: ledger.EngineExcess{Prompt: most(100), Completion: most(8)}}
+	f("failed after it was made", "vllm", 12, 8, ledger.DiffFailed, ledger.DiffFailed, failed)
+	f("failed and made nothing", "vllm", 0, 0, "", "", failed)
+	f("failed and more", "vllm", 12, 9, ledger.DiffFailed, ledger.DiffDrift, failed)
+
+	vectors := row{Endpoint: "embeddings", Usage: ledger.Usage{PromptTokens: 45}}
+	ranks := row{Endpoint: "rerank", Usage: ledger.Usage{PromptTokens: 95}}
+	chat := row{Usage: ledger.Usage{PromptTokens: 10, CompletionTokens: 2}}
+	f("embeddings that are counted", "llama", 150, 2, "", "", vectors, ranks, chat)
+	f("embeddings of an older build", "llama", 10, 2, "", "", vectors, ranks, chat)
+	f("one less", "llama", 9, 2, ledger.DiffDrift, "", vectors, ranks, chat)
+	f("between the two", "llama", 50, 2, ledger.DiffDrift, "", vectors, ranks, chat)
+	f("embeddings that vLLM leaves out", "vllm", 10, 2, ledger.DiffDrift, "", vectors, ranks, chat)
 }

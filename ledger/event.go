@@ -86,6 +86,7 @@ var eventTypes = []EventType{
 	{EventKey, "revoked", "An API key was ended.", keyRevoked{}},
 	{EventLedger, subjectLossAccepted, "The ledger goes on without rows that it has lost, by somebody's word.", LossAccepted{}},
 	{EventMeter, "drift", "The engine's own counters and the ledger disagree, and nothing explains it.", MeterDrift{}},
+	{EventMeter, "missing", "The engine's metrics lack a counter, so that they cannot be held against the ledger.", MeterMissing{}},
 	{EventSample, "failed", "The bill could not be read.", SampleFailure{}},
 }
 
@@ -378,4 +379,25 @@ func (m MeterDrift) eventDetail() any {
 		Prompt     counter   `json:"prompt"`
 		Completion counter   `json:"completion"`
 	}{m.From.UTC(), of(m.Prompt), of(m.Completion)}
+}
+
+// MeterMissing is an engine whose page of metrics lacks counters.
+type MeterMissing struct {
+	At       time.Time `json:"-"` // the event has it
+	Engine   string    `json:"engine"`
+	Counters []string  `json:"counters"`
+}
+
+func (m MeterMissing) eventDetail() any { return m }
+
+// MissingCounters are those that were missed in (from, to], in order.
+func (r *Reader) MissingCounters(from, to time.Time) (all []MeterMissing, err error) {
+	events, err := r.Events(EventMeter, from, to)
+	for _, e := range events {
+		m := MeterMissing{At: e.At}
+		if e.Subject == NewEvent(e.At, m).Subject && json.Unmarshal([]byte(e.Detail), &m) == nil {
+			all = append(all, m)
+		}
+	}
+	return all, err
 }

@@ -26,6 +26,9 @@ func (w *batch) addRequest(r Request) error {
 		return fmt.Errorf("request %s: %w", r.ID, err)
 	}
 	if added {
+		if err := w.addExcess(at, r); err != nil {
+			return err
+		}
 		w.last = max(w.last, at)
 		m := floorMinute(at)
 		if w.minutes[m] == nil {

@@ -37,6 +37,7 @@ type Request struct {
 	// LowerBound is set where the engine's last word on the count is missing:
 	// at least so many tokens were made.
 	LowerBound bool
+	Excess     EngineExcess // what the engine's own counters may hold beyond Usage
 }
 
 // OpenRequest is a request that is running: what a crash leaves of it.

@@ -19,6 +19,7 @@ type MeterReport struct {
 	Window  Span          `json:"window"`
 	Engines []EngineMeter `json:"engines"` // each engine process sampled in the window
 	Drifts  []MeterDrift  `json:"drifts"`  // in the window, as they were seen
+	Missing []MeterGap    `json:"missing"` // counters that an engine's page of metrics lacked
 	Flags   []string      `json:"flags"`
 	Demo    bool          `json:"demo"`
 	Chain   Chain         `json:"chain"`
@@ -45,15 +46,23 @@ type EngineMeter struct {
 type MeterCounter struct {
 	Engine       int64  `json:"engine"`
 	Ledger       int64  `json:"ledger"`
+	Again        int64  `json:"again"`        // what the engine counts a second time
 	Rounding     int64  `json:"rounding"`     // the most that rounding explains
 	Unattributed int64  `json:"unattributed"` // what the engine has beyond the rows and beyond rounding
-	Cause        string `json:"cause"`        // "", "cut", "running", "unsaid" or "drift"
+	Cause        string `json:"cause"`        // "", "cut", "running", "failed" or "drift"
 }
 
 // MeterDrift is a disagreement that nothing explained.
 type MeterDrift struct {
 	At     time.Time `json:"at"`
 	Detail string    `json:"detail"` // a JSON object: the counters since they last agreed
+}
+
+// MeterGap is an engine whose counters could not be read, since they are not all there.
+type MeterGap struct {
+	At       time.Time `json:"at"`
+	Engine   string    `json:"engine"`
+	Counters []string  `json:"counters"`
 }
 
 // Meter holds the requests of each engine process that was sampled in w against
@@ -64,7 +73,7 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 	if err != nil {
 		return wrap(err)
 	}
-	rep := MeterReport{Window: Span(w), Engines: []EngineMeter{}, Flags: []string{}, Demo: demo}
+	rep := MeterReport{Window: Span(w), Engines: []EngineMeter{}, Missing: []MeterGap{}, Flags: []string{}, Demo: demo}
 	runs, err := r.EngineRuns(w.From, w.To)
 	if err != nil {
 		return wrap(err)
@@ -92,6 +101,9 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 		})
 	}
 	if rep.Drifts, err = drifts(r, w); err != nil {
+		return wrap(err)
+	}
+	if rep.Missing, err = gaps(r, w); err != nil {
 		return wrap(err)
 	}
 	if rep.Overrides, err = overridden(r, w); err != nil {
@@ -138,13 +150,25 @@ func drifts(r *ledger.Reader, w ledger.Window) ([]MeterDrift, error) {
 	out := []MeterDrift{}
 	events, err := r.Events(ledger.EventMeter, w.From, w.To)
 	for _, e := range events {
-		out = append(out, MeterDrift{e.At, e.Detail})
+		if e.Subject == ledger.NewEvent(e.At, ledger.MeterDrift{}).Subject {
+			out = append(out, MeterDrift{e.At, e.Detail})
+		}
+	}
+	return out, err
+}
+
+// gaps are the counters that serve missed in w, never nil.
+func gaps(r *ledger.Reader, w ledger.Window) ([]MeterGap, error) {
+	out := []MeterGap{}
+	missing, err := r.MissingCounters(w.From, w.To)
+	for _, m := range missing {
+		out = append(out, MeterGap{m.At, m.Engine, m.Counters})
 	}
 	return out, err
 }
 
 func meterCounter(d ledger.EngineDiff) MeterCounter {
-	c := MeterCounter{Engine: d.Engine, Ledger: d.Ledger, Rounding: d.Rounding, Cause: d.Cause}
+	c := MeterCounter{Engine: d.Engine, Ledger: d.Ledger, Again: d.Again, Rounding: d.Rounding, Cause: d.Cause}
 	if n := d.Difference(); n > d.Rounding {
 		c.Unattributed = n
 	}
@@ -172,6 +196,7 @@ func (e EngineMeter) cells(m MeterReport) []cell {
 		{"sampled", stamp(e.Sampled)},
 		{"requests", integer(e.Requests)},
 		{"lower_bound", integer(e.LowerBound)},
+		{"prompt_tokens_again", integer(e.Prompt.Again)},
 	}
 	for _, c := range []struct {
 		name string
@@ -213,13 +238,16 @@ func (m MeterReport) text() string {
 		}
 	}
 	b.WriteString("\n")
+	for _, g := range m.Missing {
+		paragraph(&b, "not checked: "+g.Engine+" has no "+strings.Join(g.Counters, ", ")+" among its metrics, as seen at "+timeText(g.At)+".")
+	}
 	for _, d := range m.Drifts {
 		paragraph(&b, "drift at "+timeText(d.At)+": "+d.Detail)
 	}
 	for _, note := range overrideTexts(m.Overrides) {
 		paragraph(&b, note)
 	}
-	paragraph(&b, "An engine's counters begin at zero when its process starts. llama-server's prompt counter leaves out what came from its cache, and so does the ledger's figure beside it. What an engine made to prove that it woke is taken off its count. A difference that no cut or running request and no rounding explains is a drift.")
+	paragraph(&b, "An engine's counters begin at zero when its process starts. llama-server's prompt counter leaves out what came from its cache, and so does the ledger's figure beside it. What an engine made to prove that it woke is taken off its count. A request that was cut explains no more than it could have made. A difference that no cut, failed or running request and no rounding explains is a drift.")
 	m.Chain.write(&b)
 	return b.String()
 }
@@ -231,10 +259,13 @@ func (c MeterCounter) text(e EngineMeter) string {
 		return "unattributed: " + plural(e.LowerBound, "request") + " cut before the engine's last word"
 	case ledger.DiffRunning:
 		return "requests were running"
-	case ledger.DiffUnsaid:
-		return "how vLLM counts a prompt of several choices is not known"
+	case ledger.DiffFailed:
+		return "requests failed, and the engine may have worked on them"
 	case ledger.DiffDrift:
 		return "DRIFT: nothing explains it"
+	}
+	if c.Engine == c.Ledger+c.Again && c.Again > 0 {
+		return "vLLM counts a prompt again for each further choice"
 	}
 	if c.Engine != c.Ledger {
 		return "within the engine's rounding"

@@ -72,6 +72,14 @@ func TestMeter(t *testing.T) {
 	if !slices.Equal(m.Flags, []string{report.FlagDrift}) || len(m.Drifts) != 1 || !strings.Contains(written(t, m, report.Text), `drift at `) {
 		t.Errorf("%+v", m)
 	}
+	// So is a counter that the engine does not have.
+	if err := b.AddEvent(at(9), ledger.MeterMissing{Engine: "llama", Counters: []string{"llamacpp:x_total"}}); err != nil {
+		t.Fatal(err)
+	}
+	m = b.meter(0, 10)
+	if len(m.Drifts) != 1 || len(m.Missing) != 1 || !strings.Contains(written(t, m, report.Text), "not checked: llama has no llamacpp:x_total among its metrics") {
+		t.Errorf("%+v", m)
+	}
 	// And one that the counters show by themselves.
 	b.served(11, 5, none)
 	b.counters(12, 10.5, 0, 4, true)

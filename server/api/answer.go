@@ -70,6 +70,7 @@ const (
 )
 
 func (s *Server) newAnswer(c *call, m *meter.Meter, x *exchange, f format) *answer {
+	c.engineStatus = x.resp.StatusCode()
 	return &answer{s: s, c: c, m: m, x: x, format: f, status: x.resp.StatusCode()}
 }
 

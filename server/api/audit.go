@@ -24,6 +24,10 @@ type audit struct {
 	base  *ledger.EngineSample // the last quiet one of the engine's process; nil: from its start
 	last  ledger.EngineSample  // the last one written
 	drift bool                 // one was reported since base
+
+	read   time.Time // when the counters were asked for last; see counterPause
+	sized  time.Time // the start of the process whose context is known
+	missed time.Time // likewise, of that whose counters were found missing
 }
 
 // counterWait bounds the wait for an engine that may hang.
@@ -62,8 +66,16 @@ func (s *Server) SampleCounters(ctx context.Context) {
 	at := s.cfg.Now()
 	ctx, cancel := context.WithTimeout(ctx, counterWait)
 	defer cancel()
+	if !s.audit.sized.Equal(before.StartedAt) {
+		if size, err := queue.ReadContext(ctx, s.cfg.Engine); err == nil {
+			s.audit.sized = before.StartedAt
+			s.contextSize.Store(size)
+		}
+	}
+	s.audit.read = time.Now()
 	n, err := queue.ReadCounters(ctx, s.cfg.Engine)
 	if err != nil {
+		s.missing(at, before.StartedAt, err)
 		s.cfg.Log.Debug("sample the engine's counters", "err", err)
 		return
 	}

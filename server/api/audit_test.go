@@ -27,6 +27,10 @@ func TestTheEnginesCountersAreSampled(t *testing.T) {
 	var made, looks, running atomic.Int64
 	w := newWorld(t, queue.Llama, func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/v1/models" {
+			jsonAnswer(200, `{"data":[{"meta":{"n_ctx":4096}}]}`)(rw, r)
+			return
+		}
 		if r.URL.Path != "/metrics" {
 			jsonAnswer(200, chatAnswer)(rw, r) // 59 prompt tokens, 58 of them cached, and 3 more
 			made.Add(3)

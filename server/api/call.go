@@ -33,6 +33,8 @@ type call struct {
 	asking     asking
 	isHTTP11   bool // the client's request is
 
+	engineStatus int // that of the engine's answer, 0 before; owned by the connection's goroutine
+
 	mu       sync.Mutex // guards what follows
 	phase    phase
 	stopWait func()           // in phase callWaiting: ends the wait

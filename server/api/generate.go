@@ -145,12 +145,14 @@ func (s *Server) noAnswer(c *call, m *meter.Meter, err error) *refusal.Refusal {
 func (s *Server) record(c *call, m *meter.Meter, status ledger.Status, http int, first time.Time) error {
 	defer s.end(c)
 	c.beginRecord()
+	lowerBound, unseen := false, false
+	if !m.Exact() {
+		lowerBound, unseen = s.judge(c, status)
+	}
 	r := ledger.Request{
 		ID: c.id, Endpoint: c.route.Endpoint(), Model: m.Model(), Key: c.key.id(), Stream: c.ask.Stream,
 		Status: status, HTTP: http, Started: c.started, First: first, Finished: s.cfg.Now(),
-		Usage: m.Usage(),
-		// A request that the engine refused made nothing: that is exact.
-		LowerBound: !m.Exact() && !(status == ledger.Failed && http >= 400 && http < 500 && c.cutCause() == nil),
+		Usage: m.Usage(), LowerBound: lowerBound, Excess: s.excess(c, m, unseen),
 	}
 	if r.Model == "" {
 		r.Model = c.ask.Model

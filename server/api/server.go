@@ -150,6 +150,8 @@ type Server struct {
 	models   atomic.Pointer[reply] // the newest list, for while the engine sleeps
 	stopping chan struct{}
 	audit    audit
+
+	contextSize atomic.Int64 // of the engine, in tokens; 0 where that is not known
 }
 
 // New checks cfg and starts nothing.

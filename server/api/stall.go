@@ -40,7 +40,7 @@ func (s *Server) watchStalls(ctx context.Context) {
 		return
 	}
 	w := &stallWatcher{s: s, limit: limit}
-	every(ctx, min(max(limit/20, 10*time.Millisecond), time.Second), func() { w.look(ctx) })
+	every(ctx, min(max(limit/20, 10*time.Millisecond), counterPause), func() { w.look(ctx) })
 }
 
 // stallWatcher remembers the engine's own counter of its steps.

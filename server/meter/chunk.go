@@ -274,6 +274,31 @@ func (c *cursor) details(u *usage) {
 	}
 }
 
+// meta reads what Cohere's form of a rerank's answer has instead of a usage: what was
+// read, and else what is billed.
+func (c *cursor) meta(u *usage) (found bool) {
+	if !c.openIf('{') {
+		return false
+	}
+	var room name
+	for first := true; c.more('}', first); first = false {
+		var part usage
+		switch string(c.key(&room)) {
+		case "tokens":
+			if c.usage(&part) && part.prompt.ok {
+				*u, found = part, true
+			}
+		case "billed_units":
+			if c.usage(&part) && !u.prompt.ok && (part.prompt.ok || part.total.ok) {
+				*u, found = part, true
+			}
+		default:
+			c.skip()
+		}
+	}
+	return found
+}
+
 // timings reads a timings object, or the prompt_progress that stands in for it
 // during prefill.
 func (c *cursor) timings(t *timings) bool {

@@ -24,8 +24,10 @@ const (
 type completion struct {
 	on      bool
 	created int64  // when the response was asked for, in Unix seconds
-	id      []byte // the response's, as it is written: the engine's own, or ours: see begin
-	begun   bool   // it is ours
+	id      []byte // of the response, as it is written; nil before the first event that says it
+	begun   bool   // the id is of our making: see begin
+	engine  []byte // where it is, the engine's own name for the response
+	restart bool   // a response has begun: its items count from 0
 
 	next int // the number of the next event
 	held int // how many events of the tail have a number beyond it
@@ -240,9 +242,10 @@ func (c *completion) add(id []byte) *item {
 		return nil
 	}
 	next := int64(0)
-	if n := len(c.items); n > 0 {
+	if n := len(c.items); n > 0 && !c.restart {
 		next = c.items[n-1].index + 1
 	}
+	c.restart = false
 	c.items = append(c.items, item{id: bytes.Clone(id), index: next})
 	return &c.items[len(c.items)-1]
 }
@@ -260,6 +263,7 @@ func (m *Meter) emitResponse(dst, ev []byte, e *event, ch *chunk) []byte {
 		c.id = bytes.Clone(re.id)
 	}
 	var in *item
+	c.restart = c.restart || string(re.kind) == "response.created"
 	if c.on {
 		in = m.place(&re)
 	}
@@ -336,7 +340,10 @@ func (m *Meter) addResponse(off int, re *responseEvent) {
 	if re.id == nil {
 		return
 	}
-	if c.begun {
+	if c.begun && c.engine == nil && len(re.id) <= maxID {
+		c.engine = bytes.Clone(re.id)
+	}
+	if c.begun && bytes.Equal(re.id, c.engine) {
 		c.edits = append(c.edits, eventEdit{off + re.idFrom + 1, off + re.idTo - 1, c.id})
 	}
 	switch string(re.kind) {

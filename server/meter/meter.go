@@ -82,6 +82,7 @@ type Meter struct {
 	counts   counts
 	progress int64
 	events   int64 // see Events
+	ended    int   // responses that have ended in a stream
 	model    string
 	fault    *Fault
 	done     bool // the terminal event, or the end of the JSON body, was seen
@@ -126,7 +127,8 @@ func (m *Meter) Usage() ledger.Usage {
 func (m *Meter) Exact() bool {
 	t := &m.counts
 	if m.engine == VLLM || m.dialect != Chat && m.dialect != Completions {
-		return t.total.prompt.ok && t.total.completion.ok
+		several := m.dialect == Responses && (m.ask.N > 1 || t.totals > 1 || m.scanner.top > 1)
+		return t.total.prompt.ok && t.total.completion.ok && (!several || m.done && !t.unread)
 	}
 	finals := max(t.totals, t.finals)
 	if t.unread || finals == 0 {
@@ -135,7 +137,7 @@ func (m *Meter) Exact() bool {
 	// llama-server has a final usage for each choice of each prompt. Without a
 	// stream it reports the first result's alone, which is why Prepare asks for
 	// one where there are several.
-	return finals >= m.ask.N*m.ask.Prompts || m.sawDone
+	return finals >= max(m.ask.N*m.ask.Prompts, len(t.choices), m.scanner.choices) || m.sawDone
 }
 
 // Opaque tells that the answer is in no form that is read: sound, or a text. Only

@@ -174,3 +174,69 @@ func TestPrepareTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestPrepareReadsNAsTheEngineDoes: llama-server takes any JSON number and converts it to
+// 32 bits; vLLM takes what is a whole number, also in a text.
+func TestPrepareReadsNAsTheEngineDoes(t *testing.T) {
+	f := func(n string, llama, vllm int) {
+		t.Helper()
+		for e, want := range map[meter.Engine]int{meter.LlamaServer: llama, meter.VLLM: vllm} {
+			if got := prepare(t, meter.Chat, e, `{"n":`+n+`}`).N; got != want {
+				t.Errorf("engine %d reads n %s as %d, want %d", e, n, got, want)
+			}
+		}
+	}
+	f(`3.0`, 3, 3)
+	f(`3e0`, 3, 3)
+	f(`30e-1`, 3, 3)
+	f(`3.7`, 3, 1)
+	f(`4294967298`, 2, 1)
+	f(`-4294967294`, 2, 1)
+	f(`9223372036854775810`, 2, 1)
+	f(`18446744073709551618`, 1, 1)
+	f(`4294967298.0`, 1, 1)
+	f(`1e999`, 1, 1)
+	f(`"3"`, 1, 3)
+	f(`" 3 "`, 1, 3)
+	f(`"x"`, 1, 1)
+	f(`true`, 1, 1)
+	f(`null`, 1, 1)
+	f(`[3]`, 1, 1)
+	f(`{"n":3}`, 1, 1)
+	f(`0`, 1, 1)
+}
+
+// TestPrepareRefusesWhatIsNotCounted: forms whose answers do not say what they cost.
+func TestPrepareRefusesWhatIsNotCounted(t *testing.T) {
+	f := func(d meter.Dialect, e meter.Engine, body, want string) {
+		t.Helper()
+		got := ""
+		if _, _, err := meter.Prepare(d, e, []byte(body)); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+	const (
+		texts      = "texts is not served, since the engine does not say what it costs: use documents"
+		content    = "content is not served, since the engine does not say what it costs: use input"
+		background = "background is not served: the result could not be fetched here"
+	)
+	llama, vllm := meter.LlamaServer, meter.VLLM
+	f(meter.Rerank, llama, `{"query":"q","texts":["a"]}`, texts)
+	f(meter.Rerank, llama, `{"query":"q","texts":null,"documents":["a"]}`, texts) // the engine asks whether it is there
+	f(meter.Rerank, llama, `{"query":"q","documents":["a"]}`, "")
+	f(meter.Rerank, vllm, `{"query":"q","texts":["a"]}`, "")
+	f(meter.Embeddings, llama, `{"content":"a"}`, content)
+	f(meter.Embeddings, llama, `{"content":"a","input":"b"}`, "")
+	f(meter.Embeddings, llama, `{"input":"b"}`, "")
+	f(meter.Embeddings, vllm, `{"content":"a"}`, "")
+	f(meter.Chat, llama, `{"content":"a","texts":[],"background":true}`, "")
+	for _, e := range []meter.Engine{llama, vllm} { // BerriAI/litellm#11308
+		f(meter.Responses, e, `{"input":"a","background":true}`, background)
+		f(meter.Responses, e, `{"input":"a","background":1}`, background) // vLLM takes it for true
+		f(meter.Responses, e, `{"input":"a","background":true,"background":false}`, "")
+		f(meter.Responses, e, `{"input":"a","background":null}`, "")
+	}
+}

@@ -8,12 +8,13 @@ const (
 )
 
 // jsonScanner follows an answer that is one JSON text and arrives in pieces. It keeps
-// nothing but the top-level values that are read, one at a time. It tracks
-// strings and depth only: whether the answer is well formed is for the client
-// to find out.
+// nothing but the values that are read, one at a time: those at the top, or, where the
+// text is a list of results, those at the top of each. It tracks strings and depth only:
+// whether the answer is well formed is for the client to find out.
 type jsonScanner struct {
 	depth    int
-	object   bool // the text is an object
+	top      int  // depth of the members that are read: 2 in a list of results
+	result   bool // the value at depth top is an object
 	ended    bool // there is nothing more to read
 	inString bool
 	escaped  bool // by the byte before
@@ -26,6 +27,9 @@ type jsonScanner struct {
 	usage    usage
 	timings  timings
 	hasUsage bool
+
+	choices   int  // how many the answer holds
+	inChoices bool // their list is being passed
 }
 
 var structural = [256]bool{'"': true, '{': true, '}': true, '[': true, ']': true, ',': true, ':': true}
@@ -38,7 +42,7 @@ func (m *Meter) JSON(p []byte) {
 	m.progress++
 	for i := 0; i < len(p) && !j.ended; {
 		if j.depth == 0 {
-			j.start(p[i])
+			j.start(p[i], m.dialect == Responses)
 			i++
 			continue
 		}
@@ -58,13 +62,18 @@ func (m *Meter) JSON(p []byte) {
 	}
 }
 
-// start reads a byte before the text's first bracket. A text that is no object
-// has nothing for us.
-func (j *jsonScanner) start(ch byte) {
+// start reads a byte before the text's first bracket. A text that is no object has
+// nothing for us, unless it is a list of results.
+func (j *jsonScanner) start(ch byte, results bool) {
 	switch ch {
 	case ' ', '\t', '\n', '\r':
-	case '{', '[':
-		j.depth, j.object, j.inKey = 1, ch == '{', ch == '{'
+	case '{':
+		j.depth, j.top, j.result, j.inKey = 1, 1, true, true
+	case '[':
+		j.depth = 1
+		if results {
+			j.top = 2
+		}
 	default:
 		j.ended = true
 	}
@@ -91,16 +100,25 @@ func (j *jsonScanner) skipString(p []byte, i int) int {
 // punctuation reads one structural byte outside strings.
 func (m *Meter) punctuation(p []byte) {
 	j := &m.scanner
-	top := j.depth == 1 && j.object
+	top := j.depth == j.top && j.result
 	switch p[0] {
 	case '"':
 		j.inString = true
 	case '{', '[':
 		j.depth++
+		if j.depth == j.top { // of a list of results, the next
+			j.result, j.inKey, j.key = p[0] == '{', p[0] == '{', j.key[:0]
+			return
+		}
+		if j.inChoices && p[0] == '{' && j.depth == j.top+2 {
+			j.choices++
+		}
 	case '}', ']':
 		j.depth--
+		if j.depth < j.top && j.result {
+			m.endResult()
+		}
 		if j.depth == 0 {
-			m.endMember()
 			j.ended, m.done = true, true
 			return
 		}
@@ -160,6 +178,10 @@ func (j *jsonScanner) wantedName() string {
 		return "model"
 	case "error":
 		return "error"
+	case "meta":
+		return "meta"
+	case "choices":
+		j.inChoices = true
 	}
 	return ""
 }
@@ -167,6 +189,7 @@ func (j *jsonScanner) wantedName() string {
 // endMember reads the value that just ended.
 func (m *Meter) endMember() {
 	j := &m.scanner
+	j.inChoices = false
 	c := cursor{b: j.value}
 	c.space()
 	switch j.wanted {
@@ -175,6 +198,11 @@ func (m *Meter) endMember() {
 	case "usage":
 		var u usage
 		if c.usage(&u) && c.end() {
+			j.usage, j.hasUsage = u, true
+		}
+	case "meta":
+		var u usage
+		if m.dialect == Rerank && !j.hasUsage && c.meta(&u) && c.end() {
 			j.usage, j.hasUsage = u, true
 		}
 	case "timings":
@@ -192,8 +220,24 @@ func (m *Meter) endMember() {
 		}
 	}
 	j.wanted = ""
-	if j.hasUsage { // again for late timings: they may hold the cached part
+	if j.hasUsage && j.top == 1 { // again for late timings: they may hold the cached part
 		m.counts.total, m.counts.totals = m.reading(&j.usage, &j.timings), 1
 		m.counts.unread = !m.counts.total.prompt.ok || !m.counts.total.completion.ok
 	}
+}
+
+// endResult ends the object at depth top: the answer, or one result of a list.
+func (m *Meter) endResult() {
+	m.endMember()
+	j := &m.scanner
+	j.result, j.inKey = false, false
+	if j.top == 1 {
+		return
+	}
+	if j.hasUsage {
+		m.countTotal(&j.usage, &j.timings)
+	} else {
+		m.counts.unread = true
+	}
+	j.usage, j.timings, j.hasUsage = usage{}, timings{}, false
 }

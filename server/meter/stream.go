@@ -190,7 +190,9 @@ func (m *Meter) finish(k kind, err, payload []byte) {
 	if err == nil && !k.terminal() {
 		return
 	}
-	m.done = true
+	if m.ended++; m.dialect != Responses || m.ended >= m.ask.N || err != nil || k == kindError {
+		m.done = true
+	}
 	switch {
 	case err != nil:
 		m.setFault(readError(0, err))

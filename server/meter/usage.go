@@ -161,14 +161,24 @@ func (m *Meter) countTotal(u *usage, t *timings) {
 	total.cached.n = min(total.cached.n, r.cached.n)
 }
 
-// countResponse reads the Responses dialect, which has one choice.
+// countResponse reads the Responses dialect. Of several responses in one stream an event
+// does not say which it belongs to, so their running counts are of no use: until they
+// end, an event that carries something is a token.
 func (m *Meter) countResponse(ch *chunk, k kind) {
 	if k != kindDelta {
 		ch.content = false
 	}
-	m.countReading(ch, ch.timings.reading(), false)
-	if ch.hasUsage && k.terminal() {
+	r := ch.timings.reading()
+	if m.ask.N > 1 {
+		r.completion = count{}
+	}
+	m.countReading(ch, r, false)
+	switch {
+	case !ch.hasUsage || !k.terminal():
+	case m.engine == VLLM:
 		m.counts.total = m.reading(&ch.usage, &ch.timings)
+	default:
+		m.countTotal(&ch.usage, &ch.timings)
 	}
 }
 

@@ -3,7 +3,7 @@ package queue
 import (
 	"bufio"
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -44,33 +44,68 @@ var (
 	}
 )
 
+// MissingCounters is the error of a page of metrics that lacks these counters.
+type MissingCounters []string
+
+func (m MissingCounters) Error() string { return "the page has no " + strings.Join(m, ", ") }
+
 // maxPage bounds a page of metrics; vLLM's histograms make it tens of kilobytes.
 const maxPage = 8 << 20
 
 // ReadCounters asks the engine behind b for its counters, on a connection of its own.
-func ReadCounters(ctx context.Context, b Backend) (Counters, error) {
+func ReadCounters(ctx context.Context, b Backend) (c Counters, err error) {
+	err = read(ctx, b, "/metrics", func(page io.Reader) error {
+		c, err = parseCounters(page, b.Kind())
+		return err
+	})
+	if err != nil {
+		return Counters{}, fmt.Errorf("read the engine's counters: %w", err)
+	}
+	return c, nil
+}
+
+// ReadContext asks the engine behind b how many tokens a prompt and its answer may have
+// together; 0 where it does not say. It wakes no engine.
+func ReadContext(ctx context.Context, b Backend) (int64, error) {
+	var list struct {
+		Data []struct {
+			VLLM  int64 `json:"max_model_len"`
+			Llama struct {
+				Context int64 `json:"n_ctx"`
+			} `json:"meta"`
+		}
+	}
+	err := read(ctx, b, "/v1/models", func(page io.Reader) error { return json.NewDecoder(page).Decode(&list) })
+	if err != nil {
+		return 0, fmt.Errorf("read the engine's context: %w", err)
+	}
+	most := int64(0)
+	for _, m := range list.Data {
+		most = max(most, m.VLLM, m.Llama.Context)
+	}
+	return most, nil
+}
+
+// read gets a page of the engine, on a connection of its own.
+func read(ctx context.Context, b Backend, path string, parse func(io.Reader) error) error {
 	transport := &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return b.Dial(ctx) },
 		DisableKeepAlives: true,
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine/metrics", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, nil)
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
 	req.Header.Set("Authorization", "Bearer "+b.Key())
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return Counters{}, fmt.Errorf("read the engine's counters: %w", err)
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return Counters{}, fmt.Errorf("read the engine's counters: status %d", resp.StatusCode)
+		return fmt.Errorf("status %d", resp.StatusCode)
 	}
-	c, err := parseCounters(io.LimitReader(resp.Body, maxPage), b.Kind())
-	if err != nil {
-		return Counters{}, fmt.Errorf("read the engine's counters: %w", err)
-	}
-	return c, nil
+	return parse(io.LimitReader(resp.Body, maxPage))
 }
 
 // parseCounters reads a page in Prometheus' text format. A count that the page
@@ -106,10 +141,14 @@ func parseCounters(page io.Reader, kind Kind) (Counters, error) {
 		}
 		return n
 	}
+	var missing MissingCounters
 	for _, name := range append([]string{names.prompt, names.completion}, names.running...) {
 		if _, ok := sums[name]; !ok {
-			return Counters{}, errors.New("the page has no " + name)
+			missing = append(missing, name)
 		}
+	}
+	if missing != nil {
+		return Counters{}, missing
 	}
 	return Counters{
 		Prompt: sum(names.prompt), WithCached: kind == VLLM, Completion: sum(names.completion),

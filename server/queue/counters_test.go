@@ -32,6 +32,6 @@ vllm:iteration_tokens_total_count{engine="0"} 9.0
 `
 	f(VLLM, vllm, Counters{Prompt: 15, WithCached: true, Completion: 1000001, Running: 3, Work: 1000025}, "")
 	f(VLLM, strings.ReplaceAll(vllm, "generation", "x"), Counters{}, "the page has no vllm:generation_tokens_total")
-	f(Llama, "", Counters{}, "the page has no llamacpp:prompt_tokens_total")
+	f(Llama, "", Counters{}, "the page has no llamacpp:prompt_tokens_total, llamacpp:tokens_predicted_total, llamacpp:requests_processing, llamacpp:requests_deferred")
 	f(Llama, "llamacpp:prompt_tokens_total many\n", Counters{}, `llamacpp:prompt_tokens_total: "many" is not a count`)
 }

@@ -24,6 +24,7 @@ type meterReport struct {
 type meterCounter struct {
 	Engine       int64  `json:"engine"`
 	Ledger       int64  `json:"ledger"`
+	Again        int64  `json:"again"`
 	Unattributed int64  `json:"unattributed"`
 	Cause        string `json:"cause"`
 }

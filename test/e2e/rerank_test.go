@@ -38,3 +38,30 @@ func TestRerankOverARealEngine(t *testing.T) {
 	}
 	s.Stop()
 }
+
+// TestFormsWithoutUsageAreRefused: llama-server answers them and does not say what they
+// cost. The forms that it does count stay, and nothing is taken for cut.
+func TestFormsWithoutUsageAreRefused(t *testing.T) {
+	t.Parallel()
+	f := func(flag, path, refused, served, want string) {
+		t.Helper()
+		s := harness.ServeReal(t, flag)
+		if status, _, body := s.PostAs(harness.Key, path, refused); status != http.StatusBadRequest || !strings.Contains(body, want) {
+			t.Errorf("%s %s: %d %s", path, refused, status, body)
+		}
+		if status, _, body := s.PostAs(harness.Key, path, served); status != http.StatusOK {
+			t.Errorf("%s %s: %d %s", path, served, status, body)
+		}
+		if u := s.Usage(); u.PromptTokens == 0 || u.Requests != 1 || u.ByStatus.OK != 1 {
+			t.Errorf("%s: report usage = %+v", path, u)
+		}
+		s.Stop()
+		var m meterReport
+		s.Report(&m, "meter", "--window", "1h")
+		if e := m.Engines[0]; e.LowerBound != 0 || len(m.Flags) > 0 {
+			t.Errorf("%s: report meter = %+v", path, m)
+		}
+	}
+	f("--reranking", "/v1/rerank", `{"query":"the bill","texts":["the engine"]}`, `{"query":"the bill","documents":["the engine"]}`, "texts is not served")
+	f("--embeddings", "/v1/embeddings", `{"content":"the bill"}`, `{"input":"the bill"}`, "content is not served")
+}

@@ -101,8 +101,14 @@ func TestSeveralResultsOfVLLM(t *testing.T) {
 	if got, want := float64(u.CompletionTokens), m[`vllm:generation_tokens_total{engine="0",model_name="m"}`]; got != want || want == 0 {
 		t.Errorf("the ledger has %v completion tokens, the engine made %v", got, want)
 	}
-	if got, want := float64(u.PromptTokens), m[`vllm:prompt_tokens_total{engine="0",model_name="m"}`]; got != want || want == 0 {
-		t.Errorf("the ledger has %v prompt tokens, the engine read %v", got, want)
+	s.Stop() // takes the last sample
+	var r meterReport
+	s.Report(&r, "meter", "--window", "1h")
+	e := r.Engines[0]
+	if e.Prompt.Ledger != u.PromptTokens || e.Prompt.Again == 0 || float64(u.PromptTokens+e.Prompt.Again) != m[`vllm:prompt_tokens_total{engine="0",model_name="m"}`] {
+		t.Errorf("the ledger has %v prompt tokens, report meter %+v", u.PromptTokens, e)
 	}
-	s.Stop()
+	if e.Prompt.Cause != "" || e.Completion.Cause != "" || len(r.Flags) > 0 {
+		t.Errorf("report meter = %+v", r)
+	}
 }

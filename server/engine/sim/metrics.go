@@ -30,12 +30,12 @@ type counts struct {
 	}
 }
 
-// prefill counts each prompt once: choices share it.
+// prefill counts each prompt, llama-server once, vLLM again for each choice of it.
 func (c *counts) prefill(j *job) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, q := range j.seqs {
-		if q.index%j.n != 0 {
+		if q.index%j.n != 0 && !j.vllm {
 			continue
 		}
 		c.cached += q.cached

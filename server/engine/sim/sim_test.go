@@ -141,7 +141,8 @@ func TestUsage(t *testing.T) {
 	f(vllm, "/v1/rerank", `{"query":"a","documents":["b c"]}`, `{"prompt_tokens":5,"total_tokens":5}`)
 }
 
-// TestMetrics: llama-server leaves cached prompt tokens out, vLLM doesn't.
+// TestMetrics: llama-server leaves cached prompt tokens out, vLLM doesn't, and counts the
+// prompt once for each choice.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	const body = `{"messages":[{"role":"user","content":"a b c"}],"max_tokens":4,"n":2}`
@@ -155,8 +156,8 @@ func TestMetrics(t *testing.T) {
 	}
 	_, vllm := engine(t, "-flavour", "vllm", "-cached", "2")
 	post(t, vllm+"/v1/chat/completions", body)
-	if got := counter(t, vllm, "vllm:prompt_tokens_total"); got != 10 {
-		t.Errorf("vLLM's prompt_tokens_total = %d, want 10", got)
+	if got := counter(t, vllm, "vllm:prompt_tokens_total"); got != 20 {
+		t.Errorf("vLLM's prompt_tokens_total = %d, want 20", got)
 	}
 	if got := counter(t, vllm, "vllm:generation_tokens_total"); got != 8 {
 		t.Errorf("vLLM's generation_tokens_total = %d, want 8", got)

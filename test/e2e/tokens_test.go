@@ -1,0 +1,94 @@
+package e2e_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"spotinference/test/harness"
+	"spotinference/test/realengine"
+)
+
+// manyForms are the ways in which llama-server can be asked for several results, each
+// with how many come. It reads any JSON number and converts it to 32 bits.
+var manyForms = []struct {
+	path, asks string
+	results    int64
+}{
+	{"/v1/chat/completions", `"n":3.0`, 3},
+	{"/v1/chat/completions", `"n":3e0`, 3},
+	{"/v1/chat/completions", `"n":2.9`, 2},
+	{"/v1/chat/completions", `"n":4294967298`, 2},
+	{"/v1/chat/completions", `"n":-4294967294`, 2},
+	{"/v1/chat/completions", `"n":true`, 1},
+	{"/v1/chat/completions", `"n_cmpl":3.0`, 3},
+	{"/v1/chat/completions", `"n_cmpl":3`, 3},
+	{"/v1/chat/completions", `"n":"x","n_cmpl":3`, 3},
+	{"/v1/chat/completions", `"n":3,"n_cmpl":null`, 3},
+	{"/v1/chat/completions", `"n":3,"n_cmpl":true`, 1},
+	{"/v1/completions", `"n":4294967298.0e0,"n_cmpl":2`, 2},
+	{"/v1/completions", `"n":30e-1`, 3},
+	{"/v1/responses", `"n":4`, 4},
+	{"/v1/responses", `"n":2.0`, 2},
+	{"/v1/responses", `"n_cmpl":4294967299`, 3},
+	{"/v1/messages", `"n":3,"n_cmpl":3`, 1},
+}
+
+// TestEveryFormOfNIsCounted: a number that asks for several results means to us what it
+// means to the engine, streamed and not.
+func TestEveryFormOfNIsCounted(t *testing.T) {
+	t.Parallel()
+	launcher, model := realengine.Find(t), realengine.Model(t)
+	s := harness.Serve(t, nil, "--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").Ready()
+	const tokens = 20
+	for _, f := range manyForms {
+		for _, stream := range []string{"", `,"stream":true`} {
+			body := `{"model":"m",` + f.asks + stream + `,"ignore_eos":true,"max_tokens":20,"max_output_tokens":20,"prompt":"the bill","input":"the bill","messages":[{"role":"user","content":"the bill"}]}`
+			before := s.Usage()
+			status, _, answer := s.Post(f.path, body)
+			u := s.Usage()
+			if status != http.StatusOK {
+				t.Fatalf("%s %s: %d %s", f.path, body, status, answer)
+			}
+			if got := u.CompletionTokens - before.CompletionTokens; got != tokens*f.results && f.path != "/v1/messages" { // which knows no ignore_eos
+				t.Errorf("%s %s: the row has %d tokens, want %d", f.path, body, got, tokens*f.results)
+			}
+			if f.path == "/v1/responses" && stream != "" {
+				if got := strings.Count(answer, "event: response.completed\n"); int64(got) != f.results {
+					t.Errorf("%s: %d responses of %d reached the client", body, got, f.results)
+				}
+			}
+		}
+	}
+	u, m := s.Usage(), s.EngineIdle()
+	if got, want := float64(u.CompletionTokens), m["llamacpp:tokens_predicted_total"]; got != want {
+		t.Errorf("the ledger has %v completion tokens, the engine made %v", got, want)
+	}
+	var report meterReport
+	s.Stop() // takes the last sample
+	s.Report(&report, "meter", "--window", "1h")
+	if e := report.Engines[0]; e.LowerBound != 0 || len(report.Flags) > 0 {
+		t.Errorf("report meter = %+v", report)
+	}
+}
+
+// TestErrorsThatMadeNothing: what the real engine refuses with a status of 500 and 501 has
+// rows of 0, and no report says that a request was cut.
+func TestErrorsThatMadeNothing(t *testing.T) {
+	t.Parallel()
+	s := harness.ServeReal(t)
+	f := func(path, body string, want int) {
+		t.Helper()
+		if status, _, answer := s.PostAs(harness.Key, path, body); status < want {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
+	}
+	f("/v1/chat/completions", `{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}]}`, 500)
+	f("/v1/embeddings", `{"input":"the bill"}`, 501)
+	s.Stop() // takes the last sample
+	var r meterReport
+	s.Report(&r, "meter", "--window", "1h")
+	if e := r.Engines[0]; e.Requests != 2 || e.LowerBound != 0 || e.Completion.Cause != "" || len(r.Flags) > 0 {
+		t.Errorf("report meter = %+v", r)
+	}
+}
