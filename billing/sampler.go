@@ -76,6 +76,11 @@ type Sampler struct {
 	retryAt     time.Time  // by the provider's Retry-After
 }
 
+// longGap is after how long without a sample our clock must agree with the provider's: it
+// may have been set wrong meanwhile, and a sample that is dated ahead hides all that come
+// after it.
+const longGap = 24 * time.Hour
+
 // storeTimeout bounds a write that must not be lost because the poll's time is up.
 const storeTimeout = 10 * time.Second
 
@@ -176,6 +181,9 @@ func (s *Sampler) boundary(ctx context.Context, now time.Time) {
 	if !ok || s.cfg.DayStart == nil || s.stored.IsZero() {
 		return
 	}
+	if now.Sub(s.stored) > longGap {
+		return // the clock is checked first
+	}
 	start := s.cfg.DayStart(now)
 	if !s.stored.Before(start) || !start.Before(now.Truncate(time.Second)) {
 		return
@@ -252,6 +260,7 @@ func (s *Sampler) poll(ctx context.Context) error {
 	s.mu.Lock()
 	s.nextAllowed = time.Now().Add(s.cfg.Provider.MinInterval() - now.Sub(now.Truncate(time.Second)))
 	s.mu.Unlock()
+	newest := s.stored
 	timed, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	if s.cfg.Newest.IsZero() && s.sample.At.IsZero() {
@@ -264,9 +273,14 @@ func (s *Sampler) poll(ctx context.Context) error {
 		err = complete(sample)
 	}
 	if err == nil {
+		sample.ClockUnchecked = !sample.Dated && !newest.IsZero() && sample.At.Sub(newest) > longGap
 		err = s.store(ctx, sample)
 		if err == nil {
 			s.stored, s.sample = sample.At, sample
+			if sample.ClockUnchecked {
+				s.cfg.Log.Warn("the sample is more than a day after the one before, and the provider told no time: whether this machine's clock is right is not known",
+					"sample", sample.At.Format(time.RFC3339), "before", newest.UTC().Format(time.RFC3339), "hint", "check this machine's clock: a sample from the future closes the gate until then")
+			}
 			return nil
 		}
 		if errors.Is(err, ledger.ErrOther) && s.strict {

@@ -106,6 +106,34 @@ func TestSamplerStartsAgainInTheSameSecond(t *testing.T) {
 	})
 }
 
+// A sample more than a day after the one before is stored under a clock that the
+// provider's time agrees with, and flagged where it told none. (With a time that
+// disagrees there is no sample: see the adapters.)
+func TestSamplerAfterADay(t *testing.T) {
+	f := func(gap time.Duration, dated, want bool) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			newest := time.Now()
+			time.Sleep(gap)
+			var log bytes.Buffer
+			p, st := &script{t: t}, &rig.Memory{}
+			p.poll = func(_ context.Context, _ int, now time.Time) (ledger.Sample, error) {
+				s := good(now)
+				s.Dated = dated
+				return s, nil
+			}
+			run(t, billing.SamplerConfig{Provider: p, Store: st, Newest: newest, Log: slog.New(slog.NewTextHandler(&log, nil))}, 90*time.Second)
+			if len(st.Samples) < 2 || st.Samples[0].ClockUnchecked != want || st.Samples[1].ClockUnchecked || strings.Contains(log.String(), "more than a day") != want {
+				t.Errorf("after %s, dated %v: %+v\n%s", gap, dated, st.Samples, log.String())
+			}
+		})
+	}
+	f(25*time.Hour, false, true)
+	f(25*time.Hour, true, false)
+	f(24*time.Hour, false, false)
+	f(12*365*24*time.Hour, false, true)
+}
+
 func TestSamplerOtherIntervals(t *testing.T) {
 	f := func(every, least, offset, d time.Duration, want string) {
 		t.Helper()

@@ -20,7 +20,7 @@ type providerOptions struct {
 func (o *providerOptions) addFlags(f flags) {
 	f.text(&o.provider, "provider", "", "whose bill to read: "+strings.Join(billing.Names(), ", ")+"; none serves without a bill. Found from the environment where that is unambiguous")
 	f.text(&o.providerURL, "provider-url", "", "base of the provider's API, https or on loopback: a proxy, a simulator")
-	f.text(&o.billingCommand, "billing-command", "", "with --provider exec: the command that prints the bill, as billing check --schema says; its words, no shell is asked")
+	f.text(&o.billingCommand, "billing-command", "", "with --provider exec: the command that prints the bill, as billing check --schema says; its words, no shell is asked. It has two thirds of --sample-every, 45s at most")
 	f.text(&o.instance, "instance", "", "the provider's id of this box; found by address or name where that is unambiguous")
 	f.text(&o.demoProvider, "demo-provider", "hyperstack", "whose API the demo's provider speaks: "+strings.Join(server.DemoProviders(), ", "))
 }
@@ -59,7 +59,7 @@ func (o providerOptions) open(g *global, what string, history billingapi.History
 			return nil, nil, usagef("", "%s: no --provider, and %w", what, err)
 		}
 	}
-	c.Billing.History = history
+	c.Billing.History, c.Billing.Stderr = history, g.stderr
 	if p, err = billing.New(c.Provider, c.Billing); err != nil {
 		stop()
 		return nil, nil, usagef("", "%s: %w", what, err)

@@ -31,8 +31,9 @@ type serveOptions struct {
 	tlsDomains                        []string
 	maxBodyMemory                     int
 
-	keyFile string
-	origins []string
+	keyFile  string
+	origins  []string
+	demoLoad string
 
 	engine, engineUser         string
 	engineTCP, engineSharesPID bool
@@ -91,6 +92,7 @@ func (o *serveOptions) addFlags(f flags) {
 
 	in = f.in("The provider's bill")
 	o.providerOptions.addFlags(in)
+	in.text(&o.demoLoad, "demo-load", "on", "on or off: whether the demo sends itself a request every "+server.DemoLoadEvery.String()+", which keeps its engine awake")
 	in.duration(&o.sampleEvery, "sample-every", time.Minute, "how often to read the bill")
 	in.duration(&o.maxSampleAge, "max-sample-age", defaultMaxSampleAge, "the oldest bill that still counts as seen; past it nothing is served")
 	in.amount(&o.lowBalance, "low-balance", "", "warn when the account's balance falls below this; what a day costs at the sampled rates where it is left out, and 0 warns below zero only")
@@ -173,6 +175,10 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 	if n := c.BodyMemory; n > 0 && n < api.MinBodyMemory {
 		return c, usagef("give it 16 or more", "serve: --max-body-memory %d: too little for a request's body", o.maxBodyMemory)
 	}
+	if o.demoLoad != "on" && o.demoLoad != "off" {
+		return c, usagef("use on or off", "serve: --demo-load %q: not known", o.demoLoad)
+	}
+	c.DemoLoad = o.demoLoad == "on"
 	if o.quotaStatus != 402 && o.quotaStatus != 429 {
 		return c, usagef("use 402 or 429", "serve: --quota-status %d: not a status of a spent budget", o.quotaStatus)
 	}

@@ -64,12 +64,16 @@ const (
 	subjectStopped      = "stopped"
 	subjectResidual     = "residual"
 	subjectLossAccepted = "loss_accepted"
+
+	// SubjectClockUnchecked is the subject of ClockUnchecked.
+	SubjectClockUnchecked = "clock_unchecked"
 )
 
 // eventTypes is the table of all events.
 var eventTypes = []EventType{
 	{EventBilling, "balance_low", "What the account has left fell below the threshold.", BalanceLow{}},
 	{EventBilling, "balance_ok", "What the account has left is above the threshold again.", BalanceOK{}},
+	{EventBilling, SubjectClockUnchecked, "A sample came more than a day after the one before, without a time of the provider's: whether the clock was right is not known.", ClockUnchecked{}},
 	{EventBilling, subjectResidual, "The account paid for more than is sampled: something else on it costs money.", Residual{}},
 	{EventBudget, "override", "The budget was lifted for a while, by somebody's word.", overrideSet{}},
 	{EventBudget, "override_end", "An override of the budget was ended before its time.", overrideEnded{}},
@@ -286,6 +290,15 @@ func (b BalanceLow) eventDetail() any { return Balance(b).detail() }
 type BalanceOK Balance
 
 func (b BalanceOK) eventDetail() any { return Balance(b).detail() }
+
+// ClockUnchecked is a sample under a clock that nobody could check. It is written with
+// the sample, and has its time.
+type ClockUnchecked struct {
+	Sample int64      `json:"sample"` // its id
+	Before *time.Time `json:"before"` // when the one before was taken
+}
+
+func (c ClockUnchecked) eventDetail() any { return c }
 
 // GateOpened is a gate that lets requests in again.
 type GateOpened struct {

@@ -72,6 +72,16 @@ func (w *batch) addSample(s Sample) (int64, error) {
 	if err := w.rollSample(id, at, source, src, newest); err != nil {
 		return 0, err
 	}
+	if s.ClockUnchecked {
+		d := ClockUnchecked{Sample: id}
+		if newest.Valid {
+			before := fromMicros(newest.Int64)
+			d.Before = &before
+		}
+		if err := w.addEvent(NewEvent(s.At, d)); err != nil {
+			return 0, err
+		}
+	}
 	// All series first: a bill that begins asks whether another one of its
 	// resource is there.
 	series := make([]int64, len(s.Lines))

@@ -89,8 +89,14 @@ type Sample struct {
 	// Past is set on a bill that was asked for as of an instant before the ledger's
 	// first own sample. It tells what was spent before this ledger, and nothing else:
 	// see Spend.Before.
-	Past  bool
-	Lines []Line
+	Past bool
+	// Dated says that the provider's own time came with the sample, and that our clock
+	// agrees with it within a minute. It is not stored.
+	Dated bool
+	// ClockUnchecked is set on a sample more than a day after the one before that is not
+	// Dated: whether our clock is right is not known. The ledger writes an event.
+	ClockUnchecked bool
+	Lines          []Line
 }
 
 // Line is one resource within a sample. A nil Rate or Bill is "not known",

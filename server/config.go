@@ -30,6 +30,10 @@ type Config struct {
 	// of DemoProviders it simulates.
 	Demo bool
 
+	// DemoLoad has the demo send itself a request now and then, so that its first figures
+	// are those of a machine that is used.
+	DemoLoad bool
+
 	// Listener is where clients connect. Its bound on requests, its clock and its log are
 	// filled in by Run.
 	Listener listener.Config

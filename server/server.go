@@ -132,6 +132,9 @@ func (g *gateway) run(ctx, hard context.Context) error {
 		return g.api.Run(ctx, hard, g.listener, api.Hooks{Closed: g.closer.closed})
 	})
 	group.Go(func() error { return g.runUntilEnded(ctx) })
+	if g.cfg.Demo && g.cfg.DemoLoad {
+		group.Go(func() error { return g.loadDemo(ctx, hard) })
+	}
 	group.Go(func() error { defer stopBack(); return g.runEngine(engineCtx) })
 	for _, part := range g.background() {
 		group.Go(func() error { return part(backCtx) })

@@ -51,6 +51,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/netip"
 	"time"
@@ -126,6 +127,10 @@ type Options struct {
 
 	// Command is what "exec" runs to read the bill, as words, with no shell between.
 	Command []string
+
+	// Stderr gets what that command says on its standard error, which may hold its
+	// credentials: it is for the person at the terminal. Nil: nobody.
+	Stderr io.Writer
 
 	// Getenv looks up the provider's customary variables, credentials among
 	// them. Nil finds nothing.

@@ -3,15 +3,17 @@
 //
 // The command is run once for each sample, with no shell in between, no standard
 // input, and our environment less every SPOTINFERENCE_ variable. It has the time of
-// a sample and may print 1 MiB. An exit status other than 0, or anything on its
-// standard error, means that there is no bill; what it says there is neither logged
-// nor kept, for it may hold its credentials. When it has ended, or its time is up,
+// a sample (two thirds of the sampler's interval, 45 seconds at most) and may print 1
+// MiB. An exit status other than 0, or anything on its standard error, means that there
+// is no bill; what it says there is neither logged nor kept, for it may hold its
+// credentials: who runs billing check is shown it. When it has ended, or its time is up,
 // what is left of its process group is killed.
 package command
 
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +45,7 @@ type adapter struct {
 	path string
 	argv []string
 	last *processRun // one that outlived its kill; nil where none did
+	said io.Writer   // gets what the command says on its standard error; nil: nobody does
 
 	newest time.Time // At of the newest sample
 }
@@ -51,7 +54,7 @@ type adapter struct {
 func Adapter() api.Adapter { return api.Adapter{Name: Name, Open: open} }
 
 func open(opts api.Options) (api.Provider, error) {
-	const howTo = "set billing_command to the command that prints the bill, as a list of its words"
+	const howTo = `give the command that prints the bill, its words in one text: --billing-command "/usr/local/bin/bill --json", or the setting billing-command`
 	switch {
 	case len(opts.Command) == 0 || opts.Command[0] == "":
 		return nil, hint.Errorf(howTo, "provider exec: no command is set")
@@ -72,7 +75,7 @@ func open(opts api.Options) (api.Provider, error) {
 	if err != nil {
 		return nil, hint.Errorf(howTo, "provider exec: command %q: %v", opts.Command[0], bareError(err))
 	}
-	return &adapter{path: path, argv: opts.Command}, nil
+	return &adapter{path: path, argv: opts.Command, said: opts.Stderr}, nil
 }
 
 func (e *adapter) Name() string { return Name }
@@ -88,6 +91,7 @@ func (e *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, err
 	if !at.After(e.newest) {
 		return ledger.Sample{}, api.ClockStands(e.newest).At(Name)
 	}
+	clk := provider.StartClock(now)
 	body, f := e.run(ctx)
 	if f != nil {
 		return ledger.Sample{}, f.At(Name)
@@ -95,6 +99,9 @@ func (e *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, err
 	snap, f := decodeSnapshot(body)
 	if f != nil {
 		f.WithHint(howTo)
+		return ledger.Sample{}, f.At(Name)
+	}
+	if f := snap.skew(now, clk.Now()); f != nil {
 		return ledger.Sample{}, f.At(Name)
 	}
 	for i := range snap.lines {
@@ -113,6 +120,7 @@ func (e *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, err
 		Truth:    snap.truth,
 		Step:     snap.step,
 		Lag:      snap.lag,
+		Dated:    !snap.now.IsZero(),
 		Lines:    snap.lines,
 	}, nil
 }
@@ -120,6 +128,7 @@ func (e *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, err
 // run returns what the command printed. It comes back soon after ctx ends, whatever
 // the command does.
 func (e *adapter) run(ctx context.Context) ([]byte, *api.Failure) {
+	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, api.SampleTimeout)
 	defer cancel()
 	if e.last != nil {
@@ -131,6 +140,7 @@ func (e *adapter) run(ctx context.Context) ([]byte, *api.Failure) {
 		}
 	}
 	r := newProcessRun(e.path, e.argv)
+	r.said.keep = e.said != nil
 	go r.run()
 	select {
 	case <-r.done:
@@ -140,15 +150,29 @@ func (e *adapter) run(ctx context.Context) ([]byte, *api.Failure) {
 		defer t.Stop()
 		select {
 		case <-r.done:
+			e.show(r)
 		case <-t.C:
 			e.last = r
 		}
-		return nil, api.Fail(api.Timeout, "the command did not end in time: %w", ctx.Err())
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, api.Fail(api.Timeout, "the command was stopped before it had ended")
+		}
+		f := api.Fail(api.Timeout, "the command did not end within %s, the time of a sample", time.Since(begun).Round(100*time.Millisecond))
+		f.WithHint("make the command quicker, or read the bill less often with --sample-every: it has two thirds of that, and " + api.SampleTimeout.String() + " at most")
+		return nil, f
 	}
+	e.show(r)
 	if f := r.failure(); f != nil {
 		return nil, f
 	}
 	return r.out.kept, nil
+}
+
+// show shows what a run that is over said on its standard error.
+func (e *adapter) show(r *processRun) {
+	if e.said != nil {
+		_, _ = e.said.Write(r.said.kept) // it is for a person, and no part of the bill
+	}
 }
 
 // processRun is one run of the command. Its goroutine is the only one that starts and
@@ -158,7 +182,7 @@ type processRun struct {
 	done chan struct{} // closed when err, out and said are final
 	err  error         // why it could not be started, or how it ended
 	out  boundedBuffer // standard output
-	said boundedBuffer // standard error: only whether there was any is of interest
+	said boundedBuffer // standard error: whether there was any, and for billing check what
 
 	mu      sync.Mutex // guards what is below
 	pid     int        // of the leader of its group, from its start until it is reaped; else 0

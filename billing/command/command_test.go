@@ -84,6 +84,60 @@ if read line; then exit 6; fi
 	}
 }
 
+// The provider's own time, where it is told, must be ours within a minute.
+func TestExecNow(t *testing.T) {
+	f := func(off time.Duration, class api.Class) {
+		t.Helper()
+		now := time.Now()
+		told := strings.Replace(rig.Snapshot(), `"version":1`, `"version":1,"now":"`+now.Add(off).UTC().Format(time.RFC3339Nano)+`"`, 1)
+		s, err := newCommand(t, prints(t, told)).Sample(t.Context(), now)
+		if class != "" {
+			rig.WantClass(t, err, class)
+		} else if err != nil || !s.Dated {
+			t.Errorf("%s: %+v, %v", off, s, err)
+		}
+	}
+	f(0, "")
+	f(50*time.Second, "")
+	f(-50*time.Second, "")
+	f(-12*365*24*time.Hour, api.ClockSkew) // our clock says 2038
+	f(2*time.Minute, api.ClockSkew)
+	s, err := newCommand(t, prints(t, rig.Snapshot())).Sample(t.Context(), time.Now())
+	if err != nil || s.Dated {
+		t.Errorf("without it: %+v, %v", s, err)
+	}
+}
+
+// What the command says on its standard error is shown to who asks for it, and its time
+// is told as what it is.
+func TestExecShowsWhatItSays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bill")
+	run := func(script string, timeout time.Duration) (said string, err error) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		p, err := command.Adapter().Open(api.Options{Command: []string{path}, Stderr: &text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		_, err = p.Sample(ctx, time.Now())
+		return text.String(), err
+	}
+	said, err := run("echo no such token >&2; exit 1", time.Minute)
+	if said != "no such token\n" || err == nil || strings.Contains(err.Error(), "token") {
+		t.Errorf("said %q, %v", said, err)
+	}
+	said, err = run("echo it takes long >&2; sleep 100", 1200*time.Millisecond)
+	rig.WantClass(t, err, api.Timeout)
+	if said != "it takes long\n" || !strings.Contains(err.Error(), "did not end within 1.") || strings.Contains(err.Error(), "deadline") || !strings.Contains(hint.Of(err), "45s at most") {
+		t.Errorf("said %q, %v, hint %q", said, err, hint.Of(err))
+	}
+}
+
 func TestExecFails(t *testing.T) {
 	const word = "wombat"
 	f := func(name, script string, class api.Class, want string) {

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"spotinference/billing/api"
+	"spotinference/internal/provider"
 	"spotinference/ledger"
 )
 
@@ -34,6 +35,7 @@ type snapshot struct {
 	account, currency string
 	truth             ledger.Truth
 	step, lag         time.Duration
+	now               time.Time // the provider's clock; zero where it was not told
 	lines             []ledger.Line
 }
 
@@ -45,7 +47,7 @@ func decodeSnapshot(body []byte) (snapshot, *api.Failure) {
 	if !utf8.Valid(body) || !json.Valid(body) {
 		return none, api.Fail(api.Malformed, "what the command printed is not one JSON value (%d bytes)", len(body))
 	}
-	m, f := members(body, "the snapshot", "version", "currency", "account", "step_seconds", "lag_seconds", "truth", "lines")
+	m, f := members(body, "the snapshot", "version", "currency", "account", "step_seconds", "lag_seconds", "truth", "now", "lines")
 	if f != nil {
 		return none, f
 	}
@@ -79,6 +81,11 @@ func decodeSnapshot(body []byte) (snapshot, *api.Failure) {
 		return none, f
 	}
 	s.truth = ledger.Truth(truth)
+	if m.has("now") {
+		if s.now, f = m.instant("now"); f != nil {
+			return none, f
+		}
+	}
 	raw, f := m.get("lines")
 	if f != nil {
 		return none, f
@@ -106,6 +113,20 @@ func decodeSnapshot(body []byte) (snapshot, *api.Failure) {
 		s.lines = append(s.lines, l)
 	}
 	return s, nil
+}
+
+// skew refuses a snapshot whose provider's clock is not ours: it was read somewhere from
+// the command's start to its end.
+func (s snapshot) skew(start, end time.Time) *api.Failure {
+	if s.now.IsZero() {
+		return nil
+	}
+	off := max(start.Sub(s.now), s.now.Sub(end))
+	if off <= provider.MaxSkew {
+		return nil
+	}
+	f := api.Fail(api.ClockSkew, "the snapshot's now is %s away from this machine's clock", off.Round(time.Second))
+	return f.WithHint("check that this machine's clock is synchronised")
 }
 
 func decodeSnapshotLine(body []byte) (ledger.Line, *api.Failure) {

@@ -45,6 +45,10 @@ func TestExecSnapshots(t *testing.T) {
 		{"bill with an exponent", bill, `"bill":"6.25e+1"`, true, ""},
 		{"step as 60.0", `"step_seconds":60`, `"step_seconds":60.0`, true, ""},
 		{"version as 1.0", `"version":1`, `"version":1.0`, true, ""},
+		{"the provider's time", `"version":1,`, `"version":1,"now":"2026-11-23T11:15:02.5+01:00",`, true, ""},
+		{"the provider's time without a zone", `"version":1,`, `"version":1,"now":"2026-11-23T11:15:02",`, false, m},
+		{"the provider's time as a number", `"version":1,`, `"version":1,"now":1795428902,`, false, m},
+		{"the provider's time twice", `"version":1,`, `"version":1,"now":"2026-11-23T11:15:02Z","now":"2026-11-23T11:15:02Z",`, true, m},
 		{"no lag at all", `"lag_seconds":300`, `"lag_seconds":0`, true, ""},
 		{"account truth", `"resource","lines"`, `"account","lines"`, true, ""},
 
@@ -161,6 +165,21 @@ func TestExecSnapshots(t *testing.T) {
 	}
 }
 
+// What the schema gives as an example is taken as it stands.
+func TestExecSchemaHasAnExample(t *testing.T) {
+	schema := loadSchema(t)
+	var root struct{ Examples []json.RawMessage }
+	if err := json.Unmarshal(Schema(), &root); err != nil || len(root.Examples) == 0 {
+		t.Fatalf("%d examples, %v", len(root.Examples), err)
+	}
+	for _, example := range root.Examples {
+		s, f := decodeSnapshot(example)
+		if f != nil || !schema.takes(t, string(example)) || len(s.lines) != 2 || s.now.IsZero() {
+			t.Errorf("%s: %v", example, f)
+		}
+	}
+}
+
 // The program that prints the schema may not change it for the next.
 func TestExecSchemaIsACopy(t *testing.T) {
 	a := Schema()
@@ -258,7 +277,7 @@ func (s schema) keyword(rule map[string]any, key string, want, v any) error {
 	list, isList := v.([]any)
 	no := func() error { return fmt.Errorf("%v is against %s %v", v, key, want) }
 	switch key {
-	case "$schema", "$defs", "title", "description", "format":
+	case "$schema", "$defs", "title", "description", "format", "examples":
 	case "$ref":
 		name := strings.TrimPrefix(want.(string), "#/$defs/")
 		target, ok := s.root["$defs"].(map[string]any)[name].(map[string]any)

@@ -140,6 +140,7 @@ func (h *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, err
 		return h.line(ctx, clk, &s, r, id, l.Created, anchor)
 	})
 	h.newest = at
+	s.Dated = clk.Dated()
 	return s, nil
 }
 

@@ -149,6 +149,7 @@ func (r *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, err
 		return r.line(ctx, clk, kind, id, l.Created, anchor, at)
 	})
 	r.newest = s.At
+	s.Dated = clk.Dated()
 	return s, nil
 }
 

@@ -156,6 +156,7 @@ func (v *adapter) Sample(ctx context.Context, now time.Time) (ledger.Sample, err
 		// Not from the sample's own listings: the bill may have moved since.
 		return v.line(ctx, clk, make(chargesByStart), l.Resource, l.Kind, l.Created, anchor, end)
 	})
+	s.Dated = clk.Dated()
 	return s, nil
 }
 

@@ -198,6 +198,7 @@ func (v *adapter) read(ctx context.Context, now time.Time) (ledger.Sample, *api.
 		Truth:    ledger.TruthAccount,
 		Step:     step,
 		Lag:      lag,
+		Dated:    clk.Dated(),
 		Lines: []ledger.Line{{
 			Resource: v.resource(),
 			Kind:     ledger.AccountKind,

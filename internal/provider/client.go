@@ -123,8 +123,12 @@ func (c *Client) send(ctx context.Context, clk Clock, r Request) ([]byte, *Failu
 	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return nil, fail(Malformed, "reply is not application/json")
 	}
-	if f := skew(resp.Header.Get("Date"), clk.Now()); f != nil {
+	date := resp.Header.Get("Date")
+	if f := skew(date, clk.Now()); f != nil {
 		return nil, f
+	}
+	if date != "" {
+		clk.setDated()
 	}
 	return body, nil
 }

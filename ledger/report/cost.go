@@ -27,7 +27,10 @@ const (
 	FlagFrozen     = "frozen"      // the bill stands still although the machine runs
 	FlagLowerBound = "lower_bound" // some requests were cut: they made at least so many tokens
 	FlagResidual   = "residual"    // the account paid for more than is sampled
-	FlagNoProvider = "no_provider" // no bill is followed any more: the figures are from before
+	// FlagClockUnchecked: a sample came more than a day after the one before, under a
+	// clock that nobody could check.
+	FlagClockUnchecked = "clock_unchecked"
+	FlagNoProvider     = "no_provider" // no bill is followed any more: the figures are from before
 )
 
 // CostQuery asks what a window cost.
@@ -429,6 +432,11 @@ func (src source) flags(r *ledger.Reader, reason string) ([]string, error) {
 		return nil, err
 	}
 	add(FlagFrozen, frozen)
+	unchecked, err := clockUnchecked(r, src.window())
+	if err != nil {
+		return nil, err
+	}
+	add(FlagClockUnchecked, unchecked)
 	add(FlagResidual, len(src.residual) > 0)
 	add(FlagDrift, !src.drifted.IsZero())
 	add(FlagLowerBound, src.counted(reason).LowerBound > 0)
@@ -441,6 +449,13 @@ func (src source) flags(r *ledger.Reader, reason string) ([]string, error) {
 	add(FlagNoProvider, src.provider == ledger.NoProvider && src.sampled && reason != ReasonNoProvider)
 	slices.Sort(flags)
 	return slices.Compact(flags), nil
+}
+
+// clockUnchecked tells whether a sample in w was taken under a clock that nobody could
+// check.
+func clockUnchecked(r *ledger.Reader, w ledger.Window) (bool, error) {
+	events, err := r.Events(ledger.EventBilling, w.From.Add(-time.Microsecond), w.To)
+	return slices.ContainsFunc(events, func(e ledger.Event) bool { return e.Subject == ledger.SubjectClockUnchecked }), err
 }
 
 // frozen tells whether the report ends on a bill that stands still to this day. A

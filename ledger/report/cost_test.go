@@ -355,6 +355,23 @@ func TestTokensWithoutABill(t *testing.T) {
 	}
 }
 
+func TestClockUnchecked(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	late := sample(20, 9)
+	late.ClockUnchecked = true
+	b.bill(sample(10, 5), late, sample(21, 11))
+	for to, want := range map[float64]bool{10.5: false, 21.5: true} {
+		c := b.cost(until(0, to))
+		if got := slices.Contains(c.Flags, report.FlagClockUnchecked); got != want {
+			t.Errorf("to %v: flags %v", to, c.Flags)
+		}
+	}
+	if text := written(t, b.cost(until(0, 21.5)), report.Text); !strings.Contains(strings.Join(strings.Fields(text), " "), "the provider told no time") {
+		t.Errorf("text:\n%s", text)
+	}
+}
+
 func TestOneSample(t *testing.T) {
 	t.Parallel()
 	b := open(t)

@@ -201,6 +201,8 @@ func (src source) explainFlag(flag string) string {
 	case FlagStale:
 		return fmt.Sprintf("the last sample of the bill is %s old; nothing after it is counted. serve's log says why the samples ended.",
 			length(src.query.Window.To.Sub(sp.To.At)))
+	case FlagClockUnchecked:
+		return "a sample came more than a day after the one before, and the provider told no time: whether this machine's clock was right is not known."
 	case FlagNoProvider:
 		return "serve now runs with --provider none: the bill is not read any more."
 	case FlagFrozen:

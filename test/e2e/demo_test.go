@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -125,4 +126,24 @@ func books(t testing.TB, s *harness.Gateway, from, to time.Time) ledger.Nanos {
 		t.Fatal(err)
 	}
 	return books.Nanos
+}
+
+// TestDemoLoad: the demo has traffic of its own, so that its first price is not that of a
+// machine that nobody uses.
+func TestDemoLoad(t *testing.T) {
+	t.Parallel()
+	s := harness.Serve(t, []string{"SPOTINFERENCE_DEMO_LOAD=on"}, "--demo", "--sample-every", "1s").Ready()
+	var cost struct {
+		Requests int64   `json:"requests"`
+		Price    *string `json:"cost_per_million_output_tokens"`
+	}
+	harness.Eventually(t, "two requests have a price", func() bool {
+		s.Report(&cost, "cost", "--window", "10m", "--demo")
+		return cost.Requests >= 2 && cost.Price != nil
+	})
+	// 2.54 an hour; 192 tokens every 5 s are $18 a million, and the start is in it.
+	if price, err := strconv.ParseFloat(*cost.Price, 64); err != nil || price > 60 {
+		t.Errorf("the first price is %s a million, %v", *cost.Price, err)
+	}
+	s.Stop()
 }

@@ -68,7 +68,7 @@ func StartCommand(t testing.TB, cmd *exec.Cmd, state string, env ...string) *Gat
 	t.Helper()
 	g := &Gateway{t: t, Cmd: cmd, exited: make(chan struct{})}
 	g.Cmd.Dir = state
-	g.Cmd.Env = append(Env(), append([]string{"XDG_STATE_HOME=" + state, "XDG_CONFIG_HOME=" + state}, env...)...)
+	g.Cmd.Env = append(Env(), append([]string{"XDG_STATE_HOME=" + state, "XDG_CONFIG_HOME=" + state, "SPOTINFERENCE_DEMO_LOAD=off"}, env...)...)
 	pipe, err := g.Cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
