@@ -193,14 +193,18 @@ func (s State) Reached(w Window) (time.Time, bool) {
 	return at, at.Before(w.To)
 }
 
-// spentSince is the gross spend since a boundary.
+// spentSince is the gross spend since a boundary. A sample that was taken out of every
+// sum still counts: nobody's word lowers what a budget has counted.
 func spentSince(led Reader, boundary, now time.Time) (ledger.Nanos, error) {
 	from, ok, err := CountFrom(led, boundary)
 	if err != nil || !ok {
 		return 0, err // no sample since: nothing is known to be spent
 	}
 	sp, err := led.Spent(from, now.Add(clockSlack))
-	return sp.Gross, err
+	if err != nil {
+		return 0, err
+	}
+	return sp.Gross.Add(sp.Voided)
 }
 
 // text says how far w is spent, for logs.

@@ -45,11 +45,12 @@ var (
 	tableKeyRevoked  = &chainedTable{number: 14, table: "api_key_revoked", keys: 1, textKey: true, columns: columns("id at")}
 	tableOverride    = &chainedTable{number: 15, table: "override", keys: 1, autoID: true, columns: columns("id at until amount reason")}
 	tableOverrideEnd = &chainedTable{number: 16, table: "override_end", keys: 1, columns: columns("override at")}
+	tableSampleVoid  = &chainedTable{number: 17, table: "sample_void", keys: 1, columns: columns("sample at reason")}
 )
 
 // chainedTables are all of them, by their numbers from 1.
 var chainedTables = []*chainedTable{tableRequest, tableSource, tableSeries, tableState, tableRaw, tableSample, tableReading, tableSampleFailure, tableEvent,
-	tableEngineSample, tableGPU, tableGPUMinute, tableKey, tableKeyRevoked, tableOverride, tableOverrideEnd}
+	tableEngineSample, tableGPU, tableGPUMinute, tableKey, tableKeyRevoked, tableOverride, tableOverrideEnd, tableSampleVoid}
 
 func columns(names string) []string { return strings.Fields(names) }
 

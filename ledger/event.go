@@ -71,6 +71,7 @@ var eventTypes = []EventType{
 	{EventBilling, "balance_low", "What the account has left fell below the threshold.", BalanceLow{}},
 	{EventBilling, "balance_ok", "What the account has left is above the threshold again.", BalanceOK{}},
 	{EventBilling, subjectResidual, "The account paid for more than is sampled: something else on it costs money.", Residual{}},
+	{EventBilling, "sample_void", "A sample was taken out of every sum, by somebody's word.", SampleVoided{}},
 	{EventBudget, "override", "The budget was lifted for a while, by somebody's word.", overrideSet{}},
 	{EventBudget, "override_end", "An override of the budget was ended before its time.", overrideEnded{}},
 	{EventEngine, "FROM" + stateArrow + "TO", "The engine's state changed.", EngineChange{}},
