@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,10 @@ type SamplerConfig struct {
 	// earlier run was taken. Both may be left out.
 	DayStart func(t time.Time) time.Time
 	Newest   time.Time
+
+	// PeriodStarts are when the budget's periods began that t lies in, in order. Before
+	// the ledger's first own sample the bill is asked for as of each. May be nil.
+	PeriodStarts func(t time.Time) []time.Time
 
 	Now func() time.Time // wall clock; time.Now if nil
 	Log *slog.Logger     // nowhere if nil
@@ -113,6 +118,11 @@ func NewSampler(cfg SamplerConfig) (*Sampler, error) {
 // until ctx ends. A poll that fails is a row in the ledger and a line in the log,
 // and no reason to stop; but a ledger of another account or currency is one.
 func (s *Sampler) Run(ctx context.Context) error {
+	// An earlier run may have ended within this second, and a sample is dated by the
+	// second: the next one is a moment away.
+	if next := s.stored.Add(time.Second); s.stored.Equal(s.cfg.Now().UTC().Truncate(time.Second)) && !s.sleep(ctx, next) {
+		return nil
+	}
 	for {
 		err := s.withTurn(ctx, s.pollStrictly)
 		if wrong := (*wrongLedger)(nil); errors.As(err, &wrong) {
@@ -184,6 +194,46 @@ func (s *Sampler) boundary(ctx context.Context, now time.Time) {
 	s.stored = sample.At
 }
 
+// before reads what was billed before the ledger's first own sample: the bill as of the
+// start of each of the budget's periods. Where the provider cannot tell it, the next hour
+// and the next midnight (UTC) are tried: a part is more than nothing. It takes no more
+// than half of a sample's time.
+func (s *Sampler) before(ctx context.Context, now time.Time) {
+	b, ok := s.cfg.Provider.(api.Boundary)
+	if !ok || s.cfg.PeriodStarts == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout/2)
+	defer cancel()
+	for _, start := range s.cfg.PeriodStarts(now) {
+		hour := start.UTC().Add(time.Hour - 1).Truncate(time.Hour)
+		for _, at := range slices.Compact([]time.Time{start.UTC(), hour, hour.Add(24*time.Hour - 1).Truncate(24 * time.Hour)}) {
+			if !at.After(s.stored) {
+				break // it was read already
+			}
+			if !at.Before(now.Truncate(time.Second)) {
+				continue
+			}
+			sample, err := b.SampleAt(ctx, at, now)
+			if err == nil {
+				err = complete(sample)
+			}
+			if err == nil {
+				sample.Past = true
+				err = s.store(ctx, sample)
+			}
+			if err == nil {
+				s.stored = sample.At
+				break
+			}
+			s.cfg.Log.Debug("no bill as of the start of a period of the budget", "at", at, "err", err)
+			if f := failureOf(err, ctx); f.Class != api.Incomplete && f.Class != api.Internal {
+				return // it is no better with the others
+			}
+		}
+	}
+}
+
 // withTurn runs f when its turn has come.
 func (s *Sampler) withTurn(ctx context.Context, f func(context.Context) error) error {
 	select {
@@ -204,7 +254,11 @@ func (s *Sampler) poll(ctx context.Context) error {
 	s.mu.Unlock()
 	timed, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
-	s.boundary(timed, now)
+	if s.cfg.Newest.IsZero() && s.sample.At.IsZero() {
+		s.before(timed, now)
+	} else {
+		s.boundary(timed, now)
+	}
 	sample, err := s.cfg.Provider.Sample(timed, now)
 	if err == nil {
 		err = complete(sample)
@@ -253,14 +307,18 @@ func (s *Sampler) pollStrictly(ctx context.Context) error {
 }
 
 func (s *Sampler) store(ctx context.Context, sample ledger.Sample) error {
-	sample.Every = s.cfg.Every
+	if sample.Every = s.cfg.Every; sample.Past {
+		sample.Every = 0
+	}
 	if err := s.save(ctx, func(ctx context.Context) error {
 		_, err := s.cfg.Store.AddSample(ctx, sample)
 		return err
 	}); err != nil {
 		return fmt.Errorf("store sample: %w", err)
 	}
-	s.cfg.OnSample()
+	if !sample.Past {
+		s.cfg.OnSample()
+	}
 	return nil
 }
 

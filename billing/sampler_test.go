@@ -92,6 +92,20 @@ func TestSamplerOnTheMinute(t *testing.T) {
 	})
 }
 
+// A serve that starts again within the second of the last sample has its first a moment
+// later: the clock did not step back.
+func TestSamplerStartsAgainInTheSameSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		newest := time.Now()
+		time.Sleep(300 * time.Millisecond)
+		p, st := &script{t: t}, &rig.Memory{}
+		run(t, billing.SamplerConfig{Provider: p, Store: st, Newest: newest}, 2*time.Second)
+		if got, want := clocks(p.polls), "00:00:01"; got != want || len(st.Failures) != 0 {
+			t.Errorf("polled at %s, want %s; failures %+v", got, want, st.Failures)
+		}
+	})
+}
+
 func TestSamplerOtherIntervals(t *testing.T) {
 	f := func(every, least, offset, d time.Duration, want string) {
 		t.Helper()

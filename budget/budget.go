@@ -7,6 +7,7 @@
 package budget
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ var (
 // events.
 const (
 	ReasonExhausted  = "exhausted"         // a budget is spent, but for its headroom
+	ReasonHeadroom   = "headroom"          // the headroom leaves nothing of a budget that is not spent
 	ReasonStart      = "not_evaluated"     // no verdict yet, or the last one expired
 	ReasonNoSample   = "no_sample"         // the bill was never seen
 	ReasonStale      = "stale"             // the newest sample is too old, and no try has failed since
@@ -44,10 +46,43 @@ const (
 	ReasonDiskFull   = "disk_full"         // and that is why
 )
 
+// sentences say what each reason means, to clients and operators alike: no path, no
+// amount, nothing of a provider's.
+var sentences = []struct{ reason, sentence string }{
+	{ReasonExhausted, "the budget is spent, but for its headroom"},
+	{ReasonHeadroom, "the headroom leaves nothing of the budget"},
+	{ReasonStart, "what may still be spent is being worked out"},
+	{ReasonNoSample, "the provider's bill has not been read yet"},
+	{ReasonStale, "the newest sample of the provider's bill is too old"},
+	{ReasonFailed, "the provider's bill cannot be read"},
+	{ReasonFrozen, "the provider's bill stands still while the machine runs"},
+	{ReasonNoTruth, "the provider tells rates, and no bill"},
+	{ReasonUnknown, "something runs whose bill is not known"},
+	{ReasonNoRate, "no rate is known, from which the headroom follows"},
+	{ReasonClockBack, "this machine's clock was set back, and the provider's bill has not been read since"},
+	{ReasonClockJump, "this machine's clock was set ahead, and the provider's bill has not been read since"},
+	{ReasonUnreadable, "the ledger cannot be read"},
+	{ReasonUnwritable, "the ledger cannot be written"},
+	{ReasonDiskFull, "the ledger's disk is full"},
+}
+
 // Reasons are all of them.
-func Reasons() []string {
-	return []string{ReasonExhausted, ReasonStart, ReasonNoSample, ReasonStale, ReasonFailed, ReasonFrozen, ReasonNoTruth, ReasonUnknown,
-		ReasonNoRate, ReasonClockBack, ReasonClockJump, ReasonUnreadable, ReasonUnwritable, ReasonDiskFull}
+func Reasons() (all []string) {
+	for _, s := range sentences {
+		all = append(all, s.reason)
+	}
+	return all
+}
+
+// Sentence says what a reason means, without a capital and a full stop; "" for a word
+// that is none.
+func Sentence(reason string) string {
+	for _, s := range sentences {
+		if s.reason == reason {
+			return s.sentence
+		}
+	}
+	return ""
 }
 
 // Refusal is the error of Allow. It wraps ErrExhausted or ErrUnobservable.
@@ -60,7 +95,9 @@ type Refusal struct {
 	Detail string
 }
 
-func (r *Refusal) Error() string { return fmt.Sprintf("%v (%s)", r.Err, r.Reason) }
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("%s (%s)", cmp.Or(Sentence(r.Reason), r.Err.Error()), r.Reason)
+}
 func (r *Refusal) Unwrap() error { return r.Err }
 
 // Ledger is what the gate reads. *ledger.Ledger has it.
@@ -80,6 +117,12 @@ type Config struct {
 	Ledger       Ledger
 	Terms                      // without a limit, the gate still closes in the dark
 	MaxSampleAge time.Duration // a bill older than this is not seen; must be positive
+	// Opened says that the gate was open before, in an earlier run, under the same
+	// limits. Until it was, a headroom that leaves nothing of a limit is a mistake in
+	// the settings (ReasonHeadroom) and no spent budget.
+	Opened bool
+	// Provider is whose bill is read. A sample of another one is not seen. "" takes any.
+	Provider string
 	// Blind serves without a bill at all: the operator's explicit choice. Only
 	// the ledger's health closes the gate then.
 	Blind bool
@@ -111,6 +154,11 @@ type Gate struct {
 	toldReason string     // the reason that OnChange heard last; "open", or "" for none yet
 	clock      clockCheck
 	cache      stateCache
+	opened     bool // it was open under these limits, in this run or before
+
+	// Of earlier runs: the newest sample and the newest failure when it was made, 0 for
+	// none.
+	before, failedBefore int64
 }
 
 // verdict is one answer and how long it stands.
@@ -144,7 +192,7 @@ func New(cfg Config) (*Gate, error) {
 		begun := time.Now()
 		cfg.Elapsed = func() time.Duration { return time.Since(begun) }
 	}
-	g := &Gate{cfg: cfg, refresh: make(chan struct{}, 1), cache: stateCache{led: cfg.Ledger, terms: cfg.Terms}}
+	g := &Gate{cfg: cfg, refresh: make(chan struct{}, 1), cache: stateCache{led: cfg.Ledger, terms: cfg.Terms}, opened: cfg.Opened}
 	if !cfg.Blind {
 		latest, _, err := cfg.Ledger.Latest()
 		if err != nil {
@@ -153,6 +201,15 @@ func New(cfg Config) (*Gate, error) {
 		// It was set back before we began. Here no slack is given: the price of a doubt
 		// is to wait for the next sample.
 		g.clock.back = latest.After(cfg.Now())
+		newest, _, err := cfg.Ledger.Newest()
+		if err != nil {
+			return nil, fmt.Errorf("budget: %w", err)
+		}
+		failed, _, err := cfg.Ledger.NewestFailure()
+		if err != nil {
+			return nil, fmt.Errorf("budget: %w", err)
+		}
+		g.before, g.failedBefore = newest.ID, failed.ID
 	}
 	return g, nil
 }
@@ -213,6 +270,7 @@ func (g *Gate) Evaluate() {
 	now := g.cfg.Now()
 	g.clock.observe(now, g.cfg.Elapsed())
 	refusal := g.decide(now)
+	g.opened = g.opened || refusal == nil
 	g.verdict.Store(&verdict{refusal: refusal, until: now.Add(lifetime)})
 	g.tellChange(refusal)
 }
@@ -269,13 +327,17 @@ func (g *Gate) decide(now time.Time) *Refusal {
 	if err != nil {
 		return dark(ReasonUnreadable, "%v", err)
 	}
+	if seen && g.cfg.Provider != "" && s.Provider != g.cfg.Provider {
+		seen, s = false, ledger.Sample{}
+	}
 	old := !seen || now.Sub(s.At) > g.cfg.MaxSampleAge
 	if old {
 		f, failed, err := led.NewestFailure()
 		if err != nil {
 			return dark(ReasonUnreadable, "%v", err)
 		}
-		if failed && (!seen || f.At.After(s.At)) && !f.At.After(now.Add(clockSlack)) {
+		// What failed in an earlier run, of another provider even, says nothing of this one.
+		if failed && f.ID > g.failedBefore && (!seen || f.At.After(s.At)) && !f.At.After(now.Add(clockSlack)) {
 			refusal := dark(ReasonFailed, "no healthy billing sample since %s: %s: %s", since(s, seen), f.Call, f.Class)
 			if f.KeyRefused() {
 				return refusal.needsPerson()
@@ -326,7 +388,34 @@ func (g *Gate) decide(now time.Time) *Refusal {
 	if err != nil {
 		return dark(ReasonUnreadable, "%v", err)
 	}
+	if spent != nil && !g.opened {
+		switch refusal := onlyHeadroom(state); {
+		case refusal == nil:
+		case s.ID == g.before:
+			return dark(ReasonNoSample, "no billing sample since the start")
+		default:
+			return refusal
+		}
+	}
 	return spent
+}
+
+// onlyHeadroom is the refusal of a state in which no limit is reached by the bill alone,
+// and the headroom is as large as one of them; nil where it is another state. What
+// follows a spent budget, which may be the end of the machine, is not to follow from
+// that.
+func onlyHeadroom(state State) *Refusal {
+	var refusal *Refusal
+	for _, w := range state.Windows {
+		switch {
+		case w.Gross >= w.Amount:
+			return nil
+		case refusal == nil && *state.Headroom >= w.Amount:
+			refusal = dark(ReasonHeadroom, "the headroom of %s %s leaves nothing of the budget of %s a %s, of which %s is spent",
+				*state.Headroom, state.Currency, w.Amount, w.Per, w.Gross).needsPerson()
+		}
+	}
+	return refusal
 }
 
 func since(s ledger.Sample, seen bool) string {
@@ -386,10 +475,10 @@ func (g *Gate) lifted(state State, now time.Time) (bool, error) {
 	if err != nil || !ok || o.Amount == nil {
 		return ok, err
 	}
-	gross, err := spentSince(g.cfg.Ledger, o.At, now)
-	if err != nil {
+	w := Window{Limit: Limit{Amount: *o.Amount}, From: o.At}
+	if err := w.count(g.cfg.Ledger, now); err != nil {
 		return false, err
 	}
-	room, err := state.Room(Window{Limit: Limit{Amount: *o.Amount}, Gross: gross})
+	room, err := state.Room(w)
 	return room > 0, err
 }

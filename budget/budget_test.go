@@ -511,3 +511,111 @@ func BenchmarkAllow(b *testing.B) {
 		}
 	}
 }
+
+// TestAHeadroomAboveTheBudget, by what is spent and by what was before: the bill at the
+// budget is a closing; a headroom that leaves nothing of it is a mistake in the settings,
+// until the gate was open under that budget; then, and where the rate rises, it is a
+// closing as ever.
+func TestAHeadroomAboveTheBudget(t *testing.T) {
+	t.Parallel()
+	headroom := func(n ledger.Nanos, opened bool) func(*budget.Config) {
+		return func(c *budget.Config) { c.Headroom, c.Opened = nanos(n), opened }
+	}
+	w := newWorld(t, noon, headroom(100, false))
+	w.expect(budget.ReasonNoSample)
+	w.sample(time.Minute, 5000)
+	r := w.expect(budget.ReasonHeadroom)
+	if r.RetryAfter != 0 || errors.Is(r, budget.ErrExhausted) {
+		t.Errorf("refusal %+v", r)
+	}
+	w.sample(time.Minute, 100)
+	w.expect(budget.ReasonExhausted) // the bill alone is at the budget
+
+	w = newWorld(t, noon, headroom(100, true)) // an earlier serve was open
+	w.sample(time.Minute, 5000)
+	w.expect(budget.ReasonExhausted)
+
+	// The headroom follows from the rate, which rises once the gate is open.
+	w = newWorld(t, noon, func(c *budget.Config) { c.Headroom = nil })
+	w.sample(time.Minute, 5000)
+	w.expect("")
+	w.rate = nanos(100 * 60)
+	w.sample(time.Minute, 1)
+	w.expect(budget.ReasonExhausted)
+
+	// The rate of an earlier serve's last sample says nothing of this start.
+	w = newWorld(t, noon, headroom(100, false))
+	w.sample(time.Minute, 5000)
+	w.restart()
+	w.expect(budget.ReasonNoSample)
+	w.sample(time.Minute, 1)
+	w.expect(budget.ReasonHeadroom)
+
+	w = newWorld(t, noon, headroom(99, false)) // less than the budget
+	w.sample(time.Minute, 5000)
+	w.expect("")
+	w.sample(time.Minute, 1)
+	w.expect(budget.ReasonExhausted)
+}
+
+// What an earlier serve saw of another provider says nothing of this one: not its failure,
+// and not its sample.
+func TestAnotherProviderBefore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, noon, func(c *budget.Config) { c.Provider = "runpod" })
+	if err := w.led.AddSampleFailure(t.Context(), ledger.SampleFailure{At: w.now, Call: "GET /core/virtual-machines", Class: "http_401"}); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(budget.ReasonFailed)
+	w.now = w.now.Add(time.Second)
+	w.restart()
+	if r := w.expect(budget.ReasonNoSample); r.RetryAfter == 0 {
+		t.Errorf("only a person can mend it: %+v", r)
+	}
+	w.sample(time.Second, 5) // of the provider "p"
+	w.expect(budget.ReasonNoSample)
+	if err := w.led.AddSampleFailure(t.Context(), ledger.SampleFailure{At: w.now.Add(time.Second), Call: "GET /v2/pods/{id}", Class: "http_401"}); err != nil {
+		t.Fatal(err)
+	}
+	w.now = w.now.Add(time.Second)
+	if r := w.expect(budget.ReasonFailed); !strings.Contains(r.Detail, "/v2/pods") || r.RetryAfter != 0 {
+		t.Errorf("refusal %+v", r)
+	}
+}
+
+// Each reason has one sentence, which is its own, and says it of the right thing: a full
+// disk is no bill that cannot be seen.
+func TestSentences(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, reason := range budget.Reasons() {
+		s := budget.Sentence(reason)
+		if s == "" || seen[s] || strings.HasSuffix(s, ".") || strings.ToLower(s[:1]) != s[:1] {
+			t.Errorf("%s: %q", reason, s)
+		}
+		seen[s] = true
+		r := &budget.Refusal{Err: budget.ErrUnobservable, Reason: reason}
+		if got := r.Error(); got != s+" ("+reason+")" {
+			t.Errorf("%s: %q", reason, got)
+		}
+		if ledger := strings.HasPrefix(reason, "ledger") || reason == budget.ReasonDiskFull; ledger == strings.Contains(s, "bill") && ledger {
+			t.Errorf("%s: %q", reason, s)
+		}
+	}
+	if len(seen) != 15 {
+		t.Errorf("%d reasons", len(seen))
+	}
+}
+
+func TestLimitsText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"40": "40/day", "900/month, 40.50": "40.5/day,900/month", "1/hour": "1/hour"} {
+		limits, err := budget.ParseLimits(text)
+		if got := budget.LimitsText(limits); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if got := budget.LimitsText(nil); got != "" {
+		t.Errorf("no limits: %q", got)
+	}
+}

@@ -37,6 +37,6 @@ func Example() {
 	gate.Evaluate() // as Run does
 	fmt.Println(gate.Allow())
 	// Output:
-	// the bill cannot be seen (not_evaluated)
-	// the bill cannot be seen (no_sample)
+	// what may still be spent is being worked out (not_evaluated)
+	// the provider's bill has not been read yet (no_sample)
 }

@@ -3,6 +3,7 @@ package budget
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,18 @@ func (p Period) Bounds(t time.Time, loc *time.Location) (from, to time.Time) {
 		return startOfDay(y, m, 1, loc), startOfDay(y, m+1, 1, loc)
 	}
 	return startOfDay(y, m, d, loc), startOfDay(y, m, d+1, loc)
+}
+
+// Starts are when the periods of limits begin that t lies in, and t's day in loc, in
+// order, each once.
+func Starts(limits []Limit, t time.Time, loc *time.Location) []time.Time {
+	starts := []time.Time{DayStart(t, loc)}
+	for _, l := range limits {
+		from, _ := l.Per.Bounds(t, loc)
+		starts = append(starts, from)
+	}
+	slices.SortFunc(starts, time.Time.Compare)
+	return slices.CompactFunc(starts, time.Time.Equal)
 }
 
 // DayStart is the start of t's day in loc: where that day's budget begins.
@@ -99,4 +112,18 @@ func checkLimits(limits []Limit) error {
 		seen[l.Per] = true
 	}
 	return nil
+}
+
+// LimitsText writes limits as ParseLimits reads them, the same limits always in the same
+// way; "" where there are none.
+func LimitsText(limits []Limit) string {
+	var parts []string
+	for _, per := range []Period{Hour, Day, Month} {
+		for _, l := range limits {
+			if l.Per == per {
+				parts = append(parts, l.Amount.String()+"/"+string(per))
+			}
+		}
+	}
+	return strings.Join(parts, ",")
 }

@@ -25,6 +25,13 @@ type Window struct {
 	Limit
 	From, To time.Time
 	Gross    ledger.Nanos // the increases of the bill since From: a refund gives nothing back
+
+	// Before is the part of Gross that was billed before this ledger began.
+	Before ledger.Nanos
+	// CountedSince is when the ledger began, or from when on the provider told, where
+	// that is later than From: what was spent earlier in the period is not known. Zero
+	// where it is.
+	CountedSince time.Time
 }
 
 // State is what is known of the spending, as of a sample.
@@ -101,7 +108,7 @@ func (c *stateCache) read(s ledger.Sample, now time.Time) (State, error) {
 	for _, l := range c.terms.Limits {
 		w := Window{Limit: l}
 		w.From, w.To = l.Per.Bounds(now, c.terms.Location)
-		if w.Gross, err = spentSince(c.led, w.From, now); err != nil {
+		if err := w.count(c.led, now); err != nil {
 			return State{}, err
 		}
 		state.Windows = append(state.Windows, w)
@@ -193,18 +200,31 @@ func (s State) Reached(w Window) (time.Time, bool) {
 	return at, at.Before(w.To)
 }
 
-// spentSince is the gross spend since a boundary. A sample that was taken out of every
-// sum still counts: nobody's word lowers what a budget has counted.
-func spentSince(led Reader, boundary, now time.Time) (ledger.Nanos, error) {
-	from, ok, err := CountFrom(led, boundary)
+// count sums up the gross spend since w.From. A sample that was taken out of every sum
+// still counts: nobody's word lowers what a budget has counted.
+func (w *Window) count(led Reader, now time.Time) error {
+	from, ok, err := CountFrom(led, w.From)
 	if err != nil || !ok {
-		return 0, err // no sample since: nothing is known to be spent
+		return err // no sample since: nothing is known to be spent
 	}
 	sp, err := led.Spent(from, now.Add(clockSlack))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return sp.Gross.Add(sp.Voided)
+	w.Before, w.CountedSince = 0, time.Time{}
+	if w.Gross, err = sp.Gross.Add(sp.Voided); err != nil {
+		return err
+	}
+	if b := sp.Before; b != nil {
+		w.Before = b.Gross
+		if w.Gross, err = w.Gross.Add(b.Gross); err != nil {
+			return err
+		}
+		if b.Since.After(w.From) {
+			w.CountedSince = b.Since
+		}
+	}
+	return nil
 }
 
 // text says how far w is spent, for logs.
@@ -213,5 +233,9 @@ func (s State) text(w Window) string {
 	if s.Headroom != nil {
 		headroom = "a headroom of " + s.Headroom.String()
 	}
-	return fmt.Sprintf("%s %s spent this %s of %s less %s", w.Gross, s.Currency, w.Per, w.Amount, headroom)
+	before := ""
+	if w.Before != 0 {
+		before = fmt.Sprintf(", %s of it before this ledger", w.Before)
+	}
+	return fmt.Sprintf("%s %s spent this %s of %s less %s%s", w.Gross, s.Currency, w.Per, w.Amount, headroom, before)
 }

@@ -49,6 +49,12 @@ func (o budgetOptions) terms(what string) (t budget.Terms, err error) {
 func writeBudget(w io.Writer, b control.Budget, now time.Time) {
 	for _, l := range b.Budgets {
 		fmt.Fprintf(w, "budget   %s of %s %s spent this %s, until %s\n", l.Spent, l.Amount, b.Currency, l.Per, l.To.Format(time.RFC3339))
+		if l.BeforeLedger != nil {
+			fmt.Fprintf(w, "         before this ledger: %s %s, in the %s's budget\n", *l.BeforeLedger, b.Currency, l.Per)
+		}
+		if l.CountedSince != nil {
+			fmt.Fprintf(w, "         counted since %s; earlier spend is not known\n", l.CountedSince.Format(time.RFC3339))
+		}
 		if l.Over {
 			fmt.Fprintf(w, "         at the sampled rate a whole %s would cost %s: more than the budget (estimate)\n", l.Per, *l.WouldCost)
 		}

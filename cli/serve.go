@@ -29,6 +29,7 @@ import (
 type serveOptions struct {
 	listen, tlsCert, tlsKey, tlsCache string
 	tlsDomains                        []string
+	maxBodyMemory                     int
 
 	keyFile string
 	origins []string
@@ -36,6 +37,7 @@ type serveOptions struct {
 	engine, engineUser         string
 	engineTCP                  bool
 	startTimeout, stallTimeout time.Duration
+	completeResponses          bool
 
 	suspend                     string
 	sleepLevel                  int
@@ -63,6 +65,8 @@ func (o *serveOptions) addFlags(f flags) {
 	in.list(&o.tlsDomains, "tls-domain", "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
 	in.text(&o.tlsCache, "tls-cache", "", "directory for the certificates of --tls-domain and their keys (default beside the ledger)")
 
+	in.number(&o.maxBodyMemory, "max-body-memory", 0, 0, 1<<20, "MiB", "how much memory the bodies of all requests may take together, 16 or more; what does not fit is refused; 0: a quarter of the machine's, or of the control group's limit, and 4096 at most")
+
 	in = f.in("API keys and web pages")
 	in.text(&o.keyFile, "api-key-file", "", "file that holds the API key, readable by its owner only")
 	in.list(&o.origins, "cors-origin", "web origin whose pages may use the API, such as https://app.example; again or with commas for more, * for all")
@@ -73,6 +77,8 @@ func (o *serveOptions) addFlags(f flags) {
 	in.on(&o.engineTCP, "engine-tcp", "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
 	in.duration(&o.startTimeout, "start-timeout", 30*time.Minute, "how long the engine's start may show no progress")
 	in.duration(&o.stallTimeout, "stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
+
+	in.off(&o.completeResponses, "complete-responses", "add what llama-server leaves out of a Responses stream and OpenAI's clients need; false leaves the stream as the engine wrote it")
 
 	in = f.in("Suspending and waking the engine")
 	in.duration(&o.idle, "idle", 15*time.Minute, "how long without a request until the engine is suspended")
@@ -156,12 +162,15 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 		words = g.command
 	}
 	c = server.Config{
-		Demo: g.demo, StallTimeout: o.stallTimeout, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
+		Demo: g.demo, BodyMemory: int64(o.maxBodyMemory) << 20, StallTimeout: o.stallTimeout, CompleteResponses: o.completeResponses, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
 		SampleEvery: o.sampleEvery, MaxSampleAge: o.maxSampleAge, OnCloseEnv: o.onCloseEnv,
 		Now: g.now, Log: newLog(g.stderr, o.logFormat == "json"), Stderr: g.stderr,
 	}
 	if o.logFormat != "text" && o.logFormat != "json" {
 		return c, usagef("use text or json", "serve: log format %q: not known", o.logFormat)
+	}
+	if n := c.BodyMemory; n > 0 && n < api.MinBodyMemory {
+		return c, usagef("give it 16 or more", "serve: --max-body-memory %d: too little for a request's body", o.maxBodyMemory)
 	}
 	if o.quotaStatus != 402 && o.quotaStatus != 429 {
 		return c, usagef("use 402 or 429", "serve: --quota-status %d: not a status of a spent budget", o.quotaStatus)

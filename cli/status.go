@@ -12,6 +12,7 @@ import (
 	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/ledger/report"
+	"spotinference/server"
 	"spotinference/server/control"
 )
 
@@ -84,10 +85,11 @@ func writeStatus(w io.Writer, s control.Status, now time.Time) {
 	} else {
 		fmt.Fprintf(w, "gate     closed: %s\n", s.Gate.Reason)
 	}
+	writeOnClose(w, s.OnClose, now)
 	switch {
 	case s.Bill != nil:
 		fmt.Fprintf(w, "bill     %s, seen %s ago\n", s.Bill.Provider, age(s.Bill.At))
-	case s.Gate.Open: // which without a bill it is in one case only
+	case s.Provider == server.NoProvider:
 		fmt.Fprintln(w, "bill     not read: serve runs with --provider none")
 	default:
 		fmt.Fprintln(w, "bill     never seen")
@@ -96,6 +98,25 @@ func writeStatus(w io.Writer, s control.Status, now time.Time) {
 	writeGPU(w, s.GPU, now)
 	if s.Engine.State == string(ledger.Suspended) {
 		fmt.Fprintln(w, "note     "+report.SuspendedBill)
+	}
+}
+
+func writeOnClose(w io.Writer, c *control.OnClose, now time.Time) {
+	if c == nil {
+		return
+	}
+	at := c.At.Format(time.RFC3339)
+	switch c.State {
+	case control.OnCloseRunning:
+		fmt.Fprintf(w, "on-close running since %s\n", at)
+	case control.OnCloseDone:
+		fmt.Fprintf(w, "on-close done at %s\n", at)
+	default:
+		fmt.Fprintf(w, "on-close failed %d times, last at %s: %s", c.Tries, at, c.Error)
+		if c.NextTry != nil {
+			fmt.Fprintf(w, "; tried again in %s", max(0, c.NextTry.Sub(now)).Round(time.Second))
+		}
+		fmt.Fprintln(w, "; the machine may still run, and cost")
 	}
 }
 

@@ -55,7 +55,7 @@ type EventType struct {
 	// from event to event.
 	Subject string
 	Help    string      // one sentence
-	Detail  EventDetail // the zero value
+	Detail  EventDetail // one that has its fields
 }
 
 // Subjects that are read back.
@@ -75,7 +75,7 @@ var eventTypes = []EventType{
 	{EventBudget, "override", "The budget was lifted for a while, by somebody's word.", overrideSet{}},
 	{EventBudget, "override_end", "An override of the budget was ended before its time.", overrideEnded{}},
 	{EventEngine, "FROM" + stateArrow + "TO", "The engine's state changed.", EngineChange{}},
-	{EventGate, "open", "The gate opened: new requests are let in.", GateOpened{}},
+	{EventGate, "open", "The gate opened: new requests are let in.", GateOpened{Budget: "40/day"}},
 	{EventGate, "closed", "The gate closed: new requests are refused.", GateClosed{}},
 	{EventGate, "on_close_started", "The command of --on-close was started.", OnCloseStarted{}},
 	{EventGate, "on_close_ended", "The command of --on-close ended.", OnCloseEnded{}},
@@ -288,9 +288,25 @@ type BalanceOK Balance
 func (b BalanceOK) eventDetail() any { return Balance(b).detail() }
 
 // GateOpened is a gate that lets requests in again.
-type GateOpened struct{}
+type GateOpened struct {
+	Budget string `json:"budget"` // the limits under which it opened, "40/day,900/month"; "" for none, and then there is no detail
+}
 
-func (GateOpened) eventDetail() any { return nil }
+func (g GateOpened) eventDetail() any {
+	if g.Budget == "" {
+		return nil
+	}
+	return g
+}
+
+// GateOpenedUnder tells whether the gate was ever open under the same limits.
+func (r *Reader) GateOpenedUnder(limits string) (opened bool, err error) {
+	e := NewEvent(time.Time{}, GateOpened{Budget: limits})
+	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
+		return tx.QueryRow("SELECT EXISTS (SELECT 1 FROM event WHERE kind = ? AND subject = ? AND detail = ?)", string(e.Kind), e.Subject, e.Detail).Scan(&opened)
+	})
+	return opened, err
+}
 
 // GateClosed is a gate that refuses requests.
 type GateClosed struct {

@@ -167,6 +167,7 @@ func TestEvents(t *testing.T) {
 	}
 	cet := time.FixedZone("CET", 3600)
 	f(ledger.GateOpened{}, "gate", "open", "")
+	f(ledger.GateOpened{Budget: "40/day"}, "gate", "open", `{"budget":"40/day"}`)
 	f(ledger.GateClosed{Reason: "stale", Why: "the newest sample is <old>"}, "gate", "closed", `{"reason":"stale","why":"the newest sample is <old>"}`)
 	f(ledger.OnCloseStarted{Reason: "stale"}, "gate", "on_close_started", `{"reason":"stale"}`)
 	f(ledger.OnCloseEnded{Outcome: "done", Took: ledger.Seconds(1500 * time.Millisecond)}, "gate", "on_close_ended", `{"outcome":"done","seconds":1.5}`)

@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -33,6 +34,7 @@ type point struct {
 
 // history is what happened: the samples, and what was really billed at each.
 type history struct {
+	past    []ledger.Sample // of the time before the ledger
 	samples []ledger.Sample
 	first   int64                     // the id of samples[0]
 	truth   map[string][]ledger.Nanos // by resource and sample: all that it ever cost
@@ -214,6 +216,36 @@ func makeHistory(r *rand.Rand, start time.Time, name string) history {
 	return h
 }
 
+// makePast invents what the provider tells of the time before a ledger whose first sample
+// is h's: lower bills of what was there, at up to three instants.
+func makePast(r *rand.Rand, h history) (past []ledger.Sample) {
+	if len(h.samples) == 0 {
+		return nil
+	}
+	own := h.samples[0]
+	at := own.At
+	lines := own.Lines
+	for range r.IntN(4) {
+		at = at.Add(-time.Duration(1 + r.Int64N(int64(90*time.Minute)))).Truncate(time.Microsecond)
+		s := own
+		s.At, s.Past, s.Every, s.Lines = at, true, 0, nil
+		for _, ln := range lines {
+			if ln.Created.After(at) || ln.Status == ledger.StatusMoved || ln.Status == ledger.StatusGone || ln.Status == ledger.StatusClosed || r.IntN(10) == 0 {
+				continue
+			}
+			ln.Status, ln.Running, ln.Rate = "", false, nil
+			if ln.Bill != nil {
+				lower := *ln.Bill - ledger.Nanos(r.Int64N(1e9)) + ledger.Nanos(r.Int64N(1e7))
+				ln.Bill = &lower
+			}
+			s.Lines = append(s.Lines, ln)
+		}
+		lines = s.Lines
+		past = append([]ledger.Sample{s}, past...)
+	}
+	return past
+}
+
 func closed(s ledger.Sample, resource string) bool {
 	return slices.ContainsFunc(s.Lines, func(ln ledger.Line) bool { return ln.Resource == resource && ln.Status == ledger.StatusClosed })
 }
@@ -313,6 +345,7 @@ func (h history) scan(from, to time.Time) ledger.Spend {
 			flags[ledger.FlagUnseen] = true
 		}
 	}
+	sp.Before = h.scanBefore(from, to)
 	for f, on := range flags {
 		if on {
 			sp.Flags = append(sp.Flags, f)
@@ -393,6 +426,49 @@ func (h history) scanSeries(sp *ledger.Spend, flags map[string]bool, all map[[2]
 	sp.Gross += r.Gross
 }
 
+// scanBefore reads off the past samples, and the first of h, what was billed before h. A
+// history that is not the first of its ledger has nothing before it.
+func (h history) scanBefore(from, to time.Time) *ledger.BeforeSpend {
+	own := h.samples[0]
+	if h.first != 1+int64(len(h.past)) || !from.Before(own.At) || own.At.After(to) {
+		return nil
+	}
+	before := &ledger.BeforeSpend{Until: h.ref(0)}
+	type key struct{ resource, epoch string }
+	last, known := map[key]ledger.Nanos{}, from.UTC()
+	var any bool
+	for _, s := range append(slices.Clone(h.past), own) {
+		if s.At.Before(from) {
+			continue
+		}
+		for _, ln := range s.Lines {
+			any = true
+			k := key{ln.Resource, ln.Epoch}
+			was, seen := last[k]
+			other := slices.ContainsFunc(slices.Collect(maps.Keys(last)), func(o key) bool { return o.resource == ln.Resource && o != k })
+			for _, o := range s.Lines {
+				other = other || o.Resource == ln.Resource && o.Epoch != ln.Epoch && o.Status == ledger.StatusMoved
+			}
+			switch {
+			case ln.Bill == nil:
+				known = own.At.UTC()
+				continue
+			case seen, !other && ln.Created.After(from):
+				before.Net += *ln.Bill - was
+				before.Gross += max(0, *ln.Bill-was)
+			case other:
+			case s.At.After(known):
+				known = s.At.UTC()
+			}
+			last[k] = *ln.Bill
+		}
+	}
+	if before.Since = known; !any {
+		before.Since = own.At.UTC()
+	}
+	return before
+}
+
 // joined tells whether each of the epochs that began last before began has, in the
 // sample at, its last line up to b, with a bill and saying that it moved.
 func joined(all map[[2]string][]point, k [2]string, began, at, b int) bool {
@@ -455,8 +531,12 @@ func judge(t *testing.T, seed uint64, histories, windows int) (n verdicts) {
 	start, id := t0, int64(1)
 	for i := range histories {
 		h := makeHistory(r, start, strconv.Itoa(i))
+		if i == 0 {
+			h.past = makePast(r, h)
+		}
+		id += int64(len(h.past))
 		h.first = id
-		if err := led.AddSamples(h.samples); err != nil {
+		if err := led.AddSamples(append(slices.Clone(h.past), h.samples...)); err != nil {
 			t.Fatalf("seed %d history %d: %v", seed, i, err)
 		}
 		n.histories++
@@ -466,8 +546,11 @@ func judge(t *testing.T, seed uint64, histories, windows int) (n verdicts) {
 		begin, end := h.samples[0].At, h.samples[len(h.samples)-1].At
 		for range windows {
 			from, to := window(r, h)
-			if i == 0 && r.IntN(8) == 0 {
-				from = begin.Add(-time.Hour) // the ledger begins late
+			if i == 0 && r.IntN(4) == 0 {
+				from = begin.Add(-time.Duration(r.Int64N(int64(3 * time.Hour)))) // the ledger begins late
+				if len(h.past) > 0 && r.IntN(2) == 0 {
+					from = h.past[r.IntN(len(h.past))].At
+				}
 			}
 			got, err := led.Spent(from, to)
 			if err != nil {

@@ -7,12 +7,24 @@ import (
 	"time"
 )
 
+// selectFirstOwn is the first sample that is the ledger's own: those before it are Past.
+const selectFirstOwn = "SELECT sample.id, at, source FROM counted AS sample JOIN source ON source.id = source WHERE every >= 0 ORDER BY at LIMIT 1"
+
+func firstOwn(row interface{ Scan(...any) error }) (a instant, ok bool, err error) {
+	err = row.Scan(&a.id, &a.at, &a.source)
+	if errors.Is(err, sql.ErrNoRows) {
+		return instant{}, false, nil
+	}
+	return a, err == nil, err
+}
+
 // Newest returns the newest sample with its lines (without raw replies), or
-// false where there is none.
+// false where there is none. Those of the time before the ledger do not count.
 func (r *Reader) Newest() (s Sample, ok bool, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		row := tx.QueryRow(selectSample + " ORDER BY at DESC LIMIT 1")
-		if s, err = scanSample(row); errors.Is(err, sql.ErrNoRows) {
+		if s, err = scanSample(row); errors.Is(err, sql.ErrNoRows) || s.Past {
+			s = Sample{}
 			return nil
 		} else if err != nil {
 			return err
@@ -36,21 +48,24 @@ func (r *Reader) Provider() (name string, err error) {
 	return name, err
 }
 
+// ownFrom is when the ledger's own samples begin, as SQL; null before the first.
+const ownFrom = "(SELECT at FROM counted JOIN source ON source.id = source WHERE every >= 0 ORDER BY at LIMIT 1)"
+
 // SampleAfter returns the time of the first sample at or after t, or false.
 func (r *Reader) SampleAfter(t time.Time) (at time.Time, ok bool, err error) {
-	return r.sampleTime("SELECT min(at) FROM counted WHERE at >= ?", t)
+	return r.sampleTime("SELECT min(at) FROM counted WHERE at >= ? AND at >= "+ownFrom, t)
 }
 
 // SampleBefore returns the time of the last sample at or before t, or false.
 func (r *Reader) SampleBefore(t time.Time) (at time.Time, ok bool, err error) {
-	return r.sampleTime("SELECT max(at) FROM counted WHERE at <= ?", t)
+	return r.sampleTime("SELECT max(at) FROM counted WHERE at <= ? AND at >= "+ownFrom, t)
 }
 
 // SamplesBefore is SampleBefore of each instant, at one state of the ledger. Those
 // without a sample are left out.
 func (r *Reader) SamplesBefore(instants []time.Time) (at []time.Time, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		before, err := tx.Prepare("SELECT max(at) FROM counted WHERE at <= ?")
+		before, err := tx.Prepare("SELECT max(at) FROM counted WHERE at <= ? AND at >= " + ownFrom)
 		if err != nil {
 			return err
 		}
@@ -129,7 +144,7 @@ func (r *Reader) Open(provider string) (resources []string, err error) {
 func (r *Reader) NewestFailure() (f SampleFailure, ok bool, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		var us int64
-		err := tx.QueryRow("SELECT at, call, class FROM sample_failure ORDER BY id DESC LIMIT 1").Scan(&us, &f.Call, &f.Class)
+		err := tx.QueryRow("SELECT id, at, call, class FROM sample_failure ORDER BY id DESC LIMIT 1").Scan(&f.ID, &us, &f.Call, &f.Class)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -238,6 +253,9 @@ func scanSample(row interface{ Scan(...any) error }) (Sample, error) {
 	err := row.Scan(&s.ID, &at, &s.Provider, &s.Account, &s.Currency, &s.Truth, &step, &lag, &s.Calibrated, &every)
 	s.At = fromMicros(at)
 	s.Step, s.Lag, s.Every = fromDuration(step), fromDuration(lag), fromDuration(every)
+	if every == pastEvery {
+		s.Every, s.Past = 0, true
+	}
 	return s, err
 }
 

@@ -35,9 +35,20 @@ func (w *batch) addSample(s Sample) (int64, error) {
 	if err := w.scan("SELECT max(at) FROM counted", nil, &newest); err != nil {
 		return 0, err
 	}
-	if newest.Valid && micros(s.At) <= newest.Int64 {
+	if newest.Valid && micros(s.At) == newest.Int64 {
+		return 0, fmt.Errorf("sample at %s: there is one of that instant: %w", s.At.UTC().Format(time.RFC3339), ErrRefused)
+	}
+	if newest.Valid && micros(s.At) < newest.Int64 {
 		return 0, fmt.Errorf("sample at %s, the newest is at %s: the clock stepped back: %w",
 			s.At.UTC().Format(time.RFC3339), fromMicros(newest.Int64).Format(time.RFC3339), ErrRefused)
+	}
+	if s.Past {
+		switch _, own, err := firstOwn(w.row(selectFirstOwn)); {
+		case err != nil:
+			return 0, err
+		case own:
+			return 0, fmt.Errorf("sample of the time before this ledger, which has begun: %w", ErrRefused)
+		}
 	}
 	if err := w.oneCurrency(s.Currency); err != nil {
 		return 0, err
@@ -57,7 +68,7 @@ func (w *batch) addSample(s Sample) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("sample: %w", err)
 	}
-	src := sourceRow{truth: s.Truth, calibrated: s.Calibrated, every: s.Every.Microseconds()}
+	src := sourceRow{truth: s.Truth, calibrated: s.Calibrated, every: everyMicros(s)}
 	if err := w.rollSample(id, at, source, src, newest); err != nil {
 		return 0, err
 	}
@@ -100,7 +111,17 @@ func (w *batch) addLine(sample, at, series int64, ln Line, kept map[string]int64
 // source is the id of what s says of itself, which seldom changes.
 func (w *batch) source(s Sample) (int64, error) {
 	return w.intern("SELECT id FROM source WHERE provider = ? AND account = ? AND currency = ? AND truth = ? AND step = ? AND lag = ? AND calibrated = ? AND every = ?",
-		tableSource, s.Provider, s.Account, s.Currency, string(s.Truth), s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, s.Every.Microseconds())
+		tableSource, s.Provider, s.Account, s.Currency, string(s.Truth), s.Step.Microseconds(), s.Lag.Microseconds(), s.Calibrated, everyMicros(s))
+}
+
+// pastEvery is the interval of a sample that is Past, which has none.
+const pastEvery = -1
+
+func everyMicros(s Sample) int64 {
+	if s.Past {
+		return pastEvery
+	}
+	return s.Every.Microseconds()
 }
 
 // series is the id of the bill that ln continues, or begins in sample.

@@ -89,6 +89,22 @@ type Spend struct {
 	Resources []ResourceSpend // by resource and epoch, in order
 	Every     time.Duration   // the newest sample's interval
 	Flags     []string        // sorted, each once
+
+	// Before is what was billed before this ledger. It is in no other field. It is nil
+	// where the window does not hold the ledger's first own sample, or begins with it.
+	Before *BeforeSpend
+}
+
+// BeforeSpend is what was billed from a window's start to the ledger's first own sample,
+// as far as the provider tells: it was asked for its bill of an earlier instant, or a
+// resource is younger than the window. A budget counts it; what a token costs does not.
+type BeforeSpend struct {
+	// Since is from when on it is known: the window's start where all of it is, and the
+	// first own sample where nothing is.
+	Since time.Time
+	Until SampleRef // the first own sample
+	Net   Nanos
+	Gross Nanos
 }
 
 // RatesOnly tells whether the samples came with rates and no bill: their difference is
@@ -118,7 +134,8 @@ type ResourceSpend struct {
 // Bills are subtracted only inside one (resource, epoch), of one provider. The
 // first sight of a resource is a baseline, unless the provider says that it was
 // created after From, or that an old bill of the resource ends there and moved to
-// this one: then the old one holds it. Where a resource is missing at From and was seen before in
+// this one: then the old one holds it. A window that begins before the ledger begins
+// with its first own sample; what was billed before that is Spend.Before. Where a resource is missing at From and was seen before in
 // the same epoch, its bill there is the baseline: what it grew by while nobody
 // saw it counts where it is seen again.
 func (r *Reader) Spent(from, to time.Time) (Spend, error) {

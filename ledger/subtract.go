@@ -64,10 +64,14 @@ type billScan struct {
 func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 	spends := make([]Spend, len(windows))
 	from, to := micros(windows[0].From), micros(windows[len(windows)-1].To)
-	a, err := firstInstant(tx, from, to)
-	if errors.Is(err, sql.ErrNoRows) {
+	own, ok, err := firstOwn(tx.QueryRow(selectFirstOwn))
+	if err != nil {
+		return nil, err
+	}
+	if !ok || own.at > to {
 		return spends, nil
 	}
+	a, err := firstInstant(tx, max(from, own.at), to)
 	if err != nil {
 		return nil, err
 	}
@@ -112,10 +116,83 @@ func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 		}
 		sc.startWindow()
 	}
+	if err := sc.gaps(spends, a.id); err != nil {
+		return nil, err
+	}
 	if err := addVoided(tx, windows, spends); err != nil {
 		return nil, err
 	}
-	return spends, sc.gaps(spends, a.id)
+	return spends, sc.before(windows, spends, own)
+}
+
+// before gives the window that holds the first own sample what was billed before that.
+func (sc *billScan) before(windows []Window, spends []Spend, own instant) (err error) {
+	for i, w := range windows {
+		if micros(w.From) < own.at && own.at <= micros(w.To) {
+			spends[i].Before, err = sc.beforeOwn(micros(w.From), own)
+		}
+	}
+	return err
+}
+
+// beforeOwn subtracts in the samples from an instant on, up to the first own one: those
+// that are Past. There are few.
+func (sc *billScan) beforeOwn(from int64, own instant) (*BeforeSpend, error) {
+	rows, err := sc.tx.Query(`SELECT sample.id, at, series, bill FROM counted AS sample JOIN reading ON reading.sample = sample.id
+		JOIN state ON state.id = state WHERE at >= ? AND at <= ? ORDER BY at, series`, from, own.at)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var (
+		sum   growth
+		last  = map[int64]known{}
+		since = int64(math.MinInt64)
+	)
+	for rows.Next() {
+		var id, at, series int64
+		var bill sql.NullInt64
+		if err := rows.Scan(&id, &at, &series, &bill); err != nil {
+			return nil, err
+		}
+		row := sc.series.byID[series]
+		if row == nil {
+			return nil, fmt.Errorf("series %d is not there", series)
+		}
+		if !bill.Valid {
+			since = own.at
+			continue
+		}
+		g, knownFrom, err := growthBefore(row, last[series], known{id, at, Nanos(bill.Int64)}, from)
+		if err == nil {
+			sum, err = sum.plus(g)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("bill of %s: %w", row.resource, err)
+		}
+		since = max(since, knownFrom)
+		last[series] = known{id, at, Nanos(bill.Int64)}
+	}
+	if since == math.MinInt64 { // nothing is billed there
+		since = own.at
+	}
+	return &BeforeSpend{Since: fromMicros(since), Until: own.ref(), Net: sum.net, Gross: sum.gross}, rows.Err()
+}
+
+// growthBefore is what a bill grew by since it was known last, and from when on that is
+// known. At its first sight all of it counts where the resource was created after from.
+func growthBefore(row *seriesRow, last, bill known, from int64) (g growth, knownFrom int64, err error) {
+	switch {
+	case last.id != 0:
+		g, err = since(last, bill.bill)
+		return g, from, err
+	case row.rolled:
+		return g, from, nil // what it shows is in the old bill
+	case row.created.Valid && row.created.Int64 > from:
+		g, err = since(known{id: bill.id}, bill.bill)
+		return g, from, err
+	}
+	return g, bill.at, nil
 }
 
 // firstInstant is the sample that a window begins at: the last at or before from,

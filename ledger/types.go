@@ -85,7 +85,11 @@ type Sample struct {
 	// until then the figures are flagged.
 	Calibrated bool
 	Every      time.Duration // how often the sampler means to take one
-	Lines      []Line
+	// Past is set on a bill that was asked for as of an instant before the ledger's
+	// first own sample. It tells what was spent before this ledger, and nothing else:
+	// see Spend.Before.
+	Past  bool
+	Lines []Line
 }
 
 // Line is one resource within a sample. A nil Rate or Bill is "not known",
@@ -120,6 +124,7 @@ const (
 
 // SampleFailure is a poll that failed in any part: a dark minute, and no number.
 type SampleFailure struct {
+	ID    int64 // given by the ledger
 	At    time.Time
 	Call  string // which call, without host, query or credentials: "GET /billing/billing/history/virtual-machine/{id}"
 	Class string // "network", "timeout", "http_401", "http_5xx", "malformed", "incomplete", "currency", ...

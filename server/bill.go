@@ -42,6 +42,9 @@ func (g *gateway) newSampler(p billingapi.Provider) (*billing.Sampler, error) {
 	s, err := billing.NewSampler(billing.SamplerConfig{
 		Provider: billing.Calibrate(p, g.led.Reader, g.cfg.SampleEvery), Store: countFailures{g.led, g.metrics},
 		Every: g.cfg.SampleEvery, Newest: newest.At, Balance: balance, OnSample: g.sampled,
+		PeriodStarts: func(t time.Time) []time.Time {
+			return budget.Starts(g.cfg.Budget.Limits, t, g.cfg.Budget.Location)
+		},
 		DayStart: func(t time.Time) time.Time { return budget.DayStart(t, g.cfg.Budget.Location) },
 		Now:      g.cfg.Now, Log: g.cfg.Log,
 	})
@@ -59,9 +62,27 @@ func (g *gateway) sampled() {
 		return
 	}
 	g.gate.Evaluate()
-	if st, ok := g.gate.State(); ok && st.Rate != nil {
+	st, ok := g.gate.State()
+	if ok && !g.counted {
+		g.counted = true
+		g.tellBefore(st)
+	}
+	if ok && st.Rate != nil {
 		g.warned = true
 		g.warnOfBudget(st)
+	}
+}
+
+// tellBefore says what of the budgets is known of the time before this ledger.
+func (g *gateway) tellBefore(st budget.State) {
+	for _, w := range st.Windows {
+		if w.Before != 0 {
+			g.cfg.Log.Info("before this ledger: in the budget, and in no cost per token", "per", w.Per, "spent", w.Before.String(), "currency", st.Currency)
+		}
+		if !w.CountedSince.IsZero() {
+			g.cfg.Log.Warn("counted since "+w.CountedSince.UTC().Format(time.RFC3339)+"; earlier spend is not known", "per", w.Per, "budget", w.Amount.String(),
+				"hint", "docs/budget.md")
+		}
 	}
 }
 

@@ -60,6 +60,8 @@ func (r record) engine(identity string, t engine.Transition) {
 // take, since it was what failed, is written when it can.
 type gateRecord struct {
 	record
+	limits    string // under which it opens, see ledger.GateOpened
+	wasOpen   bool
 	unwritten []gateEvent // owned by who evaluates the gate, one at a time
 }
 
@@ -68,19 +70,26 @@ type gateEvent struct {
 	detail ledger.EventDetail
 }
 
+// waitsForSample tells whether a gate is closed since no sample came yet, and none has
+// failed: the bill of an earlier serve is old by then.
+func waitsForSample(r *budget.Refusal) bool {
+	return r.Reason == budget.ReasonNoSample || r.Reason == budget.ReasonStale || r.Reason == budget.ReasonStart
+}
+
 // unwrittenMost bounds what is kept: a ledger that fails for long fails in one way.
 const unwrittenMost = 100
 
 func (g *gateRecord) changed(r *budget.Refusal) {
-	e := gateEvent{g.now(), ledger.GateOpened{}}
+	if r == nil {
+		g.wasOpen = true
+	} else if !g.wasOpen && waitsForSample(r) {
+		return // how every start begins
+	}
+	e := gateEvent{g.now(), ledger.GateOpened{Budget: g.limits}}
 	if r == nil {
 		g.log.Info("gate open")
 	} else {
-		level := slog.LevelWarn
-		if r.Reason == budget.ReasonNoSample {
-			level = slog.LevelInfo // how every start begins
-		}
-		g.log.Log(context.Background(), level, "gate closed", "reason", r.Reason, "why", r.Detail)
+		g.log.Warn("gate closed", "reason", r.Reason, "why", r.Detail, "means", budget.Sentence(r.Reason))
 		e.detail = ledger.GateClosed{Reason: r.Reason, Why: r.Detail}
 	}
 	if len(g.unwritten) < unwrittenMost {

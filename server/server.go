@@ -50,8 +50,10 @@ type gateway struct {
 	keyBudgets   *keyBudgets
 	sampler      *billing.Sampler // nil without a bill
 
+	ended     chan error // why Run is to return; see end
 	keyChange sync.Mutex // the API is told of keys in the order of the ledger
 	warned    bool       // of the budget; owned by who samples
+	counted   bool       // from when on was told; owned by who samples
 }
 
 // blind tells whether no bill is read.
@@ -62,7 +64,7 @@ func (g *gateway) blind() bool { return g.cfg.Provider == NoProvider }
 // hard cuts all of that short, but for the ledger. A Config that cannot be used is a
 // *ConfigError.
 func Run(ctx, hard context.Context, cfg Config) (err error) {
-	g := &gateway{cfg: cfg}
+	g := &gateway{cfg: cfg, ended: make(chan error, 1)}
 	if cfg.Demo {
 		stop, err := StartDemo(&g.cfg)
 		if err != nil {
@@ -129,6 +131,7 @@ func (g *gateway) run(ctx, hard context.Context) error {
 		defer close(drained)
 		return g.api.Run(ctx, hard, g.listener, api.Hooks{Closed: g.closer.closed})
 	})
+	group.Go(func() error { return g.runUntilEnded(ctx) })
 	group.Go(func() error { defer stopBack(); return g.runEngine(engineCtx) })
 	for _, part := range g.background() {
 		group.Go(func() error { return part(backCtx) })
@@ -210,10 +213,45 @@ func (g *gateway) openLedger() (err error) {
 }
 
 func (g *gateway) newGate() (*budget.Gate, error) {
+	limits := budget.LimitsText(g.cfg.Budget.Limits)
+	opened, err := g.led.GateOpenedUnder(limits)
+	if err != nil {
+		return nil, err
+	}
+	told := &gateRecord{record: g.record, limits: limits}
 	return budget.New(budget.Config{
-		Ledger: g.led, Terms: g.cfg.Budget, MaxSampleAge: g.cfg.MaxSampleAge, Blind: g.blind(), Now: g.cfg.Now,
-		OnChange: (&gateRecord{record: g.record}).changed,
+		Ledger: g.led, Terms: g.cfg.Budget, MaxSampleAge: g.cfg.MaxSampleAge, Opened: opened, Provider: g.cfg.Provider, Blind: g.blind(), Now: g.cfg.Now,
+		OnChange: func(r *budget.Refusal) {
+			told.changed(r)
+			if r != nil && r.Reason == budget.ReasonHeadroom {
+				g.end(headroomError(r))
+			}
+		},
 	})
+}
+
+// headroomError ends a serve that would never serve. Nothing was spent that the budget
+// does not allow, so that the machine is left as it is.
+func headroomError(r *budget.Refusal) error {
+	return &ConfigError{hint.Errorf("raise --budget, or give --budget-headroom an amount below it; --on-close did not run", "%s", r.Detail)}
+}
+
+// end makes Run return err.
+func (g *gateway) end(err error) {
+	select {
+	case g.ended <- err:
+	default: // it ends already
+	}
+}
+
+// runUntilEnded ends the parts when one of them asked for it.
+func (g *gateway) runUntilEnded(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-g.ended:
+		return err
+	}
 }
 
 func (g *gateway) newMetrics() *api.Metrics {
@@ -232,13 +270,32 @@ func (g *gateway) newAPI(keys []ledger.Key) (*api.Server, error) {
 	c := g.cfg
 	return api.New(api.Config{
 		Engine: g.engine, Ledger: g.led, Gate: g.gate, Key: c.Key, Keys: keys, Origins: c.Origins,
-		Drain: c.Drain, StallTimeout: c.StallTimeout, WakeHold: c.WakeHold, QuotaStatus: c.QuotaStatus, CloseGrace: c.Budget.CloseGrace,
-		Audit: g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
+		Drain: c.Drain, StallTimeout: c.StallTimeout, WakeHold: c.WakeHold, BodyMemory: g.bodyMemory(), QuotaStatus: c.QuotaStatus, CloseGrace: c.Budget.CloseGrace,
+		CompleteResponses: c.CompleteResponses,
+		Audit:             g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
 	})
 }
 
+// bodyMemory is what all requests' bodies may take: what was asked for, or a quarter of the
+// memory. A collection may lie behind by as much, and an engine on the CPU wants the rest.
+func (g *gateway) bodyMemory() int64 {
+	const most = 4 << 30
+	if n := g.cfg.BodyMemory; n > 0 {
+		return n
+	}
+	memory, err := gpu.HostMemory()
+	if err != nil {
+		g.cfg.Log.Warn("how much memory there is cannot be seen: request bodies get 1 GiB", "err", err, "hint", "set --max-body-memory")
+		return 0
+	}
+	return min(max(memory/4, api.MinBodyMemory), most)
+}
+
 func (g *gateway) newCloser(hard context.Context) *closer {
-	return &closer{eng: g.engine, command: g.cfg.OnClose, keep: g.cfg.OnCloseEnv, event: g.record.event, log: g.cfg.Log, hard: hard}
+	return &closer{
+		eng: g.engine, command: g.cfg.OnClose, keep: g.cfg.OnCloseEnv, event: g.record.event, failed: g.metrics.OnCloseFailed,
+		now: g.cfg.Now, log: g.cfg.Log, hard: hard,
+	}
 }
 
 func (g *gateway) newKeyBudgets(keys []ledger.Key) *keyBudgets {

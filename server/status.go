@@ -24,17 +24,19 @@ func (g *gateway) status() (s control.Status, err error) {
 	} else {
 		s.Gate.Open = true
 	}
+	s.OnClose = g.closer.status()
 	if s.Budget, err = g.budget(); err != nil {
 		return s, err
 	}
 	if g.gpus != nil {
 		s.GPU = gpuStatus(g.gpus.Latest(), g.cfg.Now())
 	}
+	s.Provider = g.cfg.Provider
 	newest, ok, err := g.led.Newest()
 	if err != nil {
 		return s, err
 	}
-	if ok {
+	if ok && newest.Provider == g.cfg.Provider { // and not an earlier serve's
 		s.Bill = &control.Bill{Provider: newest.Provider, At: newest.At.UTC()}
 	}
 	return s, nil
@@ -82,6 +84,10 @@ func BudgetStatus(r *ledger.Reader, st budget.State, known bool, now time.Time) 
 	b.SampledAt, b.Currency, b.Rate, b.Headroom = &st.Sample, st.Currency, st.Rate.Text(), st.Headroom.Text()
 	for _, w := range st.Windows {
 		out := control.BudgetWindow{Per: string(w.Per), Amount: w.Amount.String(), Spent: w.Gross.String(), From: w.From.UTC(), To: w.To.UTC()}
+		if w.Before != 0 {
+			out.BeforeLedger = w.Before.Text()
+		}
+		out.CountedSince = inUTC(w.CountedSince)
 		if cost, ok := st.Projected(w); ok {
 			out.WouldCost, out.Over = cost.Text(), cost > w.Amount
 		}

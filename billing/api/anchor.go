@@ -77,6 +77,22 @@ func NewAnchors(history History) *Anchors {
 // Of is where the window of a resource's bill starts. One that was never seen before
 // starts by when it was created.
 func (a *Anchors) Of(resource string, created, now time.Time) (time.Time, *Failure) {
+	return a.of(resource, func() time.Time { return firstAnchor(created, now) })
+}
+
+// AsOf is Of for a bill that is read as of at, which may lie far back: a resource that
+// was never seen before has its bill of then in the window, too.
+func (a *Anchors) AsOf(resource string, created, at, now time.Time) (time.Time, *Failure) {
+	return a.of(resource, func() time.Time {
+		first := firstAnchor(created, now)
+		if !first.Before(at) && created.Before(at) {
+			first = Midnight(at).AddDate(0, 0, -backDays)
+		}
+		return first
+	})
+}
+
+func (a *Anchors) of(resource string, first func() time.Time) (time.Time, *Failure) {
 	if t, ok := a.known[resource]; ok {
 		return t, nil
 	}
@@ -85,7 +101,7 @@ func (a *Anchors) Of(resource string, created, now time.Time) (time.Time, *Failu
 	case !ok && a.moves[resource].offered():
 		return time.Time{}, Fail(Internal, "whether the sample in which the series of %s moved was stored cannot be told: the ledger does not answer", resource)
 	case !ok:
-		t = firstAnchor(created, now)
+		t = first()
 	}
 	a.moves[resource].settle(t)
 	a.known[resource] = t

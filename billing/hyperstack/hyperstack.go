@@ -186,7 +186,7 @@ func (h *adapter) read(ctx context.Context, clk provider.Clock, at time.Time) (l
 	}
 	// status is the provider's word; what a machine keeps is billed while it exists.
 	add := func(r resourceKind, id int64, created time.Time, status string, running bool) *api.Failure {
-		anchor, f := h.anchors.Of(resourceName(r, id), created, clk.Start())
+		anchor, f := h.anchors.AsOf(resourceName(r, id), created, at, clk.Start())
 		if f != nil {
 			return f
 		}

@@ -236,9 +236,9 @@ const assumedAge = 7 * 24 * time.Hour
 func (r *adapter) present(ctx context.Context, clk provider.Clock, kind resourceKind, id string, created, at time.Time) (ledger.Line, *api.Failure) {
 	born := created
 	if born.IsZero() {
-		born = clk.Start().Add(-assumedAge)
+		born = at.Add(-assumedAge)
 	}
-	anchor, f := r.anchors.Of(kind.name+"-"+id, born, clk.Start())
+	anchor, f := r.anchors.AsOf(kind.name+"-"+id, born, at, clk.Start())
 	if f != nil {
 		return ledger.Line{}, f
 	}

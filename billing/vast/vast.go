@@ -212,7 +212,7 @@ func (v *adapter) read(ctx context.Context, clk provider.Clock, end time.Time, l
 	}
 	listings := make(chargesByStart)
 	add := func(source string, kind ledger.Kind, created time.Time, status string, running bool, rate *ledger.Nanos) *api.Failure {
-		anchor, f := v.anchors.Of(source, created, clk.Start())
+		anchor, f := v.anchors.AsOf(source, created, at, clk.Start())
 		if f != nil {
 			return f
 		}

@@ -58,7 +58,8 @@ type CostReport struct {
 	Window   CostWindow `json:"window"`
 	Currency string     `json:"currency"` // ISO 4217; "" where there is no sample
 	Spend    Spend      `json:"spend"`
-	// Requests that finished in the snapped window, and their tokens.
+	// Requests that finished in the snapped window, and their tokens; in the asked one
+	// where there is none, or no bill is read.
 	Requests         int64 `json:"requests"`
 	PromptTokens     int64 `json:"prompt_tokens"` // cached ones included
 	CachedTokens     int64 `json:"cached_tokens"`
@@ -68,11 +69,14 @@ type CostReport struct {
 	CostPerMillion *Decimal `json:"cost_per_million_output_tokens"`
 	Reason         string   `json:"reason"`
 	Samples        Samples  `json:"samples"`
-	Pending        Pending  `json:"pending"`
-	Flags          []string `json:"flags"` // sorted, each once
-	Demo           bool     `json:"demo"`
-	Chain          Chain    `json:"chain"`
-	Band           Band     `json:"band"`
+	// BeforeLedger is what was billed in the window before the ledger's first own
+	// sample, as far as the provider tells: in the budget, and in no other figure here.
+	BeforeLedger BeforeLedger `json:"before_ledger"`
+	Pending      Pending      `json:"pending"`
+	Flags        []string     `json:"flags"` // sorted, each once
+	Demo         bool         `json:"demo"`
+	Chain        Chain        `json:"chain"`
+	Band         Band         `json:"band"`
 	// Utilisation is the share of the snapped window in which at least one
 	// request was in the engine, in four digits: "0.3720". Requests that still
 	// run are not in it.
@@ -112,6 +116,34 @@ type Samples struct {
 	Gaps  []Span     `json:"gaps"`
 }
 
+// BeforeLedger is what was billed from one instant to the ledger's first own sample, a
+// refund not taken off: what the budget counts. All is null where nothing was, or is
+// known.
+type BeforeLedger struct {
+	Gross *Decimal   `json:"gross"`
+	From  *time.Time `json:"from"`
+	To    *time.Time `json:"to"`
+}
+
+func beforeLedger(b *ledger.BeforeSpend) BeforeLedger {
+	if b == nil || b.Gross == 0 {
+		return BeforeLedger{}
+	}
+	return BeforeLedger{Gross: nanosDecimal(b.Gross), From: &b.Since, To: &b.Until.At}
+}
+
+// text says what it is, as budget show and status do.
+func (b BeforeLedger) text(currency string) string {
+	per := "month"
+	switch length := b.To.Sub(*b.From); {
+	case length <= time.Hour:
+		per = "hour"
+	case length <= 25*time.Hour: // a day whose clocks go back
+		per = "day"
+	}
+	return fmt.Sprintf("before this ledger: %s, in the %s's budget, not in this figure.", money(currency, *b.Gross), per)
+}
+
 // SampleRef names a sample of the ledger.
 type SampleRef struct {
 	ID int64     `json:"id"`
@@ -130,6 +162,15 @@ type Pending struct {
 
 // Refused tells whether the spend is not known, and so neither is the price.
 func (c CostReport) Refused() bool { return c.Reason != "" && c.Reason != ReasonNoTokens }
+
+// counted are the requests that the report shows: those of the snapped window, or all
+// that were asked for where there is none.
+func (src source) counted(reason string) ledger.Totals {
+	if !src.sampled || reason == ReasonNoProvider {
+		return src.asked
+	}
+	return src.priced
+}
 
 // source is what the ledger told, beyond what the report publishes: its text
 // explains itself with it.
@@ -150,7 +191,7 @@ type source struct {
 	proof    proof
 	wakes    []ledger.Nanos    // by the index in query.wakes; nil where not known
 	residual []ledger.Residual // of the snapped window
-	drifts   []MeterDrift      // from the snapped window's start to the asked end
+	drifted  time.Time         // first, from the snapped window's start to the asked end; zero where nothing did
 }
 
 // window is the snapped window.
@@ -179,13 +220,14 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 	if err != nil {
 		return c, err
 	}
+	counted := src.counted(src.reason())
 	c = CostReport{
 		Window:           CostWindow{AskedFrom: q.Window.From, AskedTo: q.Window.To},
 		Currency:         src.newest.Currency,
-		Requests:         src.priced.Requests(),
-		PromptTokens:     src.priced.Usage.PromptTokens,
-		CachedTokens:     src.priced.Usage.CachedTokens,
-		CompletionTokens: src.priced.Usage.CompletionTokens,
+		Requests:         counted.Requests(),
+		PromptTokens:     counted.Usage.PromptTokens,
+		CachedTokens:     counted.Usage.CachedTokens,
+		CompletionTokens: counted.Usage.CompletionTokens,
 		Reason:           src.reason(),
 		Samples:          Samples{Gaps: []Span{}},
 		Flags:            []string{},
@@ -198,6 +240,7 @@ func cost(r *ledger.Reader, q CostQuery) (c CostReport, err error) {
 		from, to := SampleRef(src.spend.From), SampleRef(src.spend.To)
 		c.Window.From, c.Window.To = &from.At, &to.At
 		c.Samples.From, c.Samples.To, c.Samples.Count = &from, &to, src.spend.Count
+		c.BeforeLedger = beforeLedger(src.spend.Before)
 		for _, g := range src.spend.Gaps {
 			c.Samples.Gaps = append(c.Samples.Gaps, Span(g))
 		}
@@ -296,9 +339,13 @@ func gather(r *ledger.Reader, q CostQuery) (source, error) {
 		if src.residual, err = r.Residuals(src.spend.From.At, src.spend.To.At); err != nil {
 			return src, err
 		}
-		if src.drifts, err = drifts(r, ledger.Window{From: src.spend.From.At, To: q.Window.To}); err != nil {
-			return src, err
-		}
+	}
+	metered := q.Window
+	if src.sampled {
+		metered.From = src.spend.From.At
+	}
+	if src.drifted, err = drifted(r, metered); err != nil {
+		return src, err
 	}
 	if src.bucket, err = bucketLength(q, src.step); err != nil {
 		return src, err
@@ -383,8 +430,8 @@ func (src source) flags(r *ledger.Reader, reason string) ([]string, error) {
 	}
 	add(FlagFrozen, frozen)
 	add(FlagResidual, len(src.residual) > 0)
-	add(FlagDrift, len(src.drifts) > 0)
-	add(FlagLowerBound, src.priced.LowerBound > 0)
+	add(FlagDrift, !src.drifted.IsZero())
+	add(FlagLowerBound, src.counted(reason).LowerBound > 0)
 	if reason != ReasonNoProvider && reason != ReasonDark {
 		add(FlagStale, src.sampled && src.dark())
 	}
@@ -522,6 +569,9 @@ func (c CostReport) cells() []cell {
 		{"split_suspended", decimalOrEmpty(c.Split.Suspended)},
 		{"split_down", decimalOrEmpty(c.Split.Down)},
 		{"overrides", spanCell(spansOf(c.Overrides))},
+		{"before_ledger_gross", decimalOrEmpty(c.BeforeLedger.Gross)},
+		{"before_ledger_from", stampOrEmpty(c.BeforeLedger.From)},
+		{"before_ledger_to", stampOrEmpty(c.BeforeLedger.To)},
 	}, c.Chain.cells()...)
 }
 

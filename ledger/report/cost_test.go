@@ -78,6 +78,11 @@ Counted: GPU compute and this box's volumes. Not counted: egress and other
     "count": 61,
     "gaps": []
   },
+  "before_ledger": {
+    "gross": null,
+    "from": null,
+    "to": null
+  },
   "pending": {
     "requests": 1,
     "completion_tokens": 77,
@@ -106,8 +111,8 @@ Counted: GPU compute and this box's volumes. Not counted: egress and other
 }
 `)
 	same(t, "csv", written(t, c, report.CSV), `
-window_from,window_to,window_asked_from,window_asked_to,currency,spend_net,spend_gross,requests,prompt_tokens,cached_tokens,completion_tokens,cost_per_million_output_tokens,reason,samples_from_id,samples_from_at,samples_to_id,samples_to_at,samples_count,samples_gaps,pending_requests,pending_completion_tokens,pending_next_sample_at,flags,demo,band_low,band_median,band_high,utilisation,split_serving,split_idle,split_waking,split_suspended,split_down,overrides
-2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,2026-10-17T08:00:00Z,2026-10-17T09:00:48Z,USD,2.4,2.4,3,300,75,1634666,1.468189832,,1,2026-10-17T08:00:00Z,61,2026-10-17T09:00:00Z,61,,1,77,2026-10-17T09:01:00Z,lower_bound,true,,,,0.0050,,,,,,
+window_from,window_to,window_asked_from,window_asked_to,currency,spend_net,spend_gross,requests,prompt_tokens,cached_tokens,completion_tokens,cost_per_million_output_tokens,reason,samples_from_id,samples_from_at,samples_to_id,samples_to_at,samples_count,samples_gaps,pending_requests,pending_completion_tokens,pending_next_sample_at,flags,demo,band_low,band_median,band_high,utilisation,split_serving,split_idle,split_waking,split_suspended,split_down,overrides,before_ledger_gross,before_ledger_from,before_ledger_to
+2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,2026-10-17T08:00:00Z,2026-10-17T09:00:48Z,USD,2.4,2.4,3,300,75,1634666,1.468189832,,1,2026-10-17T08:00:00Z,61,2026-10-17T09:00:00Z,61,,1,77,2026-10-17T09:01:00Z,lower_bound,true,,,,0.0050,,,,,,,,,
 `)
 	sameColumns(t, written(t, c, report.CSV), written(t, c, report.JSON))
 }
@@ -182,6 +187,7 @@ func TestCostFields(t *testing.T) {
 		"window.asked_from", "window.asked_to", "window.from", "window.to",
 		"band.low", "band.median", "band.high", "utilisation", "buckets", "by", "groups",
 		"split.serving", "split.idle", "split.waking", "split.suspended", "split.down",
+		"before_ledger.gross", "before_ledger.from", "before_ledger.to",
 	}
 	slices.Sort(full)
 	b := open(t)
@@ -222,6 +228,11 @@ func TestCostFields(t *testing.T) {
     "count": 0,
     "gaps": []
   },
+  "before_ledger": {
+    "gross": null,
+    "from": null,
+    "to": null
+  },
   "pending": {
     "requests": 0,
     "completion_tokens": 0,
@@ -248,7 +259,7 @@ func TestCostFields(t *testing.T) {
 }
 `)
 	same(t, "csv of an empty ledger", strings.SplitAfter(written(t, open(t).cost(until(0, 60)), report.CSV), "\n")[1],
-		",,2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,,,,0,0,0,0,,no_samples,,,,,0,,0,0,,,false,,,,,,,,,,\n")
+		",,2026-10-17T08:00:00Z,2026-10-17T09:00:00Z,,,,0,0,0,0,,no_samples,,,,,0,,0,0,,,false,,,,,,,,,,,,,\n")
 }
 
 // holds checks a report's verdict, and that money is shown just where it is known.
@@ -312,6 +323,35 @@ output tokens     7
 	}
 	if text := written(t, c, report.Text); !strings.Contains(text, "Not known: the first sample of the bill is from 2026-10-17 09:10:00 UTC, after\n  this window.\n") {
 		t.Errorf("text:\n%s", text)
+	}
+}
+
+// TestTokensWithoutABill: JSON and CSV have the tokens that the text has, and the flags
+// that report meter has.
+func TestTokensWithoutABill(t *testing.T) {
+	t.Parallel()
+	for provider, reason := range map[string]string{ledger.NoProvider: report.ReasonNoProvider, "hyperstack": report.ReasonNoSamples} {
+		b := open(t)
+		if err := b.SetProvider(provider); err != nil {
+			t.Fatal(err)
+		}
+		b.served(9, 20)
+		b.served(11, 7, cut)
+		b.counters(12, 1, 0, 4, true)
+		c := b.cost(until(0, 13))
+		if m := b.meter(0, 13); !slices.Equal(m.Flags, []string{report.FlagDrift}) {
+			t.Fatalf("meter flags %v", m.Flags)
+		}
+		holds(t, c, reason, report.FlagDrift, report.FlagLowerBound)
+		if c.Requests != 2 || c.CompletionTokens != 27 || c.PromptTokens != 200 || c.CachedTokens != 50 {
+			t.Errorf("%s: %+v", provider, c)
+		}
+		if text := written(t, c, report.Text); !strings.Contains(text, "requests          2") || !strings.Contains(text, "output tokens    27") {
+			t.Errorf("text:\n%s", text)
+		}
+		if csv := written(t, c, report.CSV); !strings.Contains(csv, ",2,200,50,27,,"+reason+",") {
+			t.Errorf("csv:\n%s", csv)
+		}
 	}
 }
 

@@ -169,6 +169,9 @@ func (c CostReport) remarks() []string {
 	if c.Refused() {
 		return append(warn, overrideTexts(c.Overrides)...)
 	}
+	if c.BeforeLedger.Gross != nil {
+		warn = append(warn, c.BeforeLedger.text(c.Currency))
+	}
 	all := append(warn, c.source.bounds()...)
 	if c.Pending.Requests > 0 {
 		all = append(all, "pending: "+c.Pending.text())
@@ -203,7 +206,7 @@ func (src source) explainFlag(flag string) string {
 	case FlagFrozen:
 		return "the machine runs and its bill stands still, so the provider's figures are dead and the spend is too low."
 	case FlagDrift:
-		return fmt.Sprintf("the engine's own counters and the ledger disagree about the tokens, seen first at %s: the price may be off. `spotinference report meter` shows by how much.", timeText(src.drifts[0].At))
+		return fmt.Sprintf("the engine's own counters and the ledger disagree about the tokens, seen first at %s: the price may be off. `spotinference report meter` shows by how much.", timeText(src.drifted))
 	case FlagLowerBound:
 		return lowerBoundText(src.priced.LowerBound)
 	case FlagResidual:

@@ -69,7 +69,10 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 	if err != nil {
 		return wrap(err)
 	}
-	drift := false
+	at, err := drifted(r, w)
+	if err != nil {
+		return wrap(err)
+	}
 	for i, last := range runs {
 		c, err := r.CheckEngine(nil, last)
 		if err != nil {
@@ -83,7 +86,6 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 		if err != nil {
 			return wrap(err)
 		}
-		drift = drift || c.Drift()
 		rep.Engines = append(rep.Engines, EngineMeter{
 			Engine: last.Engine, Started: last.Started, Sampled: last.At, Requests: c.Requests, LowerBound: c.LowerBound,
 			Prompt: meterCounter(c.Prompt), Completion: meterCounter(c.Completion), Unchecked: rest.Requests(),
@@ -95,13 +97,40 @@ func Meter(r *ledger.Reader, w ledger.Window, demo bool) (MeterReport, error) {
 	if rep.Overrides, err = overridden(r, w); err != nil {
 		return wrap(err)
 	}
-	if drift || len(rep.Drifts) > 0 {
+	if !at.IsZero() {
 		rep.Flags = append(rep.Flags, FlagDrift)
 	}
 	if rep.Chain, err = chainOf(r); err != nil {
 		return wrap(err)
 	}
 	return rep, nil
+}
+
+// drifted is when the rows and the engines' counters were first found to disagree in w,
+// with nothing to explain it, as serve saw it or as it is now; zero where they agree.
+// Every report that flags it asks here.
+func drifted(r *ledger.Reader, w ledger.Window) (first time.Time, err error) {
+	seen, err := drifts(r, w)
+	if err != nil {
+		return first, err
+	}
+	if len(seen) > 0 {
+		return seen[0].At, nil
+	}
+	runs, err := r.EngineRuns(w.From, w.To)
+	if err != nil {
+		return first, err
+	}
+	for _, last := range runs {
+		c, err := r.CheckEngine(nil, last)
+		if err != nil {
+			return first, err
+		}
+		if c.Drift() {
+			return last.At, nil
+		}
+	}
+	return first, nil
 }
 
 // drifts are those that serve saw in w, never nil.

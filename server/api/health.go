@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 
 	"github.com/valyala/fasthttp"
+
+	"spotinference/budget"
 )
 
 // What the gateway says of itself.
@@ -18,8 +20,10 @@ func (s *Server) writeReadiness(ctx *fasthttp.RequestCtx) {
 	v := struct {
 		Ready  bool   `json:"ready"`
 		Engine string `json:"engine"`
-		Gate   string `json:"gate"` // "open", or the reason for which it is closed
+		Gate   string `json:"gate"`                  // "open", or the reason for which it is closed
+		Why    string `json:"gate_closed,omitempty"` // what that means
 	}{Engine: string(s.cfg.Engine.Status().State), Gate: gateWord(s.cfg.Gate.Allow())}
+	v.Why = budget.Sentence(v.Gate)
 	r := s.admit()
 	v.Ready = r == nil
 	b, err := json.Marshal(v)

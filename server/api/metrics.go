@@ -21,6 +21,9 @@ type Metrics struct {
 	drifts       *metrics.Counter
 	gateCuts     *metrics.Counter
 
+	onCloseFailed   *metrics.Gauge
+	onCloseFailures *metrics.Counter
+
 	prompt, cached, completion *metrics.Counter // tokens
 
 	mu        sync.Mutex
@@ -42,6 +45,9 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 		ledgerErrors: set.NewCounter(ledgerErrors.series()),
 		drifts:       set.NewCounter(meterDrifts.series()),
 		gateCuts:     set.NewCounter(gateCutAnswers.series()),
+
+		onCloseFailed:   set.NewGauge(onCloseFailed.series(), nil),
+		onCloseFailures: set.NewCounter(onCloseFailures.series()),
 		// There from the start, so that the first increase is seen.
 		prompt:     set.NewCounter(promptTokens.series()),
 		cached:     set.NewCounter(cachedTokens.series()),
@@ -61,6 +67,7 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 // addServer adds what the server knows at the time it is asked.
 func (m *Metrics) addServer(s *Server) {
 	m.set.NewGauge(requestsRunning.series(), func() float64 { return float64(s.calls.len()) })
+	m.set.NewGauge(bodyMemoryBytes.series(), func() float64 { return float64(s.bodies.inUse()) })
 	m.set.NewGauge(gateOpen.series(), func() float64 { return asFloat(s.cfg.Gate.Allow() == nil) })
 	for _, reason := range budget.Reasons() {
 		m.set.NewGauge(gateClosed.series(reason), func() float64 {
@@ -139,6 +146,15 @@ func (m *Metrics) HandshakeFailed() {
 // SampleFailed counts a dark minute by its class.
 func (m *Metrics) SampleFailed(class string) {
 	m.set.GetOrCreateCounter(sampleFailures.series(class)).Inc()
+}
+
+// OnCloseFailed sets whether the command that follows a closed gate has failed, and
+// counts that it did.
+func (m *Metrics) OnCloseFailed(failed bool) {
+	m.onCloseFailed.Set(asFloat(failed))
+	if failed {
+		m.onCloseFailures.Inc()
+	}
 }
 
 // Add has write called for what else belongs on the page, in the same format.

@@ -34,6 +34,7 @@ const (
 	requestDuration
 	ttft
 	requestsRunning
+	bodyMemoryBytes
 	promptTokens
 	cachedTokens
 	completionTokens
@@ -42,6 +43,8 @@ const (
 	gateOpen
 	gateClosed
 	gateCutAnswers
+	onCloseFailed
+	onCloseFailures
 	engineState
 	engineRestarts
 	sampleTimestamp
@@ -71,6 +74,10 @@ var metricsTable = [metricsCount]Metric{
 	requestsRunning: {
 		Name: "spotinference_requests_running", Type: gauge,
 		Help: "Requests that are being served or wait for the engine.",
+	},
+	bodyMemoryBytes: {
+		Name: "spotinference_body_memory_bytes", Type: gauge, Unit: "bytes",
+		Help: "Memory that request bodies take while they are read or wait for the engine: see --max-body-memory.",
 	},
 	promptTokens: {
 		Name: "spotinference_prompt_tokens_total", Type: counter, Unit: "tokens",
@@ -103,6 +110,14 @@ var metricsTable = [metricsCount]Metric{
 	gateCutAnswers: {
 		Name: "spotinference_gate_cut_answers_total", Type: counter,
 		Help: "Answers that were cut since the gate had closed and they did not end in time.",
+	},
+	onCloseFailed: {
+		Name: "spotinference_on_close_failed", Type: gauge,
+		Help: "Whether the gate is closed and the command of --on-close has failed, so that the machine may still run, and cost.",
+	},
+	onCloseFailures: {
+		Name: "spotinference_on_close_failures_total", Type: counter,
+		Help: "Times that the command of --on-close failed.",
 	},
 	engineState: {
 		Name: "spotinference_engine_state", Type: gauge, Labels: []string{"state"},

@@ -782,6 +782,7 @@ func TestBalanceMetrics(t *testing.T) {
 }
 
 const metricNames = `
+spotinference_body_memory_bytes
 spotinference_cached_tokens_total
 spotinference_completion_tokens_total
 spotinference_engine_restarts
@@ -796,6 +797,7 @@ spotinference_gate_closed{reason="clock_back"}
 spotinference_gate_closed{reason="clock_jumped"}
 spotinference_gate_closed{reason="disk_full"}
 spotinference_gate_closed{reason="exhausted"}
+spotinference_gate_closed{reason="headroom"}
 spotinference_gate_closed{reason="failed"}
 spotinference_gate_closed{reason="frozen"}
 spotinference_gate_closed{reason="ledger_unreadable"}
@@ -810,6 +812,8 @@ spotinference_gate_cut_answers_total
 spotinference_gate_open
 spotinference_ledger_errors_total
 spotinference_meter_drifts_total
+spotinference_on_close_failed
+spotinference_on_close_failures_total
 spotinference_panics_total
 spotinference_prompt_tokens_total
 spotinference_refusals_total{code="",status="404"}

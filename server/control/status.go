@@ -28,9 +28,13 @@ func Names() []string {
 type Status struct {
 	Engine Engine `json:"engine"`
 	Gate   Gate   `json:"gate"`
-	Budget Budget `json:"budget"`
-	Bill   *Bill  `json:"bill"` // null where none was seen
-	GPU    *GPU   `json:"gpu"`  // null in the demo
+	// OnClose is how the command of --on-close went in this closing of the gate, or the
+	// last; null where it never ran.
+	OnClose  *OnClose `json:"on_close"`
+	Budget   Budget   `json:"budget"`
+	Provider string   `json:"provider"` // whose bill is read; "none" where none is
+	Bill     *Bill    `json:"bill"`     // null where none of the provider's was seen
+	GPU      *GPU     `json:"gpu"`      // null in the demo
 }
 
 // Engine is the state of the engine, in the words of the ledger's engine events.
@@ -53,6 +57,22 @@ type Gate struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// States of --on-close.
+const (
+	OnCloseRunning = "running"
+	OnCloseDone    = "done"
+	OnCloseFailed  = "failed"
+)
+
+// OnClose is a command that follows a closed gate.
+type OnClose struct {
+	State   string     `json:"state"` // running, done or failed
+	Tries   int        `json:"tries"` // in this closing
+	At      time.Time  `json:"at"`    // of the last try
+	Error   string     `json:"error,omitempty"`
+	NextTry *time.Time `json:"next_try"` // null where it is not tried again
+}
+
 // Bill is the newest sample.
 type Bill struct {
 	Provider string    `json:"provider"`
@@ -71,11 +91,16 @@ type Budget struct {
 
 // BudgetWindow is one budget in its present period.
 type BudgetWindow struct {
-	Per    string    `json:"per"` // hour, day or month
-	Amount string    `json:"amount"`
-	Spent  string    `json:"spent_gross"`
-	From   time.Time `json:"from"`
-	To     time.Time `json:"to"`
+	Per    string `json:"per"` // hour, day or month
+	Amount string `json:"amount"`
+	Spent  string `json:"spent_gross"`
+	// BeforeLedger is the part of Spent that was billed before the ledger began; null
+	// where nothing is known of that.
+	BeforeLedger *string `json:"before_ledger"`
+	// CountedSince is null where the spend of the whole period is known.
+	CountedSince *time.Time `json:"counted_since"`
+	From         time.Time  `json:"from"`
+	To           time.Time  `json:"to"`
 	// Estimates at the sampled rate: what the whole period would cost, and when the
 	// gate would close in this one.
 	WouldCost *string    `json:"estimate_whole_period"`

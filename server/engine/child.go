@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -132,12 +133,17 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 		}
 	}
 	cmd.Args = append(append(cmd.Args, "--"), p.argv...)
+	run := randomHex(16)
 	cmd.Env = p.env
+	if e.cfg.Record != "" {
+		cmd.Env = append(slices.Clip(p.env), runMark+"="+run)
+	}
 	cmd.Stdout, cmd.Stderr = outputW, outputW
 	cmd.ExtraFiles = []*os.File{controlR, statusW} // controlFD, statusFD
 	// A session of its own: no Ctrl-C and no hang-up from our terminal, and a mark
 	// on all that the engine starts.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	e.writeRecord(run, marks{pipe: inode}) // before there is anything to be left
 	if err := cmd.Start(); err != nil {
 		closeAll(files...)
 		return nil, fmt.Errorf("start the guard: %w", err)
@@ -153,6 +159,7 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 		drained:   make(chan struct{}),
 		marks:     marks{key: key, session: cmd.Process.Pid, pipe: inode},
 	}
+	e.writeRecord(run, c.marks)
 	go func() {
 		defer close(c.drained)
 		io.Copy(c.lines, outputR)

@@ -43,6 +43,7 @@ func (e *Engine) Run(ctx context.Context, hooks Hooks) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become subreaper: %w", err)
 	}
+	e.endLeftover(ctx)
 	made, err := makeDir(e.cfg.Dir, e.cfg.User)
 	if err != nil {
 		return err
@@ -113,7 +114,8 @@ func (e *Engine) backOff(ctx context.Context, pause time.Duration) {
 			return
 		case <-due.C:
 			return
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			reply <- queue.ErrNotReady
 		}
 	}
@@ -130,7 +132,8 @@ func (e *Engine) awaitRequest(ctx context.Context) (cause string) {
 		select {
 		case <-ctx.Done():
 		case <-e.queue.Changed():
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			reply <- nil
 		}
 	}

@@ -96,7 +96,8 @@ func (r *processRun) starting(ctx context.Context) step {
 			if why := progress.check(e, r.process.progress()); why != "" {
 				return over(ending{end: endCrashed, report: r.process.kill(), exit: why})
 			}
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			reply <- notReadyError(ledger.Starting)
 		case <-ctx.Done():
 			return r.shutdown(nil)
@@ -133,18 +134,39 @@ func (p *startProgress) check(e *Engine, progress int64) (why string) {
 	return ""
 }
 
-// ready leaves the engine to its requests until it was idle for Config.Idle, or is to be
-// suspended now.
+// ready leaves the engine to its requests until it was idle for Config.Idle, is to be
+// suspended now, or cannot be reached any more.
 func (r *processRun) ready(ctx context.Context) step {
 	e := r.e
 	idle := time.NewTimer(e.cfg.Idle)
 	defer idle.Stop()
+	look := time.NewTicker(e.reachEvery)
+	defer look.Stop()
+	reach := operation{stop: func() {}} // its done is nil where it does not run
+	defer func() { reach.stop() }()
+	startReach := func() {
+		if reach.done == nil {
+			reach = e.startOperation(ctx, 0, e.reachTask())
+		}
+	}
 	for {
 		select {
 		case rep := <-r.process.reports():
 			if exit := rep.ending(); exit != "" {
 				return over(ending{end: endCrashed, report: rep, exit: exit})
 			}
+		case <-look.C:
+			if inside, _ := e.queue.Load(); e.reach(ctx, inside == 0) != nil {
+				startReach()
+			}
+		case <-e.dialFailed:
+			startReach()
+		case out := <-reach.done:
+			if out.err != nil && ctx.Err() == nil {
+				e.cfg.Log.Warn("the engine lives and is started again", "why", out.err)
+				return over(ending{end: endCrashed, report: r.process.kill(), exit: out.err.Error()})
+			}
+			reach.done = nil
 		case <-e.queue.Changed():
 			idle.Reset(e.cfg.Idle)
 		case <-idle.C:
@@ -158,13 +180,14 @@ func (r *processRun) ready(ctx context.Context) step {
 			case inside == 0:
 				idle.Reset(in)
 			} // else the release of the last one is signalled
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			if ok, inside, _ := e.queue.StartQueueingIfIdle(0); !ok {
 				reply <- fmt.Errorf("%w: %d", ErrBusy, inside)
 				break
 			}
 			e.suspendCallers = append(e.suspendCallers, reply)
-			return r.toSuspending(causeAsked)
+			return r.toSuspending(asked.cause)
 		case <-ctx.Done():
 			return r.shutdown(nil)
 		}
@@ -194,7 +217,8 @@ func (r *processRun) suspending(ctx context.Context, m suspendMethod) step {
 			}
 			e.transition(Transition{To: ledger.Suspended, Cause: causeDone, PID: r.pid, Method: m.name(), Phases: out.phases})
 			return step{state: ledger.Suspended, method: m}
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			e.suspendCallers = append(e.suspendCallers, reply)
 		case <-ctx.Done():
 			return r.shutdown(m)
@@ -216,7 +240,8 @@ func (r *processRun) suspended(ctx context.Context, m suspendMethod) step {
 				return over(ending{end: endDiedSuspended, report: rep, exit: exit})
 			}
 		case <-e.queue.Changed():
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			reply <- nil
 		case <-ctx.Done():
 			return r.shutdown(m)
@@ -247,7 +272,8 @@ func (r *processRun) waking(ctx context.Context, m suspendMethod) step {
 				return over(ending{end: endWakeFailed, report: rep, exit: rep.ending(), err: out.err})
 			}
 			return r.toReady(m.name(), out.phases, out.usage)
-		case reply := <-e.suspendRequests:
+		case asked := <-e.suspendRequests:
+			reply := asked.reply
 			reply <- notReadyError(ledger.Waking)
 		case <-ctx.Done():
 			return r.shutdown(m)

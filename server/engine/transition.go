@@ -29,6 +29,7 @@ const (
 	causeGaveUp     = "gave up"       // no use in trying again
 	causeIdle       = "idle"          // no request was inside for Config.Idle
 	causeAsked      = "asked"         // somebody called Suspend or Wake
+	causeGate       = "gate closed"   // somebody called SuspendForGate
 	causeRequest    = "request"       // a request waits
 	causeDone       = "done"          // the suspension succeeded
 	causeEscalate   = "escalated: "   // the suspension failed, as follows; the process is stopped

@@ -49,10 +49,21 @@ func (r *Refusal) Event(m *meter.Meter, id string, now time.Time) []byte {
 	case meter.Messages:
 		return event("event: error\ndata: ", r.Body(d, id), "\n\n")
 	case meter.Responses:
-		return m.ResponseFailed(id, now, cmp.Or(r.Code, r.Type), r.Message)
+		return m.ResponseFailed(id, now, r.responseCode(), r.Message)
 	default:
 		return event("data: ", r.Body(d, id), "\n\ndata: [DONE]\n\n")
 	}
+}
+
+// responseCode is the code of a response that failed. Agents try again unless they know the
+// code, and a status does not tell them any more: codex 0.169 ends at once for
+// insufficient_quota, context_length_exceeded and invalid_prompt alone, and prints our words
+// for the last, opencode and pi likewise.
+func (r *Refusal) responseCode() string {
+	if r.Kind == EngineStalled || r.Code == "" && r.Status >= 400 && r.Status < 500 {
+		return "invalid_prompt"
+	}
+	return cmp.Or(r.Code, r.Type)
 }
 
 // anthropicType is the type that Anthropic's API gives the status.

@@ -107,9 +107,10 @@ func Gate(err error) *Refusal {
 		if errors.Is(err, budget.ErrExhausted) {
 			kind = budgetSpent
 		}
-		return kind.with(" ({reason})", "")
+		return kind.with(" ({reason})", "", "{why}", "The provider's bill cannot be seen")
 	}
-	return gateKind(closed).with("{period}", string(closed.Per), "{reason}", closed.Reason)
+	why := cmp.Or(budget.Sentence(closed.Reason), closed.Err.Error())
+	return gateKind(closed).with("{period}", string(closed.Per), "{reason}", closed.Reason, "{why}", strings.ToUpper(why[:1])+why[1:])
 }
 
 func gateKind(closed *budget.Refusal) Kind {

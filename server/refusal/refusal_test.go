@@ -103,15 +103,21 @@ func TestGate(t *testing.T) {
 		return &budget.Refusal{Err: budget.ErrUnobservable, Reason: reason, RetryAfter: wait}
 	}
 	for _, reason := range []string{budget.ReasonNoSample, budget.ReasonStale, budget.ReasonFailed, budget.ReasonFrozen, budget.ReasonClockBack, budget.ReasonClockJump, budget.ReasonUnknown} {
-		f(dark(reason, 2*time.Minute), 503, "billing_unobservable", time.Minute, unseen)
+		f(dark(reason, 2*time.Minute), 503, "billing_unobservable", time.Minute, sentence(reason)+", so nothing is served that could spend unseen."+costs)
 	}
-	for _, reason := range []string{budget.ReasonNoTruth, budget.ReasonNoRate, budget.ReasonFailed, budget.ReasonUnknown} {
-		f(dark(reason, 0), 402, "billing_unobservable", 0, "The provider's bill cannot be seen until the operator of this gateway mends that, so nothing is served that could spend unseen."+costs)
+	for _, reason := range []string{budget.ReasonNoTruth, budget.ReasonNoRate, budget.ReasonFailed, budget.ReasonUnknown, budget.ReasonHeadroom} {
+		f(dark(reason, 0), 402, "billing_unobservable", 0, sentence(reason)+", so nothing is served that could spend unseen, until the operator of this gateway mends that."+costs)
 	}
 	for _, reason := range []string{budget.ReasonUnreadable, budget.ReasonUnwritable, budget.ReasonDiskFull} {
-		f(dark(reason, time.Minute), 503, "ledger_unavailable", time.Minute, "The gateway's ledger cannot be read or written, so nothing is served that could not be counted."+costs)
+		f(dark(reason, time.Minute), 503, "ledger_unavailable", time.Minute, sentence(reason)+", so nothing is served that could not be counted."+costs)
 	}
 	f(dark(budget.ReasonStart, time.Second), 503, "billing_unobservable", time.Second, "The gateway is working out what may still be spent. Try again in a moment.")
+}
+
+// sentence is what a reason means, as the beginning of a text.
+func sentence(reason string) string {
+	s := budget.Sentence(reason)
+	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 // TestQuotaStatus: the status of a spent budget, and of nothing else.
@@ -172,6 +178,24 @@ func TestDialects(t *testing.T) {
 			t.Errorf("%s: event %q, want %q", d, got, want[1])
 		}
 	}
+}
+
+// TestCodesThatEndARetry: agents of the Responses API read no status once a stream has begun.
+func TestCodesThatEndARetry(t *testing.T) {
+	f := func(r *refusal.Refusal, want string) {
+		t.Helper()
+		event := string(r.Event(meter.New(meter.Responses, meter.LlamaServer, meter.Ask{}), "req_1", time.Unix(7, 0)))
+		if !strings.Contains(event, `"error":{"code":"`+want+`",`) {
+			t.Errorf("%s: %s, want code %s", r.Kind, event, want)
+		}
+	}
+	f(refusal.Gate(budget.ErrExhausted), "insufficient_quota")
+	f(refusal.Engine(400, meter.Fault{Message: "no", Type: "invalid_request_error"}), "invalid_prompt")
+	f(refusal.Engine(400, meter.Fault{Message: "no", Type: "invalid_request_error", Code: "context_length_exceeded"}), "context_length_exceeded")
+	f(refusal.New(refusal.EngineStalled), "invalid_prompt")
+	f(refusal.New(refusal.EngineFailed), "engine_failed")
+	f(refusal.New(refusal.WakeTimeout), "wake_timeout")
+	f(refusal.New(refusal.Internal), "server_error")
 }
 
 // TestRefusalsAreMadeHere: one that is made elsewhere would be in no table.

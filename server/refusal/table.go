@@ -22,6 +22,7 @@ const (
 	headersTooLarge
 	ExpectationFailed
 	bodyTooLarge
+	BodyMemoryFull
 	RequestTimeout
 
 	// The path, the page that asks, the key.
@@ -172,6 +173,11 @@ var table = [kinds]Row{
 		Status: 413, Type: invalidRequest,
 		Message: "The request body is over {limit} MiB.",
 	},
+	BodyMemoryFull: {
+		Name: "body_memory_full", When: "the request bodies of others fill the memory that there is for all of them: see --max-body-memory",
+		Status: 503, Type: serverError, Code: "body_memory_full", RetryAfter: 5 * time.Second,
+		Message: "The gateway holds so many request bodies now that it has no room for this one. Try again in a moment.",
+	},
 	RequestTimeout: {
 		Name: "request_timeout", When: "the client takes too long to send its request",
 		Status: 408, Type: invalidRequest,
@@ -279,17 +285,17 @@ var table = [kinds]Row{
 	billUnobservable: {
 		Name: "bill_unobservable", When: "the gate is closed: the provider's bill cannot be seen now",
 		Status: 503, Type: unobservable, Code: unobservable, RetryAfter: time.Minute, Hopeless: true,
-		Message: "The provider's bill cannot be seen, so nothing is served that could spend unseen." + stillCosts,
+		Message: "{why}, so nothing is served that could spend unseen." + stillCosts,
 	},
 	billNeedsOperator: {
 		Name: "bill_needs_operator", When: "the gate is closed: the provider's bill cannot be seen, and waiting does not mend that: the provider refuses its key, say",
 		Status: 402, Type: unobservable, Code: unobservable, Hopeless: true,
-		Message: "The provider's bill cannot be seen until the operator of this gateway mends that, so nothing is served that could spend unseen." + stillCosts,
+		Message: "{why}, so nothing is served that could spend unseen, until the operator of this gateway mends that." + stillCosts,
 	},
 	ledgerUnavailable: {
 		Name: "ledger_unavailable", When: "the gate is closed: the ledger cannot be read or written",
 		Status: 503, Type: noLedger, Code: noLedger, RetryAfter: time.Minute, Hopeless: true,
-		Message: "The gateway's ledger cannot be read or written, so nothing is served that could not be counted." + stillCosts,
+		Message: "{why}, so nothing is served that could not be counted." + stillCosts,
 	},
 	budgetSpent: {
 		Name: "budget_spent", When: "the gate is closed: the budget is spent",
