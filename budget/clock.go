@@ -39,7 +39,7 @@ func (c *clockCheck) doubts(newest int64) (back, jumped bool) {
 	case !c.back && !c.jumped:
 	case c.sample == 0:
 		c.sample = newest
-	case c.sample != newest:
+	case newest > c.sample: // not one that is the newest since a later one was voided
 		c.back, c.jumped = false, false
 	}
 	return c.back, c.jumped

@@ -200,7 +200,8 @@ func (s State) Reached(w Window) (time.Time, bool) {
 	return at, at.Before(w.To)
 }
 
-// count sums up the gross spend since w.From.
+// count sums up the gross spend since w.From. A sample that was taken out of every sum
+// still counts: nobody's word lowers what a budget has counted.
 func (w *Window) count(led Reader, now time.Time) error {
 	from, ok, err := CountFrom(led, w.From)
 	if err != nil || !ok {
@@ -210,7 +211,10 @@ func (w *Window) count(led Reader, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	w.Gross, w.Before, w.CountedSince = sp.Gross, 0, time.Time{}
+	w.Before, w.CountedSince = 0, time.Time{}
+	if w.Gross, err = sp.Gross.Add(sp.Voided); err != nil {
+		return err
+	}
 	if b := sp.Before; b != nil {
 		w.Before = b.Gross
 		if w.Gross, err = w.Gross.Add(b.Gross); err != nil {

@@ -35,7 +35,7 @@ API keys of the old one.`,
 
 func runLedgerAcceptLoss(g *global, reason string) error {
 	const what = "ledger accept-loss"
-	reason, err := checkReason(what, reason)
+	reason, err := checkReason(what, what, reason)
 	if err != nil {
 		return err
 	}
@@ -54,9 +54,10 @@ func runLedgerAcceptLoss(g *global, reason string) error {
 	return err
 }
 
-// checkReason is a --reason that must be there and can be shown.
-func checkReason(what, reason string) (string, error) {
-	form := fmt.Sprintf(`spotinference %s --reason "why"`, what)
+// checkReason is a --reason that must be there and can be shown. form is how the command
+// is written.
+func checkReason(what, form, reason string) (string, error) {
+	form = fmt.Sprintf(`spotinference %s --reason "why"`, form)
 	reason = strings.TrimSpace(reason)
 	if reason == "" {
 		return "", usagef(form, "%s: --reason is missing", what)

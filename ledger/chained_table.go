@@ -47,11 +47,12 @@ var (
 	tableOverrideEnd = &chainedTable{number: 16, table: "override_end", keys: 1, columns: columns("override at")}
 
 	tableEngineExcess = &chainedTable{number: 17, table: "engine_excess", keys: 1, columns: columns("finished prompt_again prompt_most completion_most")}
+	tableSampleVoid   = &chainedTable{number: 18, table: "sample_void", keys: 1, columns: columns("sample at reason")}
 )
 
 // chainedTables are all of them, by their numbers from 1.
 var chainedTables = []*chainedTable{tableRequest, tableSource, tableSeries, tableState, tableRaw, tableSample, tableReading, tableSampleFailure, tableEvent,
-	tableEngineSample, tableGPU, tableGPUMinute, tableKey, tableKeyRevoked, tableOverride, tableOverrideEnd, tableEngineExcess}
+	tableEngineSample, tableGPU, tableGPUMinute, tableKey, tableKeyRevoked, tableOverride, tableOverrideEnd, tableEngineExcess, tableSampleVoid}
 
 func columns(names string) []string { return strings.Fields(names) }
 

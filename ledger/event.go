@@ -75,6 +75,7 @@ var eventTypes = []EventType{
 	{EventBilling, "balance_ok", "What the account has left is above the threshold again.", BalanceOK{}},
 	{EventBilling, SubjectClockUnchecked, "A sample came more than a day after the one before, without a time of the provider's: whether the clock was right is not known.", ClockUnchecked{}},
 	{EventBilling, subjectResidual, "The account paid for more than is sampled: something else on it costs money.", Residual{}},
+	{EventBilling, "sample_void", "A sample was taken out of every sum, by somebody's word.", SampleVoided{}},
 	{EventBudget, "override", "The budget was lifted for a while, by somebody's word.", overrideSet{}},
 	{EventBudget, "override_end", "An override of the budget was ended before its time.", overrideEnded{}},
 	{EventEngine, "FROM" + stateArrow + "TO", "The engine's state changed.", EngineChange{}},

@@ -28,7 +28,7 @@ func (r *Reader) Sample(id int64) (s Sample, ok bool, err error) {
 // SampleTimes returns the instants of the samples in [from, to], in order.
 func (r *Reader) SampleTimes(from, to time.Time) (at []time.Time, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		rows, err := tx.Query("SELECT at FROM sample WHERE at >= ? AND at <= ? ORDER BY at", micros(from), micros(to))
+		rows, err := tx.Query("SELECT at FROM counted WHERE at >= ? AND at <= ? ORDER BY at", micros(from), micros(to))
 		if err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func fallsIn(tx *sql.Tx, series, from, to, first int64) (falls []Fall, err error
 	if prev.at < first {
 		prev = known{}
 	}
-	rows, err := tx.Query(`SELECT sample.id, at, bill FROM sample JOIN reading ON sample = sample.id JOIN state ON state.id = state
+	rows, err := tx.Query(`SELECT sample.id, at, bill FROM counted AS sample JOIN reading ON sample = sample.id JOIN state ON state.id = state
 		WHERE at >= ? AND at <= ? AND series = ? AND bill IS NOT NULL ORDER BY at`, from, to, series)
 	if err != nil {
 		return nil, err

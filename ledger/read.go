@@ -8,7 +8,7 @@ import (
 )
 
 // selectFirstOwn is the first sample that is the ledger's own: those before it are Past.
-const selectFirstOwn = "SELECT sample.id, at, source FROM sample JOIN source ON source.id = source WHERE every >= 0 ORDER BY at LIMIT 1"
+const selectFirstOwn = "SELECT sample.id, at, source FROM counted AS sample JOIN source ON source.id = source WHERE every >= 0 ORDER BY at LIMIT 1"
 
 func firstOwn(row interface{ Scan(...any) error }) (a instant, ok bool, err error) {
 	err = row.Scan(&a.id, &a.at, &a.source)
@@ -49,23 +49,23 @@ func (r *Reader) Provider() (name string, err error) {
 }
 
 // ownFrom is when the ledger's own samples begin, as SQL; null before the first.
-const ownFrom = "(SELECT at FROM sample JOIN source ON source.id = source WHERE every >= 0 ORDER BY at LIMIT 1)"
+const ownFrom = "(SELECT at FROM counted JOIN source ON source.id = source WHERE every >= 0 ORDER BY at LIMIT 1)"
 
 // SampleAfter returns the time of the first sample at or after t, or false.
 func (r *Reader) SampleAfter(t time.Time) (at time.Time, ok bool, err error) {
-	return r.sampleTime("SELECT min(at) FROM sample WHERE at >= ? AND at >= "+ownFrom, t)
+	return r.sampleTime("SELECT min(at) FROM counted WHERE at >= ? AND at >= "+ownFrom, t)
 }
 
 // SampleBefore returns the time of the last sample at or before t, or false.
 func (r *Reader) SampleBefore(t time.Time) (at time.Time, ok bool, err error) {
-	return r.sampleTime("SELECT max(at) FROM sample WHERE at <= ? AND at >= "+ownFrom, t)
+	return r.sampleTime("SELECT max(at) FROM counted WHERE at <= ? AND at >= "+ownFrom, t)
 }
 
 // SamplesBefore is SampleBefore of each instant, at one state of the ledger. Those
 // without a sample are left out.
 func (r *Reader) SamplesBefore(instants []time.Time) (at []time.Time, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		before, err := tx.Prepare("SELECT max(at) FROM sample WHERE at <= ? AND at >= " + ownFrom)
+		before, err := tx.Prepare("SELECT max(at) FROM counted WHERE at <= ? AND at >= " + ownFrom)
 		if err != nil {
 			return err
 		}
@@ -120,9 +120,9 @@ func (r *Reader) Open(provider string) (resources []string, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		// SQLite takes status from the row of the maximum. A bill that moved has two
 		// there, and neither is closed.
-		rows, err := tx.Query(`SELECT resource FROM (SELECT resource, status, max(at) FROM sample
+		rows, err := tx.Query(`SELECT resource FROM (SELECT resource, status, max(at) FROM counted AS sample
 				JOIN reading ON reading.sample = sample.id JOIN state ON state.id = reading.state JOIN series ON series.id = state.series
-				WHERE at >= (SELECT max(at) FROM sample) - ? AND provider = ? GROUP BY resource)
+				WHERE at >= (SELECT max(at) FROM counted) - ? AND provider = ? GROUP BY resource)
 			WHERE status <> ? ORDER BY resource`, openFor.Microseconds(), provider, StatusClosed)
 		if err != nil {
 			return err
@@ -161,7 +161,7 @@ func (r *Reader) NewestFailure() (f SampleFailure, ok bool, err error) {
 func (r *Reader) MaxRate(from, to time.Time) (rate *Nanos, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		var most sql.NullInt64
-		err := tx.QueryRow(`SELECT max(total) FROM (SELECT sum(rate) AS total FROM sample
+		err := tx.QueryRow(`SELECT max(total) FROM (SELECT sum(rate) AS total FROM counted AS sample
 				JOIN reading ON reading.sample = sample.id JOIN state ON state.id = reading.state
 				WHERE at > ? AND at <= ? AND status NOT IN (?, ?, ?) GROUP BY sample.id)`,
 			micros(from), micros(to), StatusMoved, StatusGone, StatusClosed).Scan(&most)
@@ -209,7 +209,7 @@ func (r *Reader) OlderThanLag(s Sample, ln Line) (old bool, err error) {
 	}
 	// No search through a year of samples: what was not seen for so long may be new again.
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		return tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM sample JOIN line ON line.sample = sample.id
+		return tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM counted AS sample JOIN line ON line.sample = sample.id
 			WHERE at < ? AND at >= ? AND resource = ?)`,
 			micros(s.At)-s.Lag.Microseconds(), micros(s.At)-2*s.Lag.Microseconds(), ln.Resource).Scan(&old)
 	})
@@ -222,7 +222,7 @@ func stillSince(tx *sql.Tx, s Sample, ln Line) (time.Time, error) {
 	since := s.At
 	// A sight from before twice the lag is of no use, and the search must not run
 	// through a year of samples that lack the resource.
-	rows, err := tx.Query(`SELECT at, bill, running FROM sample JOIN line ON line.sample = sample.id
+	rows, err := tx.Query(`SELECT at, bill, running FROM counted AS sample JOIN line ON line.sample = sample.id
 		WHERE at < ? AND at >= ? AND resource = ? AND epoch = ? ORDER BY at DESC`,
 		micros(s.At), micros(s.At)-2*s.Lag.Microseconds(), ln.Resource, ln.Epoch)
 	if err != nil {
@@ -296,7 +296,7 @@ func nanosOrNil(v sql.NullInt64) *Nanos {
 func (r *Reader) Latest() (at time.Time, ok bool, err error) {
 	err = r.snapshot(context.Background(), func(tx *sql.Tx) error {
 		var us sql.NullInt64
-		err := tx.QueryRow(`SELECT max(at) FROM (SELECT max(at) AS at FROM sample UNION ALL SELECT max(at) FROM sample_failure
+		err := tx.QueryRow(`SELECT max(at) FROM (SELECT max(at) AS at FROM counted UNION ALL SELECT max(at) FROM sample_failure
 			UNION ALL SELECT max(at) FROM event UNION ALL SELECT max(finished) FROM request)`).Scan(&us)
 		at, ok = fromMicros(us.Int64), us.Valid
 		return err

@@ -21,27 +21,28 @@ type firstBill struct {
 	rolled  bool
 }
 
-// replay reads all samples and yields what the rollups of the bill should hold.
-func replay(tx *sql.Tx, to rollups) error {
+// replay reads the samples of a table or view, counted or, where that is not there yet,
+// all, and yields what the rollups of the bill should hold.
+func replay(tx querier, samples string, to rollups) error {
 	sources, err := loadSources(tx)
 	if err != nil {
 		return err
 	}
-	all, err := loadSeries(tx)
+	all, err := loadSeries(tx, samples == "counted")
 	if err != nil {
 		return err
 	}
-	rows, err := tx.Query(`SELECT sample.id, at, source, series, bill, created FROM sample
+	rows, err := tx.Query(`SELECT sample.id, at, source, series, bill, created FROM ` + samples + ` AS sample
 		LEFT JOIN reading ON reading.sample = sample.id LEFT JOIN state ON state.id = reading.state ORDER BY at`)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	last := map[int64]known{} // by series
-	var samples sampleHour
+	var hour sampleHour
 	lines := map[int64]*seriesHour{}
 	flush := func() error {
-		if samples.samples == 0 {
+		if hour.samples == 0 {
 			return nil
 		}
 		var hours []seriesHour
@@ -49,7 +50,7 @@ func replay(tx *sql.Tx, to rollups) error {
 			hours = append(hours, *lines[s])
 		}
 		clear(lines)
-		return to.hour(samples, hours)
+		return to.hour(hour, hours)
 	}
 	var prev known
 	for rows.Next() {
@@ -59,14 +60,14 @@ func replay(tx *sql.Tx, to rollups) error {
 			return err
 		}
 		if id != prev.id {
-			if h := billHour(at); h != samples.hour || samples.samples == 0 {
+			if h := billHour(at); h != hour.hour || hour.samples == 0 {
 				if err := flush(); err != nil {
 					return err
 				}
-				samples = sampleHour{hour: h}
+				hour = sampleHour{hour: h}
 			}
 			src := sources[source]
-			samples.add(id, at, source, src)
+			hour.add(id, at, source, src)
 			if prev.id != 0 && src.late(prev.at, at) {
 				if err := to.gap(id, prev.at, at); err != nil {
 					return err
@@ -79,7 +80,7 @@ func replay(tx *sql.Tx, to rollups) error {
 		}
 		s := series.Int64
 		if lines[s] == nil {
-			lines[s] = &seriesHour{hour: samples.hour, series: s}
+			lines[s] = &seriesHour{hour: hour.hour, series: s}
 		}
 		if err := lines[s].add(id, at, last[s], bill); err != nil {
 			return fmt.Errorf("bill of %s in sample %d: %w", all.byID[s].resource, id, err)
@@ -104,8 +105,12 @@ func replay(tx *sql.Tx, to rollups) error {
 // fillRollups makes the rollups of the bill from the samples, for a ledger that
 // had none.
 func fillRollups(tx *sql.Tx) error {
-	exec := func(query string, args ...any) error { _, err := tx.Exec(query, args...); return err }
-	return replay(tx, rollups{
+	return replay(tx, "sample", writeRollups(func(query string, args ...any) error { _, err := tx.Exec(query, args...); return err }))
+}
+
+// writeRollups writes what a replay yields.
+func writeRollups(exec func(query string, args ...any) error) rollups {
+	return rollups{
 		hour: func(s sampleHour, hours []seriesHour) error {
 			for _, h := range hours {
 				if err := exec(insertSeriesHour, h.args()...); err != nil {
@@ -119,10 +124,10 @@ func fillRollups(tx *sql.Tx) error {
 			return exec("UPDATE series SET first = ?, first_at = ?, base = ?, created = ?, rolled = ? WHERE id = ?",
 				f.id, f.at, int64(f.bill), f.created, f.rolled, series)
 		},
-	})
+	}
 }
 
-func loadSources(tx *sql.Tx) (map[int64]sourceRow, error) {
+func loadSources(tx querier) (map[int64]sourceRow, error) {
 	rows, err := tx.Query("SELECT id, provider, currency, truth, calibrated, every FROM source")
 	if err != nil {
 		return nil, err
@@ -159,8 +164,15 @@ type seriesTable struct {
 	resources []*[]*seriesRow
 }
 
-func loadSeries(tx *sql.Tx) (all seriesTable, err error) {
-	rows, err := tx.Query(`SELECT id, resource, epoch, provider, kind, seen, rolled, first, first_at, base, created,
+// loadSeries reads them. voids: a series is seen first in a sample that counts, and is not
+// there where none does; without it, as from before there were void samples.
+func loadSeries(tx querier, voids bool) (all seriesTable, err error) {
+	seen := "seen"
+	if voids {
+		seen = `CASE WHEN seen IN (SELECT sample FROM sample_void) THEN (SELECT min(reading.sample) FROM reading JOIN state ON state.id = reading.state
+			WHERE state.series = series.id AND reading.sample > series.seen AND reading.sample NOT IN (SELECT sample FROM sample_void)) ELSE seen END`
+	}
+	rows, err := tx.Query(`SELECT id, resource, epoch, provider, kind, ` + seen + `, rolled, first, first_at, base, created,
 		(SELECT seen FROM bill_hour WHERE bill_hour.series = series.id ORDER BY hour DESC LIMIT 1) FROM series ORDER BY id`)
 	if err != nil {
 		return all, err
@@ -171,10 +183,14 @@ func loadSeries(tx *sql.Tx) (all seriesTable, err error) {
 	groups := map[resource]*[]*seriesRow{}
 	for rows.Next() {
 		s := &seriesRow{}
-		var first, at, base, last sql.NullInt64
-		if err := rows.Scan(&s.id, &s.resource, &s.epoch, &s.provider, &s.kind, &s.seen, &s.rolled, &first, &at, &base, &s.created, &last); err != nil {
+		var seen, first, at, base, last sql.NullInt64
+		if err := rows.Scan(&s.id, &s.resource, &s.epoch, &s.provider, &s.kind, &seen, &s.rolled, &first, &at, &base, &s.created, &last); err != nil {
 			return all, err
 		}
+		if !seen.Valid {
+			continue
+		}
+		s.seen = seen.Int64
 		s.first, s.last = known{first.Int64, at.Int64, Nanos(base.Int64)}, last.Int64
 		k := resource{s.provider, s.resource}
 		if groups[k] == nil {

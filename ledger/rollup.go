@@ -209,7 +209,9 @@ func (w *batch) rollLine(series, sample, at int64, bill, created sql.NullInt64) 
 	}
 	if bill.Valid && prev.id == 0 {
 		_, err := w.exec(`UPDATE series SET first = ?1, first_at = ?2, base = ?3, created = ?4, rolled = EXISTS (SELECT 1 FROM series AS other
-			WHERE other.resource = series.resource AND other.provider = series.provider AND other.id <> series.id) WHERE id = ?5`,
+			WHERE other.resource = series.resource AND other.provider = series.provider AND other.id <> series.id
+			AND (other.seen NOT IN (SELECT sample FROM sample_void) OR EXISTS (SELECT 1 FROM reading JOIN state ON state.id = reading.state
+				WHERE state.series = other.id AND reading.sample NOT IN (SELECT sample FROM sample_void)))) WHERE id = ?5`,
 			sample, at, bill, created, series)
 		if err != nil {
 			return fmt.Errorf("series: %w", err)

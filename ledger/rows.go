@@ -106,7 +106,7 @@ func (r *Reader) EachRequest(ctx context.Context, w Window, row func(Request) er
 // replies), in order.
 func (r *Reader) EachSample(ctx context.Context, w Window, row func(Sample) error) error {
 	return keyedRows[Sample]{
-		newest: "SELECT max(at) FROM sample",
+		newest: "SELECT max(at) FROM counted",
 		query:  selectSample + " WHERE at > ? AND at <= ? AND at <= ? ORDER BY at",
 		after:  micros(w.From), args: []any{micros(w.To)},
 		scan: func(tx *sql.Tx, rows *sql.Rows) (int64, Sample, error) {

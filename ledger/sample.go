@@ -32,7 +32,7 @@ func (w *batch) addSample(s Sample) (int64, error) {
 		return 0, fmt.Errorf("sample at %s, %s ahead of the clock: %w", s.At.UTC().Format(time.RFC3339), s.At.Sub(w.now).Round(time.Second), ErrRefused)
 	}
 	var newest sql.NullInt64
-	if err := w.scan("SELECT max(at) FROM sample", nil, &newest); err != nil {
+	if err := w.scan("SELECT max(at) FROM counted", nil, &newest); err != nil {
 		return 0, err
 	}
 	if newest.Valid && micros(s.At) == newest.Int64 {

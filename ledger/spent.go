@@ -84,6 +84,7 @@ type Spend struct {
 	Provider  string
 	Net       Nanos           // what the invoice will say
 	Gross     Nanos           // the sum of the increases: a refund does not lower it
+	Voided    Nanos           // what samples that are void would add to Gross: a budget counts it, and no other figure
 	Gaps      []Window        // spans between neighbouring samples in which one is missing
 	Resources []ResourceSpend // by resource and epoch, in order
 	Every     time.Duration   // the newest sample's interval

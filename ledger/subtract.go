@@ -79,7 +79,7 @@ func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 	if sc.sources, err = loadSources(tx); err != nil {
 		return nil, err
 	}
-	if sc.series, err = loadSeries(tx); err != nil {
+	if sc.series, err = loadSeries(tx, true); err != nil {
 		return nil, err
 	}
 	if err := sc.readFirst(a); err != nil {
@@ -119,6 +119,9 @@ func subtract(tx *sql.Tx, windows []Window) ([]Spend, error) {
 	if err := sc.gaps(spends, a.id); err != nil {
 		return nil, err
 	}
+	if err := addVoided(tx, windows, spends); err != nil {
+		return nil, err
+	}
 	return spends, sc.before(windows, spends, own)
 }
 
@@ -135,7 +138,7 @@ func (sc *billScan) before(windows []Window, spends []Spend, own instant) (err e
 // beforeOwn subtracts in the samples from an instant on, up to the first own one: those
 // that are Past. There are few.
 func (sc *billScan) beforeOwn(from int64, own instant) (*BeforeSpend, error) {
-	rows, err := sc.tx.Query(`SELECT sample.id, at, series, bill FROM sample JOIN reading ON reading.sample = sample.id
+	rows, err := sc.tx.Query(`SELECT sample.id, at, series, bill FROM counted AS sample JOIN reading ON reading.sample = sample.id
 		JOIN state ON state.id = state WHERE at >= ? AND at <= ? ORDER BY at, series`, from, own.at)
 	if err != nil {
 		return nil, err
@@ -195,7 +198,7 @@ func growthBefore(row *seriesRow, last, bill known, from int64) (g growth, known
 // firstInstant is the sample that a window begins at: the last at or before from,
 // else the first after it that is not after to.
 func firstInstant(tx *sql.Tx, from, to int64) (a instant, err error) {
-	const query = "SELECT id, at, source FROM sample WHERE "
+	const query = "SELECT id, at, source FROM counted WHERE "
 	err = tx.QueryRow(query+"at <= ? ORDER BY at DESC LIMIT 1", min(from, to)).Scan(&a.id, &a.at, &a.source)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = tx.QueryRow(query+"at > ? AND at <= ? ORDER BY at LIMIT 1", from, to).Scan(&a.id, &a.at, &a.source)
@@ -254,7 +257,7 @@ func (sc *billScan) cursor(series int64, fresh bool) (*seriesCursor, error) {
 // lastKnown is the last bill of a series before an instant.
 func lastKnown(tx *sql.Tx, series, at int64) (k known, err error) {
 	hour := billHour(at)
-	err = tx.QueryRow(`SELECT sample.id, at, bill FROM sample JOIN reading ON reading.sample = sample.id JOIN state ON state.id = state
+	err = tx.QueryRow(`SELECT sample.id, at, bill FROM counted AS sample JOIN reading ON reading.sample = sample.id JOIN state ON state.id = state
 		WHERE at > ? AND at < ? AND series = ? AND bill IS NOT NULL ORDER BY at DESC LIMIT 1`, hour*hourMicros, at, series).Scan(&k.id, &k.at, &k.bill)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = tx.QueryRow("SELECT last, last_at, bill FROM bill_hour WHERE series = ? AND hour < ? AND last IS NOT NULL ORDER BY hour DESC LIMIT 1",
@@ -334,7 +337,7 @@ func (sc *billScan) rows(from, to int64, yield func(sampleBatch) error) error {
 	if from >= to {
 		return nil
 	}
-	rows, err := sc.tx.Query(`SELECT sample.id, at, source, series, bill FROM sample LEFT JOIN reading ON reading.sample = sample.id
+	rows, err := sc.tx.Query(`SELECT sample.id, at, source, series, bill FROM counted AS sample LEFT JOIN reading ON reading.sample = sample.id
 		LEFT JOIN state ON state.id = state WHERE at > ? AND at <= ? ORDER BY at`, from, to)
 	if err != nil {
 		return err

@@ -225,12 +225,12 @@ func (v *verifier) busy() error {
 
 // bills replays the samples and compares what that yields with what is kept.
 func (v *verifier) bills() error {
-	all, err := loadSeries(v.tx)
+	all, err := loadSeries(v.tx, true)
 	if err != nil {
 		return err
 	}
 	var hours, lines, gaps, firsts int64
-	err = replay(v.tx, rollups{
+	err = replay(v.tx, "counted", rollups{
 		hour: func(want sampleHour, want2 []seriesHour) error {
 			hours++
 			got, err := scanSampleHour(v.tx.QueryRow(selectSampleHour+" WHERE hour = ?", want.hour))

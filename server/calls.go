@@ -22,6 +22,7 @@ func (g *gateway) calls() control.Calls {
 		control.Override:    func(_ context.Context, in json.RawMessage) (any, error) { return g.override(in) },
 		control.KeyCreate:   func(_ context.Context, in json.RawMessage) (any, error) { return nil, g.createKey(in) },
 		control.KeyRevoke:   func(_ context.Context, in json.RawMessage) (any, error) { return g.revokeKey(in) },
+		control.VoidSample:  func(_ context.Context, in json.RawMessage) (any, error) { return g.voidSample(in) },
 	}
 }
 
@@ -58,6 +59,20 @@ func (g *gateway) override(in json.RawMessage) (any, error) {
 	got, err := ApplyOverride(g.led, c)
 	g.gate.Refresh()
 	return got, err
+}
+
+func (g *gateway) voidSample(in json.RawMessage) (any, error) {
+	var c control.VoidSampleCall
+	if err := json.Unmarshal(in, &c); err != nil {
+		return nil, fmt.Errorf("read the call: %w", err)
+	}
+	v, err := g.led.VoidSample(c.Sample, c.Reason)
+	if err != nil {
+		return nil, err
+	}
+	g.cfg.Log.Warn("a sample was taken out of every sum", "sample", v.Sample.ID, "of", v.Sample.At, "reason", v.Reason)
+	g.gate.Refresh()
+	return control.VoidedSample{At: v.Sample.At}, nil
 }
 
 func (g *gateway) createKey(in json.RawMessage) error {

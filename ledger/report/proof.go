@@ -16,6 +16,8 @@ import (
 type proof struct {
 	samples []ledger.Sample // those with a bill that was subtracted, in order
 	series  []provenSeries
+	voids   []ledger.Void // the samples in the window that are in no sum
+	voided  ledger.Nanos  // what a budget counts for them
 }
 
 // provenSeries is one subtraction with its sources.
@@ -28,6 +30,10 @@ type provenSeries struct {
 
 // prove gathers the samples and the replies behind a spend.
 func prove(r *ledger.Reader, sp ledger.Spend) (p proof, err error) {
+	if p.voids, err = r.Voids(sp.From.At, sp.To.At); err != nil {
+		return p, err
+	}
+	p.voided = sp.Voided
 	ids := []int64{sp.From.ID, sp.To.ID}
 	for _, s := range sp.Resources {
 		ps := provenSeries{ResourceSpend: s}
@@ -100,6 +106,8 @@ func (c CostReport) proofText() string {
 		fmt.Fprintf(&b, "\n  spend = %s: nothing is on the bill\n", *c.Spend.Net)
 	}
 
+	c.source.proof.writeVoids(&b, c.Currency)
+
 	b.WriteString("\nThe division\n\n")
 	fmt.Fprintf(&b, "  output tokens of the %s that finished after %s,\n  up to and including %s: %d\n",
 		plural(c.Requests, "request"), stamp(*c.Window.From), stamp(*c.Window.To), c.CompletionTokens)
@@ -109,6 +117,20 @@ func (c CostReport) proofText() string {
 		fmt.Fprintf(&b, "  %s / %d * 1000000 = %s %s per million output tokens\n", *c.Spend.Net, c.CompletionTokens, *c.CostPerMillion, c.Currency)
 	}
 	return b.String()
+}
+
+// writeVoids names the samples that were taken out of every sum.
+func (p proof) writeVoids(b *strings.Builder, currency string) {
+	if len(p.voids) == 0 {
+		return
+	}
+	b.WriteString("\nSamples that are in no sum, by somebody's word\n\n")
+	for _, v := range p.voids {
+		fmt.Fprintf(b, "  #%d of %s, void since %s: %s\n", v.Sample.ID, stamp(v.Sample.At), stamp(v.At), printable(v.Reason))
+	}
+	if p.voided != 0 {
+		fmt.Fprintf(b, "  a budget of this window counts %s %s for them all the same\n", p.voided, currency)
+	}
 }
 
 // write shows one subtraction, the larger number above.

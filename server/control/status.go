@@ -8,18 +8,19 @@ import (
 
 // The calls that serve answers, by name.
 const (
-	CallStatus  = "status"     // → Status
-	CallSuspend = "suspend"    // → Status
-	CallWake    = "wake"       // → Status
-	BudgetShow  = "budget"     // → Budget
-	Override    = "override"   // OverrideCall → Overridden
-	KeyCreate   = "key-create" // ledger.Key
-	KeyRevoke   = "key-revoke" // a name or id → ledger.Key
+	CallStatus  = "status"      // → Status
+	CallSuspend = "suspend"     // → Status
+	CallWake    = "wake"        // → Status
+	BudgetShow  = "budget"      // → Budget
+	Override    = "override"    // OverrideCall → Overridden
+	KeyCreate   = "key-create"  // ledger.Key
+	KeyRevoke   = "key-revoke"  // a name or id → ledger.Key
+	VoidSample  = "void-sample" // VoidSampleCall → VoidedSample
 )
 
 // Names are those of all calls.
 func Names() []string {
-	return []string{CallStatus, CallSuspend, CallWake, BudgetShow, Override, KeyCreate, KeyRevoke}
+	return []string{CallStatus, CallSuspend, CallWake, BudgetShow, Override, KeyCreate, KeyRevoke, VoidSample}
 }
 
 // Status is what serve says of itself. Amounts are exact decimal text; what is not
@@ -121,6 +122,17 @@ type Overridden struct {
 	Until  time.Time `json:"until"`
 	Amount *string   `json:"amount"` // null: as much as comes
 	Reason string    `json:"reason"`
+}
+
+// VoidSampleCall asks to take a sample out of every sum.
+type VoidSampleCall struct {
+	Sample int64  `json:"sample"`
+	Reason string `json:"reason"`
+}
+
+// VoidedSample is a sample that was taken out.
+type VoidedSample struct {
+	At time.Time `json:"at"` // the sample's
 }
 
 // GPU is what is known of the cards.
