@@ -144,6 +144,7 @@ func codexExec(u use) []string {
 func codexOwnProvider(u use) invocation {
 	return invocation{
 		files: map[string]string{".codex/config.toml": fmt.Sprintf(`model = %q
+model_context_window = %d
 model_provider = "spotinference"
 %s
 [model_providers.spotinference]
@@ -151,7 +152,7 @@ name = "spotinference"
 base_url = %q
 env_key = "SPOTINFERENCE_API_KEY"
 wire_api = "responses"
-`, u.model, codexQuiet, u.base+"/v1")},
+`, u.model, contextWindow, codexQuiet, u.base+"/v1")},
 		env:  []string{"SPOTINFERENCE_API_KEY=" + u.key},
 		argv: codexExec(u),
 	}

@@ -119,7 +119,7 @@ func unaccounted(tries []attempt, rows map[string]row) (problems []string) {
 var (
 	escapes = regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]`)
 	// frame is a line about the agent itself, and not about what it was asked.
-	frame = regexp.MustCompile(`^(at \S+ ?\(|DeprecationWarning: |Warning: AI SDK )`)
+	frame = regexp.MustCompile(`^(at \S+ ?\(|DeprecationWarning: |Warning: AI SDK |tokens used$|[\d,]+$)`)
 )
 
 // plain takes the colours of a terminal off a text.

@@ -137,16 +137,23 @@ func sizes(opts options, outcomes []outcome, sc scenario) string {
 		if !ok {
 			continue
 		}
-		var asked, bytes, tools, tokens []string
-		for _, p := range o.tries {
-			asked = append(asked, p.Method+" "+p.Path)
+		var bytes, tools, tokens []string
+		posts, probes := o.posts(), len(o.tries)-len(o.posts())
+		for _, p := range posts {
 			bytes = append(bytes, fmt.Sprint(p.Bytes))
 			tools = append(tools, fmt.Sprint(p.Tools))
 			if p.Said.Usage != nil {
 				tokens = append(tokens, fmt.Sprint(p.Said.Usage.Prompt))
 			}
 		}
-		text += tableRow([]string{a.name, strings.Join(asked, ", "), strings.Join(bytes, " + "), strings.Join(tools, " + "), strings.Join(tokens, " + ")})
+		asked := fmt.Sprint(len(posts))
+		if len(posts) > 0 {
+			asked += " × " + posts[0].Path
+		}
+		if probes > 0 {
+			asked += fmt.Sprintf(", after %d others", probes)
+		}
+		text += tableRow([]string{a.name, asked, strings.Join(bytes, " + "), strings.Join(tools, " + "), strings.Join(tokens, " + ")})
 	}
 	return text
 }
