@@ -63,6 +63,7 @@ var arrows = map[string][]string{
 	"test/tools/reference":         {"cli", "gpu"},
 	"test/harness":                 {"test/realengine"},
 	"test/torture":                 {"billing/sim", "ledger"}, // it knows the product from outside
+	"test/agents":                  {"billing/sim", "test/tinymodel"},
 }
 
 // everyone are the packages that all may import.

@@ -72,6 +72,12 @@ func (f flags) on(to *bool, name, help string) {
 	f.note(name, groupNote, f.group)
 }
 
+// off is a switch that is on unless it is set to false.
+func (f flags) off(to *bool, name, help string) {
+	f.set.BoolVar(to, name, true, help)
+	f.note(name, groupNote, f.group)
+}
+
 // duration must be longer than nothing.
 func (f flags) duration(to *time.Duration, name string, value time.Duration, help string) {
 	f.set.DurationVar(to, name, value, help)

@@ -29,14 +29,16 @@ import (
 type serveOptions struct {
 	listen, tlsCert, tlsKey, tlsCache string
 	tlsDomains                        []string
+	maxBodyMemory                     int
 
 	keyFile  string
 	origins  []string
 	demoLoad string
 
 	engine, engineUser         string
-	engineTCP                  bool
+	engineTCP, engineSharesPID bool
 	startTimeout, stallTimeout time.Duration
+	completeResponses          bool
 
 	suspend                     string
 	sleepLevel                  int
@@ -64,6 +66,8 @@ func (o *serveOptions) addFlags(f flags) {
 	in.list(&o.tlsDomains, "tls-domain", "serve TLS with certificates that Let's Encrypt makes for this name, which must reach us on port 443; again or with commas for more")
 	in.text(&o.tlsCache, "tls-cache", "", "directory for the certificates of --tls-domain and their keys (default beside the ledger)")
 
+	in.number(&o.maxBodyMemory, "max-body-memory", 0, 0, 1<<20, "MiB", "how much memory the bodies of all requests may take together, 16 or more; what does not fit is refused; 0: a quarter of the machine's, or of the control group's limit, and 4096 at most")
+
 	in = f.in("API keys and web pages")
 	in.text(&o.keyFile, "api-key-file", "", "file that holds the API key, readable by its owner only")
 	in.list(&o.origins, "cors-origin", "web origin whose pages may use the API, such as https://app.example; again or with commas for more, * for all")
@@ -72,8 +76,11 @@ func (o *serveOptions) addFlags(f flags) {
 	in.text(&o.engine, "engine", "", "llama or vllm, where the command's name does not tell")
 	in.text(&o.engineUser, "engine-user", "", "run the engine as this user, by name or number; only root can")
 	in.on(&o.engineTCP, "engine-tcp", "let the engine listen on a loopback port, where it cannot on a Unix socket (docker)")
+	in.on(&o.engineSharesPID, "engine-shares-pids", "give the engine no pid namespace of its own, which it gets where serve is root and may make one; for an engine that shares the GPU's memory with other processes (CUDA IPC, MPS)")
 	in.duration(&o.startTimeout, "start-timeout", 30*time.Minute, "how long the engine's start may show no progress")
 	in.duration(&o.stallTimeout, "stall-timeout", 10*time.Minute, "how long the engine may make no progress on an answer until it is cut; a long prefill or queue is progress")
+
+	in.off(&o.completeResponses, "complete-responses", "add what llama-server leaves out of a Responses stream and OpenAI's clients need; false leaves the stream as the engine wrote it")
 
 	in = f.in("Suspending and waking the engine")
 	in.duration(&o.idle, "idle", 15*time.Minute, "how long without a request until the engine is suspended")
@@ -158,7 +165,7 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 		words = g.command
 	}
 	c = server.Config{
-		Demo: g.demo, StallTimeout: o.stallTimeout, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
+		Demo: g.demo, BodyMemory: int64(o.maxBodyMemory) << 20, StallTimeout: o.stallTimeout, CompleteResponses: o.completeResponses, WakeHold: o.wakeHold, QuotaStatus: o.quotaStatus, Drain: o.drain, Origins: o.origins,
 		SampleEvery: o.sampleEvery, MaxSampleAge: o.maxSampleAge, OnCloseEnv: o.onCloseEnv,
 		Now: g.now, Log: newLog(g.stderr, o.logFormat == "json"), Stderr: g.stderr,
 	}
@@ -169,6 +176,9 @@ func (o serveOptions) config(g *global, words []string) (c server.Config, err er
 		return c, usagef("use on or off", "serve: --demo-load %q: not known", o.demoLoad)
 	}
 	c.DemoLoad = o.demoLoad == "on"
+	if n := c.BodyMemory; n > 0 && n < api.MinBodyMemory {
+		return c, usagef("give it 16 or more", "serve: --max-body-memory %d: too little for a request's body", o.maxBodyMemory)
+	}
 	if o.quotaStatus != 402 && o.quotaStatus != 429 {
 		return c, usagef("use 402 or 429", "serve: --quota-status %d: not a status of a spent budget", o.quotaStatus)
 	}
@@ -268,7 +278,7 @@ func (o serveOptions) findMissing(words []string) (provider string, err error) {
 
 // engineConfig adds the flags to what is known of the engine.
 func (o serveOptions) engineConfig(c engine.Config) (engine.Config, error) {
-	c.Kind, c.TCP, c.StartTimeout = queue.Kind(o.engine), o.engineTCP, o.startTimeout
+	c.Kind, c.TCP, c.SharePIDs, c.StartTimeout = queue.Kind(o.engine), o.engineTCP, o.engineSharesPID, o.startTimeout
 	c.Suspend, c.SleepLevel, c.Idle = engine.Method(o.suspend), o.sleepLevel, o.idle
 	c.WakeTimeout, c.WakeQueue = o.wakeTimeout, o.wakeQueue
 	switch c.Kind {

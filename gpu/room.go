@@ -44,6 +44,31 @@ func hostRoom(root string) (room, error) {
 	return least, nil
 }
 
+// HostMemory is how much memory the host has, or the tightest of our control groups may use,
+// where that is less.
+func HostMemory() (int64, error) { return hostMemory("/") }
+
+func hostMemory(root string) (int64, error) {
+	total, err := meminfo(filepath.Join(root, "proc/meminfo"), "MemTotal")
+	if err != nil {
+		return 0, fmt.Errorf("read the host's memory: %w", err)
+	}
+	groups, err := memoryGroups(root)
+	if err != nil {
+		return 0, fmt.Errorf("read the control group's memory: %w", err)
+	}
+	for _, g := range groups {
+		limit, limited, err := g.most()
+		if err != nil {
+			return 0, fmt.Errorf("read the control group's memory: %w", err)
+		}
+		if limited {
+			total = min(total, limit)
+		}
+	}
+	return total, nil
+}
+
 // meminfo reads a line of /proc/meminfo, in bytes.
 func meminfo(file, name string) (int64, error) {
 	text, err := os.ReadFile(file)
@@ -105,8 +130,8 @@ func memoryGroups(root string) (all []memoryGroup, err error) {
 	return all, nil
 }
 
-// left is what may be used until the group's limit; limited is false where there is none.
-func (g memoryGroup) left() (n int64, limited bool, err error) {
+// most is the group's limit; limited is false where there is none.
+func (g memoryGroup) most() (limit int64, limited bool, err error) {
 	text, err := os.ReadFile(filepath.Join(g.dir, g.limit))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil // the root has none, nor has a group that is not seen from here
@@ -115,14 +140,23 @@ func (g memoryGroup) left() (n int64, limited bool, err error) {
 		return 0, false, err
 	}
 	// A limit that no machine has is version 1's way to say that there is none.
-	limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	limit, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	if strings.TrimSpace(string(text)) == "max" || errors.Is(err, strconv.ErrRange) {
 		return 0, false, nil
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("%s %q: not an amount", g.limit, bytes.TrimSpace(text))
 	}
-	text, err = os.ReadFile(filepath.Join(g.dir, g.usage))
+	return limit, true, nil
+}
+
+// left is what may be used until the group's limit; limited is false where there is none.
+func (g memoryGroup) left() (n int64, limited bool, err error) {
+	limit, limited, err := g.most()
+	if err != nil || !limited {
+		return 0, false, err
+	}
+	text, err := os.ReadFile(filepath.Join(g.dir, g.usage))
 	if err != nil {
 		return 0, false, err
 	}

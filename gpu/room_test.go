@@ -83,3 +83,32 @@ func TestHostRoom(t *testing.T) {
 		t.Errorf("of this machine: %+v, %v", got, err)
 	}
 }
+
+// TestHostMemory: the machine's, or the tightest limit of a group that it is in.
+func TestHostMemory(t *testing.T) {
+	const total = "MemTotal: 8388608 kB\n" // 8 GiB
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  int64 // GiB; 0: an error
+	}{
+		"no groups": {map[string]string{"proc/meminfo": total}, 8},
+		"no limit":  {map[string]string{"proc/meminfo": total, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 8},
+		"a wide limit": {map[string]string{"proc/meminfo": total, "proc/self/cgroup": "0::/\n",
+			"sys/fs/cgroup/memory.max": "17179869184\n"}, 8},
+		"a tight one above us": {map[string]string{"proc/meminfo": total, "proc/self/cgroup": "0::/box/pod\n",
+			"sys/fs/cgroup/box/memory.max": "4294967296\n", "sys/fs/cgroup/box/pod/memory.max": "max\n"}, 4},
+		"version 1": {map[string]string{"proc/meminfo": total, "proc/self/cgroup": "4:memory:/docker/x\n",
+			"sys/fs/cgroup/memory/memory.limit_in_bytes": "3221225472\n"}, 3},
+		"nothing is known": {map[string]string{"proc/meminfo": "MemFree: 5 kB\n"}, 0},
+		"a limit that is none": {map[string]string{"proc/meminfo": total, "proc/self/cgroup": "0::/\n",
+			"sys/fs/cgroup/memory.max": "much\n"}, 0},
+	} {
+		got, err := hostMemory(host(t, c.files))
+		if got != c.want<<30 || (err == nil) != (c.want > 0) {
+			t.Errorf("%s: %d, %v, want %d GiB", name, got, err, c.want)
+		}
+	}
+	if n, err := HostMemory(); err != nil || n <= 0 {
+		t.Errorf("this machine: %d, %v", n, err)
+	}
+}

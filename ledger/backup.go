@@ -51,7 +51,7 @@ func (r *Reader) Backup(ctx context.Context, path string) (err error) {
 		os.Remove(tmp.Name())              // which is not there in the good case
 		os.Remove(tmp.Name() + "-journal") // SQLite leaves it where the disk is full
 	}()
-	db, err := openDB(r.path, "mode=ro") // not query_only: that would be in force for the copy too
+	db, err := openDB(r.path, patience, "mode=ro") // not query_only: that would be in force for the copy too
 	if err != nil {
 		return wrap(err)
 	}

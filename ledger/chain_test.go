@@ -194,9 +194,15 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 	f("minute 2026-11-23T12:00Z does not sum its requests", "UPDATE minute SET ok = ok + 1")
 	f("currency: the ledger's own is not USD", "UPDATE meta SET value = 'EUR' WHERE key = 'currency'")
 
-	// a tail that was cut is seen by who noted the head, and by nobody else
+	// a tail that was cut is seen by who noted the head, as the head file does, and by
+	// nobody else
 	f(", noted before, is in no link", cutTail...)
-	verified(t, tampered(cutTail...))
+	f("its head file names link", cutTail...)
+	cut := tampered(cutTail...)
+	if err := os.Remove(path + ".head"); err != nil {
+		t.Fatal(err)
+	}
+	verified(t, cut)
 }
 
 // cutTail removes the last link of everything with its rows, as if they never were.

@@ -23,6 +23,7 @@ const (
 	EventGateway EventKind = "gateway"
 	EventGPU     EventKind = "gpu"
 	EventKey     EventKind = "key"
+	EventLedger  EventKind = "ledger"
 	EventMeter   EventKind = "meter"
 
 	// EventSample is for samples of the bill that failed. They have a table of their
@@ -59,9 +60,10 @@ type EventType struct {
 
 // Subjects that are read back.
 const (
-	subjectStarted  = "started"
-	subjectStopped  = "stopped"
-	subjectResidual = "residual"
+	subjectStarted      = "started"
+	subjectStopped      = "stopped"
+	subjectResidual     = "residual"
+	subjectLossAccepted = "loss_accepted"
 
 	// SubjectClockUnchecked is the subject of ClockUnchecked.
 	SubjectClockUnchecked = "clock_unchecked"
@@ -86,6 +88,7 @@ var eventTypes = []EventType{
 	{EventGPU, "xid CODE", "The driver reported an error of a GPU.", GPUXID{}},
 	{EventKey, "created", "An API key was made.", keyCreated{}},
 	{EventKey, "revoked", "An API key was ended.", keyRevoked{}},
+	{EventLedger, subjectLossAccepted, "The ledger goes on without rows that it has lost, by somebody's word.", LossAccepted{}},
 	{EventMeter, "drift", "The engine's own counters and the ledger disagree, and nothing explains it.", MeterDrift{}},
 	{EventSample, "failed", "The bill could not be read.", SampleFailure{}},
 }

@@ -129,3 +129,36 @@ func (unlisted) eventDetail() any { return nil }
 
 // UnlistedEvent is no event of the table.
 var UnlistedEvent EventDetail = unlisted{}
+
+// ACLEntry is an entry of an access control list.
+type ACLEntry struct {
+	Tag, Perm uint16
+	ID        uint32
+}
+
+// OthersWho says who beside uid and root can write a directory.
+func OthersWho(mode, owner, gid, uid uint32, acl []ACLEntry, passwd, group string) (string, error) {
+	w := writers{dir: unix.Stat_t{Mode: mode, Uid: owner, Gid: gid}, uid: uid, accounts: accounts{passwd, group}}
+	for _, e := range acl {
+		w.acl = append(w.acl, aclEntry{e.Tag, e.Perm, e.ID})
+	}
+	return w.others()
+}
+
+// ParseACL reads a list as the kernel gives it.
+func ParseACL(b []byte) (all []ACLEntry) {
+	for _, e := range parseACL(b) {
+		all = append(all, ACLEntry{e.tag, e.perm, e.id})
+	}
+	return all
+}
+
+// Checkpoint takes over all of the write-ahead log; busy where a reader held it.
+func (l *Ledger) Checkpoint() (busy bool, err error) {
+	err = l.submit(context.Background(), func(*batch) error { return nil }) // nothing is under way
+	if err == nil {
+		var pages, done int
+		err = l.writer.conn.QueryRowContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &done)
+	}
+	return busy, err
+}

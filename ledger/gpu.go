@@ -58,30 +58,3 @@ func (l *Ledger) AddGPUMinute(m GPUMinute) error {
 		return nil
 	})
 }
-
-// GPUMinutes calls row for each minute of a GPU that ended in (from, to], in
-// order of time, until it returns an error.
-func (r *Reader) GPUMinutes(from, to time.Time, row func(GPUMinute) error) error {
-	return r.snapshot(context.Background(), func(tx *sql.Tx) error {
-		rows, err := tx.Query(`SELECT uuid, name, source, since, at, readings, utilisation_avg, utilisation_max, memory_avg, memory_max,
-				power_avg, power_max, temperature_max, energy
-			FROM gpu_minute JOIN gpu ON gpu.id = gpu_minute.gpu WHERE at > ? AND at <= ? ORDER BY at, gpu`, micros(from), micros(to))
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var m GPUMinute
-			var since, at int64
-			if err := rows.Scan(&m.UUID, &m.Name, &m.Source, &since, &at, &m.Readings, &m.UtilisationAvg, &m.UtilisationMax,
-				&m.MemoryAvg, &m.MemoryMax, &m.PowerAvg, &m.PowerMax, &m.TemperatureMax, &m.Energy); err != nil {
-				return err
-			}
-			m.Since, m.At = fromMicros(since), fromMicros(at)
-			if err := row(m); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	})
-}

@@ -70,6 +70,10 @@ type Config struct {
 	Now    func() time.Time // time.Now where nil
 	Log    *slog.Logger     // slog.Default() where nil
 
+	// acceptLoss, where set, says what is written of a loss (nil: none was found), or why
+	// the ledger may not be opened for that.
+	acceptLoss func(*Loss) (EventDetail, error)
+
 	// statfs is unix.Statfs; tests stand in for a network volume.
 	statfs func(string, *unix.Statfs_t) error
 }
@@ -77,15 +81,21 @@ type Config struct {
 // Ledger is the one writer. It reads too: its Reader sees every commit.
 type Ledger struct {
 	*Reader
-	write   *sql.DB
-	writer  *batch // on write's one connection; owned by run
-	now     func() time.Time
-	lock    *os.File
-	ops     chan *op
-	closing chan struct{}
-	closed  chan struct{} // closed when run has ended
-	down    atomic.Bool
-	health  atomic.Pointer[error] // the last write's error; nil after a good one
+	write  *sql.DB
+	writer *batch // on write's one connection; owned by run
+	now    func() time.Time
+	lock   *os.File
+	place  place
+	placed time.Time // when its paths were checked last; owned by run
+	// misplaced asks the writer to check them at its next commit.
+	misplaced atomic.Bool
+	head      headFile  // owned by run
+	log       logKeeper // owned by run
+	ops       chan *op
+	closing   chan struct{}
+	closed    chan struct{} // closed when run has ended
+	down      atomic.Bool
+	health    atomic.Pointer[error] // the last write's error; nil after a good one
 
 	// commit stands around the commit of a transaction where a test sets it, to
 	// fail in both ways: failed and not written, failed but written.
@@ -116,6 +126,9 @@ func Open(cfg Config) (led *Ledger, err error) {
 	if cfg.Path, err = realPath(cfg.Path); err != nil {
 		return nil, wrap(err)
 	}
+	if err := checkDir(cfg.Path); err != nil {
+		return nil, wrap(err)
+	}
 	// To set the journal mode alone would change another program's database.
 	if err := inspectFile(cfg.Path, func(db *sql.DB) error { _, _, err := identify(db); return err }); err != nil {
 		return nil, wrap(err)
@@ -134,17 +147,11 @@ func Open(cfg Config) (led *Ledger, err error) {
 			return nil, wrap(err)
 		}
 	}
-	journal, err := journalFor(cfg.Path, cfg.statfs, cfg.Log)
+	accepted, err := checkLoss(cfg)
 	if err != nil {
 		return nil, wrap(err)
 	}
-	// The file holds what a business used and paid: it is its owner's alone.
-	if f, err := os.OpenFile(cfg.Path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, wrap(err)
-	} else if err := f.Close(); err != nil {
-		return nil, wrap(err)
-	}
-	w, err := openDB(cfg.Path, "_txlock=immediate", "_pragma=journal_mode("+journal+")", "_pragma=synchronous(FULL)")
+	w, journal, err := openWriter(cfg)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -153,11 +160,7 @@ func Open(cfg Config) (led *Ledger, err error) {
 			w.Close()
 		}
 	}()
-	w.SetMaxOpenConns(1)
-	if err := migrate(w, cfg); err != nil {
-		return nil, wrap(err)
-	}
-	r, err := OpenReader(cfg.Path, cfg.Demo)
+	r, err := openReader(cfg.Path, cfg.Demo, patienceOf(journal))
 	if err != nil {
 		return nil, err
 	}
@@ -172,15 +175,77 @@ func Open(cfg Config) (led *Ledger, err error) {
 	}
 	led = &Ledger{
 		Reader: r, write: w, writer: newBatch(conn), now: cfg.Now, lock: lock,
+		place: place{db: -1, wal: -1},
+		head:  headFile{path: cfg.Path + headSuffix, log: cfg.Log}, log: logKeeper{log: cfg.Log},
 		ops: make(chan *op, 4096), closing: make(chan struct{}), closed: make(chan struct{}),
 	}
-	recovery := &op{do: func(w *batch) (err error) { led.lost, err = w.recoverOpen(); return err }}
+	recovery := &op{do: func(w *batch) (err error) {
+		if led.lost, err = w.recoverOpen(); err != nil {
+			return err
+		}
+		t, err := tip(w)
+		if w.tip = &t; err != nil || accepted == nil {
+			return err
+		}
+		return w.addEvent(NewEvent(w.now, accepted))
+	}}
 	if err := led.inBatch(led.writer, []*op{recovery}); err != nil {
 		led.writer.close()
 		return nil, wrap(fmt.Errorf("recover open requests: %w", err))
 	}
+	if led.place, err = placeOf(cfg.Path, journal); err != nil {
+		led.writer.close()
+		return nil, wrap(err)
+	}
 	go led.run(led.writer)
 	return led, nil
+}
+
+// openWriter opens the file for writing, on one connection, and brings its schema to ours.
+func openWriter(cfg Config) (w *sql.DB, journal string, err error) {
+	if journal, err = journalFor(cfg.Path, cfg.statfs, cfg.Log); err != nil {
+		return nil, "", err
+	}
+	// The file holds what a business used and paid: it is its owner's alone.
+	f, err := os.OpenFile(cfg.Path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	w, err = openDB(cfg.Path, patienceOf(journal), "_txlock=immediate", "_pragma=journal_mode("+journal+")", "_pragma=synchronous(FULL)",
+		fmt.Sprintf("_pragma=journal_size_limit(%d)", maxWAL))
+	if err != nil {
+		return nil, "", err
+	}
+	w.SetMaxOpenConns(1)
+	if err := migrate(w, cfg); err != nil {
+		return nil, "", errors.Join(err, w.Close())
+	}
+	return w, journal, nil
+}
+
+func patienceOf(journal string) time.Duration {
+	if journal == "wal" {
+		return writerPatience
+	}
+	return rollbackPatience
+}
+
+// checkLoss refuses a ledger that has lost what its head file names, unless cfg accepts
+// that: then accepted is the event that says so.
+func checkLoss(cfg Config) (accepted EventDetail, err error) {
+	loss, err := findLoss(cfg.Path)
+	switch {
+	case err != nil:
+		return nil, err
+	case cfg.acceptLoss != nil:
+		return cfg.acceptLoss(loss)
+	case loss != nil:
+		return nil, loss.err(cfg.Path)
+	}
+	return nil, nil
 }
 
 // realPath resolves the links on the way to path; the file itself may be missing.
@@ -199,13 +264,20 @@ func realPath(path string) (string, error) {
 // Lost is the number of requests that the last process left open, now lost rows.
 func (l *Ledger) Lost() int { return l.lost }
 
-// Err is the error of the last write, nil after a good one. A ledger that
-// cannot be written closes the gate.
+// Err is the error of the last write, nil after a good one whose file is still in its
+// place. A ledger that cannot be written closes the gate.
 func (l *Ledger) Err() error {
 	if p := l.health.Load(); p != nil {
 		return *p
 	}
-	return nil
+	if l.down.Load() {
+		return nil // its files may go
+	}
+	err := l.place.check()
+	if err != nil {
+		l.misplaced.Store(true) // the writer looks for itself
+	}
+	return err
 }
 
 // Close waits for the writes under way, then closes the file and releases its lock.
@@ -217,7 +289,8 @@ func (l *Ledger) Close() error {
 	}
 	close(l.closing)
 	<-l.closed
-	err := errors.Join(l.Reader.Close(), l.writer.close(), l.write.Close())
+	err := errors.Join(l.Reader.Close(), l.writer.close(), l.write.Close(), l.head.close())
+	l.place.close()
 	return errors.Join(err, l.lock.Close())
 }
 
@@ -235,18 +308,27 @@ func inspectFile(path string, f func(*sql.DB) error) error {
 	case st.Size() == 0:
 		return nil
 	}
-	db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
+	db, err := openDB(path, patience, "mode=ro", "_pragma=query_only(1)")
 	if err != nil {
 		return err
 	}
 	return errors.Join(f(db), db.Close())
 }
 
+// How long a connection waits for a lock. A report can wait; an answer is held up by its
+// group of writes and by the one before, and in a rollback journal each waits at its
+// begin and at its commit: together that must stay below five seconds.
+const (
+	patience         = 10 * time.Second
+	writerPatience   = 1500 * time.Millisecond
+	rollbackPatience = time.Second
+)
+
 // openDB opens path with what every connection needs, in the DSN, so that no
 // connection of the pool can miss a pragma.
-func openDB(path string, params ...string) (*sql.DB, error) {
+func openDB(path string, patience time.Duration, params ...string) (*sql.DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" +
-		strings.Join(append(params, "_pragma=busy_timeout(10000)", "_pragma=foreign_keys(1)"), "&")
+		strings.Join(append(params, fmt.Sprintf("_pragma=busy_timeout(%d)", patience.Milliseconds()), "_pragma=foreign_keys(1)"), "&")
 	return sql.Open("sqlite", dsn)
 }
 
@@ -366,7 +448,7 @@ func removeDemo(path string) error {
 	if err != nil {
 		return err
 	}
-	for _, suffix := range []string{"-wal", "-shm", "-journal", ""} {
+	for _, suffix := range []string{headSuffix, "-wal", "-shm", "-journal", ""} {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -382,7 +464,9 @@ type Reader struct {
 
 // OpenReader opens a ledger for reading only; it works beside a writer. It
 // refuses what Open refuses, and a path where no ledger is.
-func OpenReader(path string, demo bool) (*Reader, error) {
+func OpenReader(path string, demo bool) (*Reader, error) { return openReader(path, demo, patience) }
+
+func openReader(path string, demo bool, patience time.Duration) (*Reader, error) {
 	wrap := func(err error) error {
 		if denied(err) {
 			err = fmt.Errorf("%w: %w", ErrAccess, err)
@@ -398,7 +482,7 @@ func OpenReader(path string, demo bool) (*Reader, error) {
 	case !st.Mode().IsRegular():
 		return nil, wrap(ErrForeign)
 	}
-	db, err := openDB(path, "mode=ro", "_pragma=query_only(1)")
+	db, err := openDB(path, patience, "mode=ro", "_pragma=query_only(1)")
 	if err != nil {
 		return nil, wrap(err)
 	}

@@ -9,12 +9,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"spotinference/internal/hint"
 )
 
 // takeLock makes this process the ledger's one writer until the file is
 // closed. The kernel drops the lock with the process, so none is ever stale.
 func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openOwn(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +34,31 @@ func takeLock(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// openOwn opens a file that stands beside the ledger, in mode 0600 where it makes it. It
+// follows no link and opens no name of a file elsewhere: what is written there must not
+// reach another file.
+func openOwn(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, hint.Errorf(notOwn, "%w: %s is a link", ErrPlace, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink > 1 {
+		f.Close()
+		return nil, hint.Errorf(notOwn, "%w: %s is no file, or has other names, too", ErrPlace, path)
+	}
+	return f, nil
+}
+
+const notOwn = "remove it: the program makes its own"
 
 // lockWhole takes an open-file-description lock: the kind that SQLite's own
 // fcntl locks go through, but held per open file, so that two opens inside one
@@ -91,7 +118,7 @@ func journalFor(path string, statfs func(string, *unix.Statfs_t) error, log *slo
 // probeLocks asks for the lock that takeLock holds through a second open file.
 // It must be refused; anything else means that locks are not kept here.
 func probeLocks(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := openOwn(path, os.O_RDWR)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 	"unicode"
 
-	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -38,14 +37,24 @@ func (r *Reader) verify(ctx context.Context, ahead int, noted []string) (Verific
 		}
 	}
 	v := verifier{ahead: ahead, rows: map[string]int64{}}
-	err := r.snapshot(ctx, func(tx *sql.Tx) error {
+	head, headed, err := r.notedHead() // before the snapshot: a writer may go on
+	if err != nil {
+		return Verification{}, err
+	}
+	err = r.snapshot(ctx, func(tx *sql.Tx) error {
 		v.tx = tx
 		chain := func() error { return v.chain(noted) }
+		loss := func() error {
+			if !headed {
+				return nil
+			}
+			return v.headLoss(head)
+		}
 		if err := v.schema(); err != nil && !errors.Is(err, errEnough) {
 			return err
 		}
 		strange := len(v.problems) > 0 // then it is no wonder if some question cannot be asked
-		for _, check := range []func() error{v.integrity, chain, v.requests, v.busy, v.bills, v.replies, v.currency} {
+		for _, check := range []func() error{v.integrity, loss, chain, v.requests, v.busy, v.bills, v.replies, v.currency} {
 			err := check()
 			switch {
 			case err == nil, errors.Is(err, errEnough):
@@ -89,8 +98,7 @@ func (v *verifier) problem(format string, args ...any) error {
 
 // isCorrupt tells a file that SQLite finds broken from one that cannot be read now.
 func isCorrupt(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CORRUPT
+	return isSQLite(err, sqlite3.SQLITE_CORRUPT)
 }
 
 // printable keeps what a file that was changed by hand says to a terminal to letters.

@@ -25,6 +25,8 @@ var (
 	ErrOther = hint.Errorf("give this account a --ledger of its own, or use the account that the ledger is of", "the ledger is another bill's")
 	// ErrFull marks a write for which the disk had no room.
 	ErrFull = errors.New("the disk is full")
+	// ErrLocked marks a write that waited for another program's lock in vain.
+	ErrLocked = hint.Errorf("end what has the ledger open (fuser -v LEDGER), such as a transaction in sqlite3", "another program keeps the ledger locked")
 )
 
 // op is one write. do runs inside the group's transaction and may run twice:
@@ -104,6 +106,7 @@ func (l *Ledger) run(w *batch) {
 			}
 		}
 		l.commitGroup(w, group)
+		l.log.shorten(w.conn)
 	}
 }
 
@@ -115,12 +118,22 @@ func (l *Ledger) commitGroup(w *batch, group []*op) {
 	err := l.inBatch(w, group)
 	var bad *opError
 	if errors.As(err, &bad) && len(group) > 1 {
-		for _, o := range group {
-			o.done <- l.record(w, l.inBatch(w, []*op{o}))
+		for i, o := range group {
+			err := l.record(w, l.inBatch(w, []*op{o}))
+			o.done <- err
+			if err != nil && !errors.As(err, &bad) {
+				failAll(group[i+1:], err)
+				return
+			}
 		}
 		return
 	}
 	l.record(w, err)
+	failAll(group, err)
+}
+
+// failAll ends writes with one outcome, which may be good.
+func failAll(group []*op, err error) {
 	for _, o := range group {
 		o.done <- err
 	}
@@ -146,10 +159,13 @@ func (l *Ledger) record(w *batch, err error) error {
 func (l *Ledger) inBatch(w *batch, group []*op) error {
 	if err := w.control("BEGIN IMMEDIATE"); err != nil {
 		// A transaction that an earlier error left open would be in the way for
-		// ever: end it, and try once more.
+		// ever: end it, and try once more. A lock was waited for already.
 		_ = w.control("ROLLBACK")
-		if err := w.control("BEGIN IMMEDIATE"); err != nil {
-			return fmt.Errorf("write ledger: begin: %w", err)
+		if !isSQLite(err, sqlite3.SQLITE_BUSY) {
+			err = w.control("BEGIN IMMEDIATE")
+		}
+		if err != nil {
+			return fmt.Errorf("write ledger: begin: %w", named(err))
 		}
 	}
 	err := func() error {
@@ -173,14 +189,33 @@ func (l *Ledger) inBatch(w *batch, group []*op) error {
 		// that failed may have been written: then there is nothing to undo.
 		_ = w.control("ROLLBACK")
 		w.newest, w.tip = nil, nil
-		var sick *sqlite.Error
-		if errors.As(err, &sick) && sick.Code()&0xff == sqlite3.SQLITE_FULL { // what ENOSPC becomes, too
-			err = fmt.Errorf("%w: %w", ErrFull, err)
-		}
-		return fmt.Errorf("write ledger: %w", err)
+		return fmt.Errorf("write ledger: %w", named(err))
 	}
 	w.committed()
+	if w.tip != nil {
+		l.head.put(*w.tip)
+	}
+	// What was written is acknowledged only where the next start will find it.
+	if err := l.checkPlace(w); err != nil {
+		return fmt.Errorf("write ledger: %w", err)
+	}
 	return nil
+}
+
+// named says what SQLite's error means for the ledger.
+func named(err error) error {
+	switch {
+	case isSQLite(err, sqlite3.SQLITE_FULL): // what ENOSPC becomes, too
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	case isSQLite(err, sqlite3.SQLITE_BUSY):
+		return fmt.Errorf("%w: %w", ErrLocked, err)
+	}
+	return err
+}
+
+func isSQLite(err error, code int) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == code
 }
 
 // batch is one transaction under way and what the writer remembers between
@@ -339,8 +374,9 @@ func (l *Ledger) SetProvider(name string) error {
 }
 
 // Probe writes nothing of meaning and syncs it: whether the ledger can be
-// written again after an error.
+// written again after an error, and is in its place.
 func (l *Ledger) Probe() error {
+	l.misplaced.Store(true)
 	return l.submit(context.Background(), func(w *batch) error {
 		_, err := w.exec("INSERT INTO meta VALUES ('probed', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", w.now.UTC().Format(time.RFC3339))
 		return err

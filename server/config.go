@@ -56,8 +56,16 @@ type Config struct {
 	// its client is told to ask again; 0: as long as any request.
 	WakeHold time.Duration
 
+	// BodyMemory bounds what all requests' bodies take together, in bytes; 0: a quarter of
+	// the memory that there is, 4 GiB at most.
+	BodyMemory int64
+
 	// QuotaStatus is the status of what is refused since a budget is spent: 402 or 429.
 	QuotaStatus int
+
+	// CompleteResponses adds what the stream of a response lacks with llama-server and
+	// OpenAI's clients need.
+	CompleteResponses bool
 
 	// Drain is how long running answers may take when Run is to end.
 	Drain time.Duration

@@ -13,6 +13,7 @@ import (
 func (g *gateway) newEngine() (*engine.Engine, error) {
 	c := g.cfg.Engine
 	c.Now, c.Log, c.Stderr = g.cfg.Now, g.cfg.Log, g.cfg.Stderr
+	c.Record = g.cfg.Ledger + ".engine"
 	if g.gpus != nil {
 		c.GPUMemory = g.gpus.Held
 	}

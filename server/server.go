@@ -273,9 +273,25 @@ func (g *gateway) newAPI(keys []ledger.Key) (*api.Server, error) {
 	c := g.cfg
 	return api.New(api.Config{
 		Engine: g.engine, Ledger: g.led, Gate: g.gate, Key: c.Key, Keys: keys, Origins: c.Origins,
-		Drain: c.Drain, StallTimeout: c.StallTimeout, WakeHold: c.WakeHold, QuotaStatus: c.QuotaStatus, CloseGrace: c.Budget.CloseGrace,
-		Audit: g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
+		Drain: c.Drain, StallTimeout: c.StallTimeout, WakeHold: c.WakeHold, BodyMemory: g.bodyMemory(), QuotaStatus: c.QuotaStatus, CloseGrace: c.Budget.CloseGrace,
+		CompleteResponses: c.CompleteResponses,
+		Audit:             g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
 	})
+}
+
+// bodyMemory is what all requests' bodies may take: what was asked for, or a quarter of the
+// memory. A collection may lie behind by as much, and an engine on the CPU wants the rest.
+func (g *gateway) bodyMemory() int64 {
+	const most = 4 << 30
+	if n := g.cfg.BodyMemory; n > 0 {
+		return n
+	}
+	memory, err := gpu.HostMemory()
+	if err != nil {
+		g.cfg.Log.Warn("how much memory there is cannot be seen: request bodies get 1 GiB", "err", err, "hint", "set --max-body-memory")
+		return 0
+	}
+	return min(max(memory/4, api.MinBodyMemory), most)
 }
 
 func (g *gateway) newCloser(hard context.Context) *closer {

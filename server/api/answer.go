@@ -28,6 +28,7 @@ type answer struct {
 	state answerState
 	err   error // in state answerSevered: why
 
+	started bool   // its head has left: WriteTo runs
 	beat    *heart // nil where the client gets no events
 	beating bool   // what may leave is a heartbeat
 
@@ -92,6 +93,7 @@ func (a *answer) WriteTo(w io.Writer) (sent int64, err error) {
 	defer a.returnBuffers()
 	for {
 		n, err := a.send(w)
+		a.started = true
 		sent += int64(n)
 		if err != nil {
 			return sent, err

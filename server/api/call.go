@@ -30,6 +30,8 @@ type call struct {
 	delivering atomic.Bool  // what the engine sent goes to the client: the engine is not waited for
 	stall      stall
 	disconnect disconnectWatcher // owned by watchClients
+	asking     asking
+	isHTTP11   bool // the client's request is
 
 	mu       sync.Mutex // guards what follows
 	phase    phase

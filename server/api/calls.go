@@ -2,6 +2,7 @@ package api
 
 import (
 	"sync"
+	"time"
 
 	"spotinference/ledger"
 	"spotinference/server/refusal"
@@ -93,14 +94,36 @@ func (cs *calls) cutInEngine(cause *refusal.Refusal) (n int) {
 	return n
 }
 
+// resetTime is how long a client's system may take to say that nobody reads there any more,
+// to be seen by the same look.
+const resetTime = 20 * time.Millisecond
+
 // cutDisconnected ends the calls whose client has disconnected. fasthttp does not see it: a
 // write fails some events later, and there is none while the engine is silent.
 func (cs *calls) cutDisconnected() {
+	asked := false
 	for _, c := range cs.list() {
-		if c.disconnect.seen(c.client) {
-			c.cut(refusal.New(refusal.ClientClosed))
-		}
+		asked = c.cutDisconnected(time.Now()) || asked
 	}
+	if !asked {
+		return
+	}
+	time.Sleep(resetTime)
+	for _, c := range cs.list() {
+		c.cutDisconnected(time.Now())
+	}
+}
+
+// cutDisconnected ends the call if its client has left, and reports whether that is to be
+// seen soon.
+func (c *call) cutDisconnected(now time.Time) (asked bool) {
+	switch p := c.disconnect.look(c.client); {
+	case p == left, p == halfClosed && !c.isHTTP11: // there is nothing that an older client lets pass
+		c.cut(refusal.New(refusal.ClientClosed))
+	case p == halfClosed:
+		return c.askClient(now)
+	}
+	return false
 }
 
 // open is what a crash would lose now.

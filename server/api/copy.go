@@ -45,6 +45,10 @@ func (a *answer) returnBuffers() {
 // copy waits for the engine in state answerCopying, and reads on for as long as the engine
 // has sent more.
 func (a *answer) copy() {
+	if a.started && a.format == formatEvents && a.m.Interruptible() {
+		a.c.asking.allow(chunkComment)
+		defer a.c.asking.allow(nil)
+	}
 	if br := a.x.conn.br; br.Buffered() == 0 && a.x.resp.Header.ContentLength() < 0 {
 		a.returnBuffers()
 		a.c.delivering.Store(false)

@@ -15,12 +15,29 @@ import (
 
 // How a request that makes tokens is served.
 
-// prepare reads a request's body, in the form that its route has.
-func (s *Server) prepare(ctx *fasthttp.RequestCtx, rt *Route) (meter.Ask, []byte, error) {
+// prepare reads a request's body, in the form that its route has. Where another one goes to
+// the engine, the client's is let go of.
+func (s *Server) prepare(ctx *fasthttp.RequestCtx, rt *Route) (ask meter.Ask, body []byte, err error) {
+	sent := ctx.Request.Body()
 	if rt.Form {
-		return meter.PrepareForm(rt.Dialect, s.dialectOf(), string(ctx.Request.Header.ContentType()), ctx.Request.Body())
+		ask, body, err = meter.PrepareForm(rt.Dialect, s.dialectOf(), string(ctx.Request.Header.ContentType()), sent)
+	} else {
+		ask, body, err = meter.Prepare(rt.Dialect, s.dialectOf(), sent)
 	}
-	return meter.Prepare(rt.Dialect, s.dialectOf(), ctx.Request.Body())
+	takes := cap(sent)
+	if len(body) > 0 && &body[0] != &sent[0] {
+		takes = min(takes, keptBody) + cap(body)
+		ctx.Request.ReleaseBody(keptBody)
+	}
+	s.bodies.whole(&ctx.Request.Header, int64(takes))
+	return ask, body, err
+}
+
+// releaseBody lets go of a body that the engine has.
+func (s *Server) releaseBody(ctx *fasthttp.RequestCtx, req *fasthttp.Request) {
+	fasthttp.ReleaseRequest(req)
+	ctx.Request.ReleaseBody(keptBody)
+	s.bodies.release(s.bodies.take(&ctx.Request.Header))
 }
 
 // generate serves a request that makes tokens.
@@ -45,7 +62,11 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	}
 	c := s.newCall(ctx, rt, id, ask)
 	m := meter.New(rt.Dialect, s.dialectOf(), ask)
+	if s.cfg.CompleteResponses {
+		m.Complete(c.started.Unix())
+	}
 	s.calls.add(c)
+	defer c.asking.allow(nil)
 	defer func() {
 		if p := recover(); p != nil {
 			c.cut(refusal.New(refusal.Internal))
@@ -59,24 +80,25 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	head := whole.Add(s.cfg.Heartbeat) // when ours leaves, if the engine's is not there
 	switch r, entered := s.enterSoon(c, head); {
 	case r != nil:
-		fasthttp.ReleaseRequest(req)
+		s.releaseBody(ctx, req)
 		s.end(c) // it never reached the engine: there is nothing to record
 		s.refuse(ctx, rt, id, r)
 		return
 	case entered != nil:
-		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, req: req, beat: s.newHeart(c, m, whole), entered: entered})
+		ctx.Request.ReleaseBody(keptBody) // req has it
+		kept := s.bodies.take(&ctx.Request.Header)
+		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, req: req, kept: kept, beat: s.newHeart(c, m, whole), entered: entered})
 		return
 	}
 	x, err := s.upstream.send(c, req)
+	s.releaseBody(ctx, req)
 	if err == nil && c.streams() && !x.readable(head) {
-		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, req: req, beat: s.newHeart(c, m, whole), state: streamAsked, x: x})
+		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, beat: s.newHeart(c, m, whole), state: streamAsked, x: x})
 		return
 	}
 	if err == nil {
 		err = s.upstream.readHead(c, x)
 	}
-	fasthttp.ReleaseRequest(req)
-	ctx.Request.ReleaseBody(keptBody)
 	switch {
 	case errors.Is(err, errUnsent):
 		s.end(c) // as above

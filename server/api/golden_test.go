@@ -34,6 +34,8 @@ var golden = map[string]struct {
 	"llama-server/completions-array-stream-progress.body": {"/v1/completions", ledger.Usage{PromptTokens: 6, CachedTokens: 1, CompletionTokens: 6}},
 	"llama-server/responses.body":                         {"/v1/responses", ledger.Usage{PromptTokens: 37, CachedTokens: 4, CompletionTokens: 6}},
 	"llama-server/responses-stream.body":                  {"/v1/responses", ledger.Usage{PromptTokens: 37, CachedTokens: 36, CompletionTokens: 6}},
+	"llama-server/responses-thoughts-stream.body":         {"/v1/responses", ledger.Usage{PromptTokens: 358, CachedTokens: 357, CompletionTokens: 3}},
+	"llama-server/responses-calls-stream.body":            {"/v1/responses", ledger.Usage{PromptTokens: 358, CachedTokens: 357, CompletionTokens: 25}},
 	"llama-server/messages.body":                          {"/v1/messages", ledger.Usage{PromptTokens: 15, CachedTokens: 12, CompletionTokens: 6}},
 	"llama-server/messages-stream.body":                   {"/v1/messages", ledger.Usage{PromptTokens: 15, CachedTokens: 14, CompletionTokens: 6}},
 	"llama-server/embeddings.body":                        {"/v1/embeddings", ledger.Usage{PromptTokens: 15}},

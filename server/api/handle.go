@@ -25,6 +25,8 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			writeRefusal(ctx, rt.Dialect, id, refusal.New(refusal.Internal))
 		}
 		s.addHeaders(ctx, rt, id, started)
+		ctx.Request.ReleaseBody(keptBody)
+		s.bodies.release(s.bodies.take(&ctx.Request.Header))
 	}()
 	if c, ok := ctx.Conn().(Conn); ok && c.Refusal() != nil {
 		s.refuse(ctx, rt, id, c.Refusal())
@@ -150,8 +152,14 @@ func (s *Server) admitKey(ctx *fasthttp.RequestCtx, model string) *refusal.Refus
 	return k.limits.admit(now)
 }
 
+// newCall makes a call whose handler has not answered. When the handler returns, the answer
+// begins: asking must allow nothing any more.
 func (s *Server) newCall(ctx *fasthttp.RequestCtx, rt *Route, id string, ask meter.Ask) *call {
-	return &call{id: id, route: rt, ask: ask, started: s.cfg.Now(), key: keyOf(ctx), client: ctx.Conn()}
+	c := &call{id: id, route: rt, ask: ask, started: s.cfg.Now(), key: keyOf(ctx), client: ctx.Conn(), isHTTP11: ctx.Request.Header.IsHTTP11()}
+	if c.isHTTP11 {
+		c.asking.allow(interim) // until its answer begins
+	}
+	return c
 }
 
 // engineFault is what a client is told when the engine could not be talked to.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"net"
 	"time"
@@ -20,8 +21,7 @@ const maxFields = 128
 // in v1.78.0: field lines that end in a bare LF, folded lines, spaces within a
 // name, Transfer-Encoding beside Content-Length, "identity", any HTTP/d.d.
 //
-// It reads the head as it came, so it may be called again after checkRequest changed
-// the parsed one. What fasthttp refuses by itself does not get here: a second
+// It reads the head as it came. What fasthttp refuses by itself does not get here: a second
 // Content-Length or Transfer-Encoding, a length that is no plain number, other
 // codings, a space before the colon, control bytes, a request without Host.
 func checkHead(h *fasthttp.RequestHeader) *refusal.Refusal {
@@ -74,28 +74,60 @@ func checkHead(h *fasthttp.RequestHeader) *refusal.Refusal {
 }
 
 // checkRequest decides from its head how much of a request is read: nothing of one
-// that is refused whatever follows, and a body is worth nothing without the key.
+// that is refused whatever follows, and no body for which there is no room.
 func (s *Server) checkRequest(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	n := h.ContentLength() // -1 is chunked, below that is none
-	keyless := false
-	if n > 0 || n == -1 {
-		_, e := s.keys.find(h, s.cfg.Now())
-		keyless = e != nil
-	}
-	if keyless || n > s.cfg.MaxBody || checkHead(h) != nil {
+	most, r := s.admitHead(h)
+	if r != nil {
 		// fasthttp lets a head be refused only by its body's length. So it gets
 		// one that is too long; refuseUnread says what it was refused for. Without
 		// Expect the client is not told to go on first.
+		s.bodies.refuse(h, r)
 		h.Del(fasthttp.HeaderExpect)
 		h.SetContentLength(2)
 		return fasthttp.RequestConfig{MaxRequestBodySize: 1}
 	}
-	if n == -1 {
+	if h.ContentLength() == -1 {
 		// Servers disagree on where chunks end (extensions, trailers, a bare LF):
 		// nothing that follows them is taken for a request.
 		h.SetConnectionClose()
 	}
-	return fasthttp.RequestConfig{ReadTimeout: bodyTimeout}
+	return fasthttp.RequestConfig{ReadTimeout: bodyTimeout, MaxRequestBodySize: most}
+}
+
+// admitHead says how much of a request's body may be read, or why nothing is. A short body
+// is read whatever the gate says, so that its connection can serve the next request: it has
+// come along with its head.
+func (s *Server) admitHead(h *fasthttp.RequestHeader) (most int, r *refusal.Refusal) {
+	n := h.ContentLength() // -1 is chunked, below that is none
+	hasBody := n > 0 || n == -1
+	now := s.cfg.Now()
+	var k *key
+	if r := checkHead(h); r != nil {
+		return 0, r
+	}
+	if hasBody {
+		if k, r = s.keys.find(h, now); r != nil {
+			return 0, r // a body is worth nothing without the key
+		}
+	}
+	if n > s.cfg.MaxBody {
+		return 0, refusal.BodyTooLarge(s.bodies.mostFor(s.cfg.MaxBody))
+	}
+	if !hasBody {
+		return s.cfg.MaxBody, nil
+	}
+	if n < 0 || n > keptBody || len(h.Peek(fasthttp.HeaderExpect)) > 0 {
+		path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
+		switch rt := s.router.find(path); {
+		case rt == unknownRoute:
+			return 0, refusal.UnknownPath(s.router.served)
+		case rt.forwards():
+			if r := cmp.Or(s.admit(), s.keys.admitHead(k, now)); r != nil {
+				return 0, r
+			}
+		}
+	}
+	return s.bodies.reserve(h, n, s.cfg.MaxBody)
 }
 
 // refuseUnread answers what fasthttp could not read as a request, or was not to.
@@ -107,7 +139,9 @@ func (s *Server) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 		rt = s.router.find(ctx.URI().PathOriginal())
 	}
 	id := newID(s.cfg.Now())
-	s.refuse(ctx, rt, id, s.whyUnread(h, ctx.Conn(), err))
+	body := s.bodies.take(h)
+	s.refuse(ctx, rt, id, s.whyUnread(body, ctx.Conn(), err))
+	s.bodies.release(body)
 	ctx.Response.SkipBody = ctx.IsHead()
 	s.addHeaders(ctx, rt, id, time.Time{})
 	if c, ok := ctx.Conn().(Conn); ok {
@@ -115,8 +149,11 @@ func (s *Server) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	}
 }
 
-// whyUnread says why a request was not read.
-func (s *Server) whyUnread(h *fasthttp.RequestHeader, conn net.Conn, err error) *refusal.Refusal {
+// whyUnread says why a request was not read. body is nil where its head was not there.
+func (s *Server) whyUnread(body *oneBody, conn net.Conn, err error) *refusal.Refusal {
+	if body != nil && body.refused != nil {
+		return body.refused
+	}
 	if c, ok := conn.(Conn); ok && c.Overrun() {
 		return refusal.BodyTooLarge(s.cfg.MaxBody)
 	} else if ok && c.ReadErr() != nil {
@@ -125,16 +162,12 @@ func (s *Server) whyUnread(h *fasthttp.RequestHeader, conn net.Conn, err error) 
 	var small *fasthttp.ErrSmallBuffer
 	var timeout net.Error
 	switch {
-	case errors.Is(err, fasthttp.ErrBodyTooLarge) && h.ContentLength() > 0: // checkRequest
-		if e := checkHead(h); e != nil {
-			return e
-		}
-		if _, e := s.keys.find(h, s.cfg.Now()); e != nil {
-			return e
-		}
-		return refusal.BodyTooLarge(s.cfg.MaxBody)
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return refusal.BodyTooLarge(s.cfg.MaxBody)
+		most := s.bodies.mostFor(s.cfg.MaxBody)
+		if body != nil && body.most < most {
+			return refusal.New(refusal.BodyMemoryFull) // by itself it would have had more room
+		}
+		return refusal.BodyTooLarge(most)
 	case errors.As(err, &small):
 		return refusal.HeadersTooLarge(maxHead)
 	case errors.As(err, &timeout) && timeout.Timeout():

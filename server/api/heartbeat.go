@@ -86,7 +86,8 @@ type waitingStream struct {
 	s    *Server
 	c    *call
 	m    *meter.Meter
-	req  *fasthttp.Request
+	req  *fasthttp.Request // nil once it was sent
+	kept *oneBody          // what its body takes
 	beat *heart
 
 	state   streamState
@@ -141,7 +142,10 @@ func (w *waitingStream) WriteTo(client io.Writer) (sent int64, err error) {
 	n, err := w.write(client, w.beat.beat(time.Now())) // along with the head
 	sent += int64(n)
 	for err == nil && w.state != streamAnswering {
-		if r := w.step(w.beat.due()); r != nil {
+		w.c.asking.allow(chunkComment)
+		r := w.step(w.beat.due())
+		w.c.asking.allow(nil)
+		if r != nil {
 			w.state = streamRefused
 			w.s.end(w.c)
 			n, err := w.write(client, r.Event(w.m, w.c.id, w.s.cfg.Now()))
@@ -176,6 +180,7 @@ func (w *waitingStream) step(until time.Time) *refusal.Refusal {
 		}
 	case streamEntered:
 		x, err := w.s.upstream.send(w.c, w.req)
+		w.releaseBody()
 		if errors.Is(err, errUnsent) {
 			r := w.s.engineFault(w.c, err)
 			w.s.cfg.Metrics.Refused(r)
@@ -219,6 +224,15 @@ func (s *Server) noStream(c *call, m *meter.Meter, x *exchange) *refusal.Refusal
 	return a.settle(r)
 }
 
+// releaseBody lets go of the request's body. Safe twice.
+func (w *waitingStream) releaseBody() {
+	if w.req != nil {
+		fasthttp.ReleaseRequest(w.req)
+		w.req = nil
+	}
+	w.s.bodies.release(w.kept)
+}
+
 // write gives the client time to take p.
 func (w *waitingStream) write(client io.Writer, p []byte) (int, error) {
 	if w.c.cutCause() == nil {
@@ -229,7 +243,7 @@ func (w *waitingStream) write(client io.Writer, p []byte) (int, error) {
 
 // Close is called by fasthttp when the answer was written, or could not be.
 func (w *waitingStream) Close() error {
-	defer fasthttp.ReleaseRequest(w.req)
+	defer w.releaseBody() // nobody enters with it any more
 	if w.state == streamAnswering {
 		return w.answer.Close()
 	}

@@ -128,6 +128,18 @@ func (r *keyring) recheck(k *key, now time.Time) *refusal.Refusal {
 	return r.budget(k, now)
 }
 
+// admitHead says why a key that is found may not send a body: it could not have the request
+// served. What it may have is taken from it later, when the body is there.
+func (r *keyring) admitHead(k *key, now time.Time) *refusal.Refusal {
+	if k == nil {
+		return nil
+	}
+	if refused := r.budget(k, now); refused != nil {
+		return refused
+	}
+	return k.limits.hasRequest(now)
+}
+
 // mayUse says why a key may not have a model.
 func (k *key) mayUse(model string) *refusal.Refusal {
 	if k == nil || k.Models == nil {

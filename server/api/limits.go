@@ -110,6 +110,20 @@ func (l *limits) admit(now time.Time) *refusal.Refusal {
 	return nil
 }
 
+// hasRequest says why no request may begin, and when one may. It takes nothing.
+func (l *limits) hasRequest(now time.Time) *refusal.Refusal {
+	if l == nil || l.requests.limit == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests.fill(now)
+	if wait := l.requests.wait(perUnit); wait > 0 {
+		return refusal.RequestRate(l.requests.limit, wait)
+	}
+	return nil
+}
+
 // charge takes the tokens of an answer that has ended.
 func (l *limits) charge(now time.Time, u ledger.Usage) {
 	if l == nil || l.tokens.limit == 0 {

@@ -67,6 +67,7 @@ func NewMetrics(newest func() (time.Time, bool)) *Metrics {
 // addServer adds what the server knows at the time it is asked.
 func (m *Metrics) addServer(s *Server) {
 	m.set.NewGauge(requestsRunning.series(), func() float64 { return float64(s.calls.len()) })
+	m.set.NewGauge(bodyMemoryBytes.series(), func() float64 { return float64(s.bodies.inUse()) })
 	m.set.NewGauge(gateOpen.series(), func() float64 { return asFloat(s.cfg.Gate.Allow() == nil) })
 	for _, reason := range budget.Reasons() {
 		m.set.NewGauge(gateClosed.series(reason), func() float64 {

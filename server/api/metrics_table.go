@@ -34,6 +34,7 @@ const (
 	requestDuration
 	ttft
 	requestsRunning
+	bodyMemoryBytes
 	promptTokens
 	cachedTokens
 	completionTokens
@@ -73,6 +74,10 @@ var metricsTable = [metricsCount]Metric{
 	requestsRunning: {
 		Name: "spotinference_requests_running", Type: gauge,
 		Help: "Requests that are being served or wait for the engine.",
+	},
+	bodyMemoryBytes: {
+		Name: "spotinference_body_memory_bytes", Type: gauge, Unit: "bytes",
+		Help: "Memory that request bodies take while they are read or wait for the engine: see --max-body-memory.",
 	},
 	promptTokens: {
 		Name: "spotinference_prompt_tokens_total", Type: counter, Unit: "tokens",

@@ -26,9 +26,11 @@ func (s *Server) query(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	c := s.newCall(ctx, rt, id, meter.Ask{})
 	s.calls.add(c)
 	defer s.end(c)
+	defer c.asking.allow(nil)
 	var body []byte
 	if rt.Method == fasthttp.MethodPost {
 		body = ctx.Request.Body()
+		s.bodies.whole(&ctx.Request.Header, int64(cap(body)))
 		if !json.Valid(body) {
 			s.refuse(ctx, rt, id, refusal.New(refusal.BodyNotJSON))
 			return

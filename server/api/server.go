@@ -71,6 +71,10 @@ type Config struct {
 	// it is cut, with an error that says so; 0: for ever.
 	StallTimeout time.Duration
 
+	// CompleteResponses adds what the stream of a response lacks with llama-server and
+	// OpenAI's clients need: see [meter.Meter.Complete].
+	CompleteResponses bool
+
 	// Audit gets the engine's own counters every AuditEvery, a minute where zero;
 	// nil: they are not sampled.
 	Audit      Audit
@@ -87,6 +91,10 @@ type Config struct {
 
 	// MaxBody bounds a request's body, in bytes; 64 MiB where zero.
 	MaxBody int
+
+	// BodyMemory bounds what all requests' bodies take together, in bytes: 1 GiB where zero,
+	// and at least MinBodyMemory. A body that it could not hold alone is too large.
+	BodyMemory int64
 
 	// Origins are the web origins whose pages may use the API ("*": all); none
 	// where empty. See CheckOrigin.
@@ -133,6 +141,7 @@ type Server struct {
 	http     *fasthttp.Server
 	upstream *upstream
 	calls    *calls
+	bodies   *bodyMemory
 	buffers  sync.Pool // of *buffers
 	router   router
 	keys     *keyring
@@ -160,6 +169,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody
 	}
+	if cfg.BodyMemory == 0 {
+		cfg.BodyMemory = defaultBodyMemory
+	}
+	if cfg.BodyMemory < MinBodyMemory {
+		return nil, fmt.Errorf("server: %d bytes for bodies, less than %d", cfg.BodyMemory, MinBodyMemory)
+	}
 	if cfg.AuditEvery == 0 {
 		cfg.AuditEvery = time.Minute
 	}
@@ -178,6 +193,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:      cfg,
 		upstream: newUpstream(cfg.Engine),
 		calls:    newCalls(),
+		bodies:   newBodyMemory(cfg.BodyMemory),
 		router:   newRouter(),
 		keys:     newKeyring(cfg),
 		origins:  newOrigins(cfg.Origins),
@@ -199,6 +215,9 @@ func New(cfg Config) (*Server, error) {
 		CloseOnShutdown:              true,
 		Logger:                       quietLogger{},
 	}
+	// fasthttp's own switch: it keeps no larger buffer for the next request, of a body that
+	// was not read to its end, say.
+	fasthttp.SetBodySizePoolLimit(keptBody, keptBody)
 	cfg.Metrics.addServer(s)
 	return s, nil
 }
@@ -215,6 +234,7 @@ func (s *Server) Run(ctx, hard context.Context, ln net.Listener, h Hooks) error 
 	watching, stopWatching := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.watchClients(watching) })
+	wg.Go(func() { s.bodies.watch(watching) })
 	wg.Go(func() { s.saveOpen(watching) })
 	wg.Go(func() { s.watchStalls(watching) })
 	wg.Go(func() { s.watchCounters(watching) })

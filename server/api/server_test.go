@@ -782,6 +782,7 @@ func TestBalanceMetrics(t *testing.T) {
 }
 
 const metricNames = `
+spotinference_body_memory_bytes
 spotinference_cached_tokens_total
 spotinference_completion_tokens_total
 spotinference_engine_restarts

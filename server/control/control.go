@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -81,6 +82,32 @@ func peer(c *net.UnixConn) (uid uint32, err error) {
 		return 0, credErr
 	}
 	return cred.Uid, nil
+}
+
+// ErrStranger is returned by Call where another user listens.
+var ErrStranger = hint.Errorf("put the ledger into a directory that no other user can write: mkdir -m 700 DIR/spotinference",
+	"another user listens at the control socket: it is not the serve of this ledger")
+
+// dial connects to the serve at path: to one of our own user, of root's, or of the owner of
+// the directory, whose ledger it is. Anybody else could answer what they like.
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := peer(c.(*net.UnixConn))
+	if err == nil && uid != 0 && int(uid) != os.Geteuid() {
+		var dir unix.Stat_t
+		if err = unix.Stat(filepath.Dir(path), &dir); err == nil && dir.Uid != uid {
+			err = fmt.Errorf("user %d: %w", uid, ErrStranger)
+		}
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // Calls are what can be asked for, by name. A call's context ends when its caller
@@ -151,10 +178,7 @@ func Call(ctx context.Context, path, name string, in, out any) error {
 	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://serve/"+name, bytes.NewReader(body))
 	if err != nil {

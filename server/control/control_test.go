@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,3 +199,56 @@ func (l *one) Accept() (net.Conn, error) {
 
 func (l *one) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
 func (l *one) Addr() net.Addr { return &net.UnixAddr{} }
+
+// TestAnotherUserListens: who can write the directory can listen there before serve does,
+// and must not be believed that a key was revoked.
+func TestAnotherUserListens(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can listen as another user")
+	}
+	const nobody = 65534
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for parent := filepath.Dir(dir); parent != "/"; parent = filepath.Dir(parent) {
+		st, err := os.Stat(parent)
+		if err == nil && st.Mode()&0o001 == 0 {
+			err = os.Chmod(parent, st.Mode().Perm()|0o011)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := control.Path(filepath.Join(dir, "ledger.db"))
+	listening := make(chan net.Listener)
+	go func() {
+		runtime.LockOSThread() // and never unlocks: the thread ends as nobody
+		if _, _, no := syscall.RawSyscall(syscall.SYS_SETRESUID, nobody, nobody, nobody); no != 0 {
+			t.Error(no)
+		}
+		ln, err := net.Listen("unix", path)
+		if err != nil {
+			t.Error(err)
+		}
+		listening <- ln
+	}()
+	ln := <-listening
+	if ln == nil {
+		return
+	}
+	defer ln.Close()
+	go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `"revoked"`) }))
+	var got string
+	err := control.Call(t.Context(), path, "key-revoke", nil, &got)
+	if !errors.Is(err, control.ErrStranger) || got != "" || !strings.Contains(hint.Of(err), "mkdir -m 700") {
+		t.Errorf("Call = %q, %v, hint %q, want %v", got, err, hint.Of(err), control.ErrStranger)
+	}
+	// In the user's own directory it is theirs to say.
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	if err := control.Call(t.Context(), path, "key-revoke", nil, &got); err != nil || got != "revoked" {
+		t.Errorf("of the directory's owner: %q, %v", got, err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -123,6 +124,9 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 	if dir != "" {
 		cmd.Args = append(cmd.Args, "--dir", dir)
 	}
+	if e.sharesPIDs() {
+		cmd.Args = append(cmd.Args, sharedFlag)
+	}
 	if as := e.cfg.User; as != nil {
 		cmd.Args = append(cmd.Args, "--user", as.arg())
 		// A process that opens /dev/stderr anew needs the right to.
@@ -132,12 +136,17 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 		}
 	}
 	cmd.Args = append(append(cmd.Args, "--"), p.argv...)
+	run := randomHex(16)
 	cmd.Env = p.env
+	if e.cfg.Record != "" {
+		cmd.Env = append(slices.Clip(p.env), runMark+"="+run)
+	}
 	cmd.Stdout, cmd.Stderr = outputW, outputW
 	cmd.ExtraFiles = []*os.File{controlR, statusW} // controlFD, statusFD
 	// A session of its own: no Ctrl-C and no hang-up from our terminal, and a mark
 	// on all that the engine starts.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	e.writeRecord(run, marks{pipe: inode}) // before there is anything to be left
 	if err := cmd.Start(); err != nil {
 		closeAll(files...)
 		return nil, fmt.Errorf("start the guard: %w", err)
@@ -153,12 +162,20 @@ func (e *Engine) startChild(p plan) (_ process, err error) {
 		drained:   make(chan struct{}),
 		marks:     marks{key: key, session: cmd.Process.Pid, pipe: inode},
 	}
+	e.writeRecord(run, c.marks)
 	go func() {
 		defer close(c.drained)
 		io.Copy(c.lines, outputR)
 	}()
 	go readReports(statusR, c.fromGuard)
 	return c, nil
+}
+
+// sharesPIDs reports whether the engine is to have no pid namespace of its own. With the
+// driver's checkpoint it has none: nobody has tried on a card whether the driver finds a
+// process in another namespace.
+func (e *Engine) sharesPIDs() bool {
+	return e.cfg.SharePIDs || slices.ContainsFunc(e.methods, func(m suspendMethod) bool { return m.name() == Checkpoint })
 }
 
 // pipeName is how /proc/PID/fd spells f.

@@ -39,6 +39,12 @@ type Config struct {
 	// made if missing. By default it is made under $XDG_RUNTIME_DIR, else the
 	// temporary directory, and removed when Run returns.
 	Dir string
+	// Record is the file that says by what the engine's processes are known, so that the next
+	// Run ends what a kill of us and the guard together has left. Only one Run at a time may
+	// have it. "": there is none.
+	Record string
+	// SharePIDs keeps the engine in our pid namespace, where it would get one of its own.
+	SharePIDs bool
 	// TCP makes the engine listen on a loopback port, where it cannot on a Unix socket.
 	TCP bool
 
@@ -92,6 +98,7 @@ type Engine struct {
 	at              atomic.Pointer[endpoint]     // where the engine listens; nil while no process runs; written by Run
 	queue           *queue.Queue
 	suspendRequests chan suspendRequest // by Suspend, answered by Run
+	dialFailed      chan struct{}       // capacity 1: to Run, by Dial
 	ended           chan struct{}       // closed when Run has returned
 
 	// Owned by Run.
@@ -106,6 +113,8 @@ type Engine struct {
 	awaitHealth func(context.Context) error
 	healthSeen  func() string // what awaitHealth saw last, "" where nothing
 	canary      func(context.Context) (Usage, error)
+	reach       func(ctx context.Context, connect bool) error // see tryReach
+	reachEvery  time.Duration                                 // how often it is looked whether the engine can be reached
 }
 
 // withDefaults returns cfg with what New's caller left out.
@@ -165,7 +174,8 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, key: randomHex(32), ownedDir: ownedDir,
 		command: append([]string{program}, cfg.Command[1:]...), env: cfg.User.env(env),
 		queue: queue.New(cfg.WakeQueue, cfg.WakeTimeout), suspendRequests: make(chan suspendRequest), ended: make(chan struct{}),
-		failures: map[Method]int{}, wakeTimes: map[Method][]time.Duration{},
+		dialFailed: make(chan struct{}, 1),
+		failures:   map[Method]int{}, wakeTimes: map[Method][]time.Duration{},
 	}
 	if err := e.check(); err != nil {
 		return nil, err
@@ -173,6 +183,7 @@ func New(cfg Config) (*Engine, error) {
 	e.methods = e.suspendMethods()
 	prober := newProber(e.Dial, e.key)
 	e.awaitHealth, e.healthSeen, e.spawn = prober.awaitHealth, prober.seen, e.startChild
+	e.reach, e.reachEvery = e.tryReach, reachEvery
 	e.canary = func(ctx context.Context) (Usage, error) { return prober.canary(ctx, e.cfg.Kind) }
 	e.status.Store(&queue.Status{State: ledger.Stopped, Since: cfg.Now()})
 	return e, nil
@@ -233,7 +244,11 @@ func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
 		return nil, ErrNotRunning
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, at.network, at.addr)
+	c, err := d.DialContext(ctx, at.network, at.addr)
+	if err != nil {
+		e.noteDial(err)
+	}
+	return c, err
 }
 
 // Admit admits a request: at once while the engine is ready, else as soon as it is,

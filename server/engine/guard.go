@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -39,30 +38,36 @@ const (
 )
 
 // Guard is the main function of the hidden guard command:
-// [--dir DIR] [--user UID,GID,...] -- COMMAND. DIR is the run directory, which the guard
-// removes when the gateway cannot. It is the engine's parent and the subreaper of all
-// that the engine starts, and of nothing else: it must run in a process of its own,
-// started by Engine.Run. The engine alone runs as the user, with those groups.
+// [--dir DIR] [--shared] [--user UID,GID,...] -- COMMAND. DIR is the run directory, which the
+// guard removes when the gateway cannot; --shared makes no namespace for the engine. The
+// guard is the engine's parent, or the parent of the first process of its namespace, and the
+// subreaper of all that the engine starts, and of nothing else: it must run in a process of
+// its own, started by Engine.Run. The engine alone runs as the user, with those groups.
 //
 // It ignores the signals that a terminal or an init system sends to all processes, since
 // its one duty is to be there until the tree is gone. If it is killed itself, the
-// leader dies with it (Pdeathsig) and Engine.Run sweeps up the rest.
+// leader or the namespace dies with it (Pdeathsig) and Engine.Run sweeps up the rest.
 func Guard(args []string) int {
+	self := os.Args[:len(os.Args)-len(args)]
+	if len(args) > 0 && args[0] == initFlag {
+		return guardInit(args[1:])
+	}
 	var dir string
 	if len(args) > 1 && args[0] == "--dir" {
 		dir, args = args[1], args[2:]
 	}
-	var as *syscall.Credential
-	if len(args) > 1 && args[0] == "--user" {
-		var err error
-		if as, err = credential(args[1]); err != nil {
-			fmt.Fprintf(os.Stderr, "guard: %v\n", err)
-			return 2
-		}
-		args = args[2:]
-	}
-	if len(args) > 0 && args[0] == "--" {
+	shared := len(args) > 0 && args[0] == sharedFlag
+	if shared {
 		args = args[1:]
+	}
+	user := ""
+	if len(args) > 1 && args[0] == "--user" {
+		user = args[1]
+	}
+	as, args, err := takeUser(args)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "guard: %v\n", err)
+		return 2
 	}
 	control := os.NewFile(controlFD, "control")
 	status := os.NewFile(statusFD, "status")
@@ -79,29 +84,60 @@ func Guard(args []string) int {
 		fmt.Fprintf(status, "%s guard: become subreaper: %v\n", reportFailed, err)
 		return 1
 	}
-	// Caught and dropped. Ignoring them would make the engine inherit that, and
-	// SIGTERM would not stop it.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTSTP)
+	ignoreSignals()
 
 	// Pdeathsig fires when the thread that forked ends, so this one must stay.
 	runtime.LockOSThread()
-	leader, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
-		Env:   os.Environ(),
-		Files: []uintptr{0, 1, 2},
-		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Credential: as},
-	})
+	t, leader, err := startTree(self, args, as, user, shared)
 	if err != nil {
 		fmt.Fprintf(status, "%s %v\n", reportFailed, err)
 		return 1
 	}
 	fmt.Fprintf(status, "%s %d\n", reportStarted, leader)
-	t := &tree{leader: leader, exited: make(chan unix.WaitStatus, 1), gone: make(chan struct{})}
 	code, orphaned := t.supervise(readOrders(control), status)
 	if orphaned && dir != "" {
 		os.Remove(filepath.Join(dir, socketName))
 		os.Remove(dir)
 	}
 	return code
+}
+
+// startTree starts the engine, in a namespace where there can be one and shared does not
+// forbid it.
+func startTree(self, argv []string, as *syscall.Credential, user string, shared bool) (*tree, int, error) {
+	if !shared {
+		if t, leader, ok, err := startInNamespace(self, argv, user); ok {
+			return t, leader, err
+		}
+	}
+	leader, err := startLeader(argv, as)
+	if err != nil {
+		return nil, 0, err
+	}
+	return &tree{leader: leader, exited: make(chan unix.WaitStatus, 1), gone: make(chan struct{})}, leader, nil
+}
+
+// startLeader executes the engine's command. It dies with the calling thread.
+func startLeader(argv []string, as *syscall.Credential) (pid int, err error) {
+	return syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{0, 1, 2},
+		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Credential: as},
+	})
+}
+
+// takeUser takes --user and -- off the arguments.
+func takeUser(args []string) (as *syscall.Credential, rest []string, err error) {
+	if len(args) > 1 && args[0] == "--user" {
+		if as, err = credential(args[1]); err != nil {
+			return nil, nil, err
+		}
+		args = args[2:]
+	}
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	return as, args, nil
 }
 
 func isPipe(f *os.File) bool {
@@ -142,8 +178,9 @@ func readOrders(control *os.File) <-chan byte {
 
 // tree is the guard's view of everything below it.
 type tree struct {
-	leader int
-	exited chan unix.WaitStatus // the leader's status, once
+	leader int                  // our child: in a namespace, the first process there
+	ns     *namespace           // nil where the engine shares ours
+	exited chan unix.WaitStatus // the engine's status, once
 	gone   chan struct{}        // closed when no process is left
 
 	// mu is held to reap and to signal: a child that is not reaped keeps its pid.
@@ -223,16 +260,29 @@ func (t *tree) reap() {
 		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
 		if err == nil && pid == t.leader {
 			t.reaped = true
-			t.exited <- ws
+			t.noteEnd(ws)
 		}
 		t.mu.Unlock()
 	}
 }
 
+// noteEnd notes the status of our child, unless that of the engine itself is known.
+func (t *tree) noteEnd(ws unix.WaitStatus) {
+	if t.ns != nil {
+		if <-t.ns.told; t.ns.ended {
+			return
+		}
+	}
+	t.exited <- ws
+}
+
 func (t *tree) terminate() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.reaped {
+	switch {
+	case t.ns != nil:
+		t.ns.terminate()
+	case !t.reaped:
 		unix.Kill(t.leader, unix.SIGTERM)
 	}
 }

@@ -303,6 +303,14 @@ func randomLife(t *testing.T, dir string, seed uint64, seen *outcomes) {
 		return Usage{1, 1}, nil
 	}
 
+	e.reachEvery = 7 * time.Minute
+	e.reach = func(context.Context, bool) error {
+		if w.crashes && w.chance(w.flaky/30) {
+			return errSocketGone
+		}
+		return nil
+	}
+
 	ctx, shutdown := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	hooks := Hooks{

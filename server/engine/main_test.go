@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 // standard output, until it is killed.
 func gateway(command []string) int {
 	e, err := engine.New(engine.Config{
-		Command: command,
+		Command: command, Record: os.Getenv("TEST_RECORD"), SharePIDs: os.Getenv("TEST_SHARE_PIDS") != "", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err == nil {
 		err = e.Run(context.Background(), engine.Hooks{OnTransition: func(t engine.Transition) { json.NewEncoder(os.Stdout).Encode(t) }})

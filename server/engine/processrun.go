@@ -34,7 +34,7 @@ const (
 	endStopToSuspend                // stopping the process is how the engine is suspended
 	endEscalated                    // its method failed to suspend it: the process is to be killed
 	endDiedSuspended                // it died while it was suspended, or on the way there: nothing is held any more
-	endCrashed                      // it died, or it was killed because it did not get ready
+	endCrashed                      // it died, or it was killed because it did not get ready or could not be reached
 	endWakeFailed                   // it died while it was woken, or it was killed because it could not be
 	endGaveUp                       // to start it again would be of no use
 )
@@ -81,6 +81,9 @@ func (e *Engine) runProcess(ctx context.Context, cause string) ending {
 // prepare makes ready for one start: where the engine will listen, and its command.
 func (e *Engine) prepare() (endpoint, plan, error) {
 	at := endpoint{"unix", e.socket()}
+	if _, err := makeDir(e.cfg.Dir, e.cfg.User); err != nil { // it may have been removed since
+		return endpoint{}, plan{}, err
+	}
 	if e.cfg.TCP {
 		addr, err := freePort()
 		if err != nil {
@@ -131,6 +134,8 @@ func (r *processRun) cleanUp(how ending) {
 	}
 	if stuck := r.process.close(how.report); stuck > 0 {
 		e.cfg.Log.Error("engine processes cannot be killed and may hold the GPU", "count", stuck)
+	} else {
+		e.removeRecord()
 	}
 	suspended := Transition{To: ledger.Suspended, PID: r.pid, Method: Stop, Phases: phases}
 	switch how.end {

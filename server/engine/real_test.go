@@ -28,7 +28,7 @@ func TestRealLlamaServer(t *testing.T) {
 		t.Errorf("metrics = %d %s", code, body)
 	}
 
-	unix.Kill(parent(t, first.PID), unix.SIGKILL) // its guard
+	unix.Kill(guardOf(t, first.PID), unix.SIGKILL) // its guard
 	waitFor(t, "the second start", func() bool { s := r.Status(); return s.State == ledger.Ready && s.PID != first.PID })
 	if alive(first.PID) {
 		t.Error("the first process lives")

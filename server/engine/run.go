@@ -43,6 +43,7 @@ func (e *Engine) Run(ctx context.Context, hooks Hooks) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become subreaper: %w", err)
 	}
+	e.endLeftover(ctx)
 	made, err := makeDir(e.cfg.Dir, e.cfg.User)
 	if err != nil {
 		return err

@@ -134,18 +134,39 @@ func (p *startProgress) check(e *Engine, progress int64) (why string) {
 	return ""
 }
 
-// ready leaves the engine to its requests until it was idle for Config.Idle, or is to be
-// suspended now.
+// ready leaves the engine to its requests until it was idle for Config.Idle, is to be
+// suspended now, or cannot be reached any more.
 func (r *processRun) ready(ctx context.Context) step {
 	e := r.e
 	idle := time.NewTimer(e.cfg.Idle)
 	defer idle.Stop()
+	look := time.NewTicker(e.reachEvery)
+	defer look.Stop()
+	reach := operation{stop: func() {}} // its done is nil where it does not run
+	defer func() { reach.stop() }()
+	startReach := func() {
+		if reach.done == nil {
+			reach = e.startOperation(ctx, 0, e.reachTask())
+		}
+	}
 	for {
 		select {
 		case rep := <-r.process.reports():
 			if exit := rep.ending(); exit != "" {
 				return over(ending{end: endCrashed, report: rep, exit: exit})
 			}
+		case <-look.C:
+			if inside, _ := e.queue.Load(); e.reach(ctx, inside == 0) != nil {
+				startReach()
+			}
+		case <-e.dialFailed:
+			startReach()
+		case out := <-reach.done:
+			if out.err != nil && ctx.Err() == nil {
+				e.cfg.Log.Warn("the engine lives and is started again", "why", out.err)
+				return over(ending{end: endCrashed, report: r.process.kill(), exit: out.err.Error()})
+			}
+			reach.done = nil
 		case <-e.queue.Changed():
 			idle.Reset(e.cfg.Idle)
 		case <-idle.C:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -155,8 +156,8 @@ func TestAssembleLarge(t *testing.T) {
 	}
 	const half = `data: {"choices":[{"index":0,"delta":{"content":"a"}}]}` + "\n\n"
 	refused("an event that is too long to be read", `data: {"x":"`+strings.Repeat("x", 17<<20)+`"}`+"\n\n"+half+done)
-	large := `data: {"choices":[{"index":0,"delta":{"content":"a"}}],"x":"` + strings.Repeat("x", 8<<20) + `"}` + "\n\n"
-	refused("an answer of over 64 MiB", large, large, large, large, large, large, large, large, large, done)
+	large := `data: {"choices":[{"index":0,"delta":{"content":"a"}}],"x":"` + strings.Repeat("x", 3<<20) + `"}` + "\n\n"
+	refused("an answer of over 64 MiB", append(slices.Repeat([]string{large}, 22), done)...)
 }
 
 // FuzzAssemble: what is assembled is JSON, whatever pieces it came in, and the

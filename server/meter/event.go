@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 )
@@ -42,8 +43,8 @@ func (m *Meter) Heartbeat(id string, now time.Time) []byte {
 	case Messages:
 		return m.event("ping", map[string]string{"type": "ping"})
 	case Responses:
-		if m.events == 0 { // the first event of a response must be this one; a second one passes
-			return m.responseCreated(id, now)
+		if m.events == 0 {
+			return m.begin(id, now)
 		}
 		return m.event("keepalive", struct {
 			Type     string `json:"type"`
@@ -82,21 +83,27 @@ type responseError struct {
 	Message string `json:"message"`
 }
 
-type responseEvent struct {
+type ourResponseEvent struct {
 	Type     string   `json:"type"`
 	Sequence int      `json:"sequence_number"`
 	Response response `json:"response"`
 }
 
+// responseOf is the response of the request id, by the name that its stream has for it.
 func (m *Meter) responseOf(id, status string, now time.Time) response {
 	return response{
-		ID: "resp_" + id, Object: "response", CreatedAt: now.Unix(), Status: status, Model: m.nameOfModel(), Output: []struct{}{},
+		ID: cmp.Or(m.ResponseID(), "resp_"+id), Object: "response", CreatedAt: now.Unix(), Status: status, Model: m.nameOfModel(), Output: []struct{}{},
 		Parallel: true, ToolChoice: "auto", Tools: []struct{}{}, Truncation: "disabled",
 	}
 }
 
-func (m *Meter) responseCreated(id string, now time.Time) []byte {
-	return m.event("response.created", responseEvent{"response.created", m.NextSequence(), m.responseOf(id, "in_progress", now)})
+// begin begins the response before the engine does: no other event may come first. The
+// engine's own events of the response have the id of ours then, since to OpenAI's client
+// for Node a response whose id changes is an error; that it begins twice is none.
+func (m *Meter) begin(id string, now time.Time) []byte {
+	r := m.responseOf(id, "in_progress", now)
+	m.completion.id, m.completion.begun = []byte(r.ID), true
+	return m.event("response.created", ourResponseEvent{"response.created", m.NextSequence(), r})
 }
 
 // ResponseFailed is the end of a response that failed, in the dialect Responses: agents
@@ -104,17 +111,11 @@ func (m *Meter) responseCreated(id string, now time.Time) []byte {
 func (m *Meter) ResponseFailed(id string, now time.Time, code, message string) []byte {
 	var out []byte
 	if m.events == 0 {
-		out = m.responseCreated(id, now)
+		out = m.begin(id, now)
 	}
 	failed := m.responseOf(id, "failed", now)
 	failed.Error = &responseError{code, message}
-	return append(out, m.event("response.failed", responseEvent{"response.failed", m.NextSequence(), failed})...)
-}
-
-// NextSequence numbers an event of ours.
-func (m *Meter) NextSequence() int {
-	m.sequence++
-	return m.sequence - 1
+	return append(out, m.event("response.failed", ourResponseEvent{"response.failed", m.NextSequence(), failed})...)
 }
 
 // nameOfModel is the model as the engine names it, or else as the client does.

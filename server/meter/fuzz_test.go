@@ -64,6 +64,8 @@ var words = []string{
 	`"type":"message_delta"`, `"type":"message_stop"`, `"type":"content_block_delta","delta":{"text":"x"}`,
 	`"response":{"usage":{"input_tokens":5,"output_tokens":6}}`, `"message":{"usage":{"input_tokens":5}}`, `"x":",\"timings\":{}"`,
 	`"prompt_progress":{"total":9,"cache":1,"processed":2}`, `"type":"transcript.text.delta","delta":"x"`, `"type":"transcript.text.done"`, "event: speech.audio.done\n",
+	`"type":"response.created","response":{"id":"r"}`, `"type":"response.output_item.added","item":{"id":"a"}`, `"type":"response.content_part.added","item_id":"a"`,
+	`"type":"response.reasoning_text.delta","item_id":"a"`, `"sequence_number":4`, `"output_index":1`, `"content_index":null`, `"item_id":"a"`,
 	"data: {", "}\n\n", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":6}}\n\n",
 }
 
@@ -84,8 +86,14 @@ func FuzzStreamWords(f *testing.F) {
 
 // The same without a fuzzer: payloads that are mostly well formed.
 func TestStreamWords(t *testing.T) {
+	var members []string
+	for _, w := range words {
+		if len(w) > 1 && w[0] == '"' {
+			members = append(members, w)
+		}
+	}
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 5000 {
+	for turn := range 8000 {
 		var src []byte
 		for range 1 + r.IntN(4) {
 			src = append(src, "data: {"...)
@@ -93,12 +101,16 @@ func TestStreamWords(t *testing.T) {
 				if i > 0 {
 					src = append(src, []string{",", " , "}[r.IntN(2)]...)
 				}
-				src = append(src, words[29+r.IntN(23)]...)
+				src = append(src, members[r.IntN(len(members))]...)
 			}
 			src = append(src, []string{"}\n\n", " }\r\n\r\n", "}", "}\n\ndata: [DONE]\n\n"}[r.IntN(4)]...)
 		}
 		lengths := []byte{byte(r.IntN(100)), byte(r.IntN(100)), byte(r.IntN(100))}
-		if checkStream(t, src, lengths, byte(r.IntN(6)), r.IntN(2) == 0); t.Failed() {
+		dialect, llama := byte(r.IntN(6)), r.IntN(2) == 0
+		if turn >= 5000 {
+			dialect, llama = 2, true // the responses that are completed
+		}
+		if checkStream(t, src, lengths, dialect, llama); t.Failed() {
 			t.Fatalf("stream %q", src)
 		}
 	}
@@ -133,6 +145,12 @@ func checkStream(t *testing.T, src, lengths []byte, dialect byte, llama bool) {
 		t.Errorf("usage %+v", u)
 	}
 	checkStripped(t, plain.Now+plain.Tail, stripped.Now+stripped.Tail)
+
+	completed := completeStream(d, e, ask, src, whole)
+	if got := completeStream(d, e, ask, src, cuts(lengths)); got != completed {
+		t.Errorf("completed in pieces %+v\nwhole %+v", got, completed)
+	}
+	checkCompleted(t, stripped, completed)
 }
 
 // checkStripped checks that each line of out is one of in, or a JSON payload of

@@ -39,29 +39,39 @@ func (m *Meter) emitComments(dst, ev []byte) []byte {
 }
 
 // emitWithoutHidden emits an event whose payload begins at off, without the members
-// that are hidden, each with the comma that it leaves over.
+// that are hidden.
 func (m *Meter) emitWithoutHidden(dst, ev []byte, off int, ch *chunk) []byte {
 	done := 0
-	first := off + bytes.IndexByte(ev[off:], '{') + 1
+	first := firstMember(ev, off)
 	for _, c := range ch.injected[:ch.nInjected] {
 		if !m.hidesMember(ch, c.what) {
 			continue
 		}
-		from, to := off+c.at, off+c.to
-		// With no member left before it, a member takes the comma after it.
-		if skipSpace(ev, first) == from {
-			if next := skipSpace(ev, to); ev[next] == ',' {
-				to = next + 1
-			}
-			first = to
-		} else {
-			for from--; ev[from] != ','; from-- {
-			}
-		}
+		var from, to int
+		from, to, first = cut(ev, off+c.at, off+c.to, first)
 		dst = m.emit(dst, ev[done:from])
 		done = to
 	}
 	return m.emit(dst, ev[done:])
+}
+
+// firstMember returns where the members of the payload at off begin.
+func firstMember(ev []byte, off int) int { return off + bytes.IndexByte(ev[off:], '{') + 1 }
+
+// cut returns what is to be cut with the member ev[from:to]: the comma that it leaves
+// over, too. first is where the first member begins, and is returned as it is after the
+// cut.
+func cut(ev []byte, from, to, first int) (cutFrom, cutTo, newFirst int) {
+	// With no member left before it, a member takes the comma after it.
+	if skipSpace(ev, first) == from {
+		if next := skipSpace(ev, to); ev[next] == ',' {
+			to = next + 1
+		}
+		return from, to, to
+	}
+	for from--; ev[from] != ','; from-- {
+	}
+	return from, to, first
 }
 
 func skipSpace(b []byte, i int) int {

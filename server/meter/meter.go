@@ -82,7 +82,6 @@ type Meter struct {
 	counts   counts
 	progress int64
 	events   int64 // see Events
-	sequence int   // see NextSequence
 	model    string
 	fault    *Fault
 	done     bool // the terminal event, or the end of the JSON body, was seen
@@ -91,9 +90,10 @@ type Meter struct {
 	lastSeen bool // the last event is here, and [DONE] may follow
 	opaque   bool
 
-	stream   stream
-	scanner  jsonScanner
-	assembly assembly // of an Ask.Assembled
+	stream     stream
+	scanner    jsonScanner
+	assembly   assembly   // of an Ask.Assembled
+	completion completion // of the stream of a response
 }
 
 // New returns the meter of one answer to the request that ask came from.

@@ -36,7 +36,10 @@ func resultOf(m *meter.Meter, now []byte) result {
 
 // copyStream feeds a stream to a new meter in the pieces that cut makes.
 func copyStream(d meter.Dialect, e meter.Engine, ask meter.Ask, src []byte, cut func(left int) int) result {
-	m := meter.New(d, e, ask)
+	return streamThrough(meter.New(d, e, ask), src, cut)
+}
+
+func streamThrough(m *meter.Meter, src []byte, cut func(left int) int) result {
 	var now []byte
 	for len(src) > 0 {
 		n := cut(len(src))

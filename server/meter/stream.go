@@ -6,8 +6,12 @@ import (
 )
 
 // maxEvent is the largest event that is read, and the most that is kept of an
-// unfinished one. A longer one goes through as it came, unread.
-const maxEvent = 16 << 20
+// unfinished one. A longer one goes through as it came, unread. The largest that engines
+// send is the last of a response, which holds all of its text: so much is a million tokens.
+const maxEvent = 4 << 20
+
+// keptEvent is the largest buffer that is kept for the next event.
+const keptEvent = 64 << 10
 
 // stream is the reader of server-sent events: it finds where each event ends,
 // whatever the pieces it arrives in.
@@ -47,7 +51,7 @@ func (m *Meter) Stream(dst, src []byte) []byte {
 		case len(s.partial)+n > s.limit:
 			dst = m.emit(dst, s.partial)
 			dst = m.emit(dst, part)
-			s.partial = s.partial[:0]
+			s.emptyPartial()
 			s.oversize = !whole
 			m.assembly.err = errors.New("an event that is too long to be read")
 		case whole && len(s.partial) == 0:
@@ -59,11 +63,22 @@ func (m *Meter) Stream(dst, src []byte) []byte {
 			}
 			if whole {
 				dst = m.forward(dst, s.partial, true)
-				s.partial = s.partial[:0]
+				s.emptyPartial()
 			}
 		}
 	}
 	return dst
+}
+
+// emptyPartial is for an event that was forwarded. What a large one took is not kept.
+func (s *stream) emptyPartial() {
+	s.partial = s.partial[:0]
+	if cap(s.partial) > keptEvent {
+		s.partial = nil
+	}
+	if cap(s.joined) > keptEvent {
+		s.joined = nil
+	}
 }
 
 // Close ends the stream and appends to dst what is left of it. An event that
@@ -72,7 +87,7 @@ func (m *Meter) Close(dst []byte) []byte {
 	s := &m.stream
 	if len(s.partial) > 0 {
 		dst = m.forward(dst, s.partial, false)
-		s.partial = s.partial[:0]
+		s.emptyPartial()
 	}
 	m.done = m.done || m.lastSeen
 	return dst
@@ -115,7 +130,7 @@ func (s *stream) noteLine(p []byte) {
 // done. After its end an engine sends next to nothing: beyond a second event's
 // worth, it is dropped.
 func (m *Meter) emit(dst, p []byte) []byte {
-	if !m.done && !m.lastSeen {
+	if !m.inTail() {
 		return append(dst, p...)
 	}
 	s := &m.stream
@@ -161,7 +176,10 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		return m.emitComments(dst, ev)
 	}
 	m.events++
-	if ch.nInjected == 0 || e.joined {
+	switch {
+	case m.dialect == Responses:
+		return m.emitResponse(dst, ev, &e, &ch)
+	case ch.nInjected == 0 || e.joined:
 		return m.emit(dst, ev)
 	}
 	return m.emitWithoutHidden(dst, ev, e.at, &ch)

@@ -3,6 +3,7 @@ package meter_test
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -303,5 +304,63 @@ func TestCursorValid(t *testing.T) {
 	deep := func(n int) []byte { return []byte(strings.Repeat("[", n) + strings.Repeat("]", n)) }
 	if !meter.Valid(deep(meter.MaxDepth)) || meter.Valid(deep(meter.MaxDepth+1)) {
 		t.Errorf("nesting is not bounded at %d", meter.MaxDepth)
+	}
+}
+
+// TestALongEventTakesLittle: while events of 64 MiB pass, each stream keeps what one that is
+// read may have, and when they have passed next to nothing.
+func TestALongEventTakesLittle(t *testing.T) {
+	// Not in parallel: it looks at the whole process's memory.
+	const streams, size, most = 8, 64 << 20, 5 << 20 // a buffer grows by a quarter
+	heap := func() int64 {
+		var s runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&s)
+		return int64(s.HeapAlloc)
+	}
+	piece := []byte(strings.Repeat("x", 8<<10))
+	for name, head := range map[string]string{
+		"one line":   `data: {"choices":[{"index":0,"delta":{"content":"`,
+		"many lines": "data: 1\ndata: 2\ndata: ",
+		"a comment":  ": ",
+	} {
+		before := heap()
+		var ms []*meter.Meter
+		out := make([]byte, 0, 64<<10) // as the server does, it is not kept when it grew
+		feed := func(m *meter.Meter, p []byte) { m.Stream(out, p) }
+		for range streams {
+			m := meter.New(meter.Chat, meter.LlamaServer, meter.Ask{})
+			feed(m, []byte(head))
+			ms = append(ms, m)
+		}
+		var peak int64
+		for sent := 0; sent < size; sent += len(piece) {
+			for _, m := range ms {
+				feed(m, piece)
+			}
+			if sent%(size/64) == 0 {
+				peak = max(peak, heap()-before)
+			}
+		}
+		for _, m := range ms {
+			feed(m, []byte("\n\n"))
+		}
+		if peak > streams*most {
+			t.Errorf("%s: %d MiB a stream", name, peak/streams>>20)
+		}
+		if left := heap() - before; left > streams*(256<<10) {
+			t.Errorf("%s: afterwards %d KiB a stream", name, left/streams>>10)
+		}
+		runtime.KeepAlive(ms)
+	}
+}
+
+// TestTheLastEventOfALongAnswerIsRead: the text of a million tokens is in it.
+func TestTheLastEventOfALongAnswerIsRead(t *testing.T) {
+	m := meter.New(meter.Responses, meter.VLLM, meter.Ask{Stream: true})
+	text := strings.Repeat("word ", 700_000)
+	m.Stream(nil, []byte(`data: {"type":"response.completed","response":{"status":"completed","output":[{"content":[{"text":"`+text+`"}]}],"usage":{"input_tokens":7,"output_tokens":1000000}}}`+"\n\n"))
+	if u := m.Usage(); !m.Exact() || u.CompletionTokens != 1_000_000 || u.PromptTokens != 7 {
+		t.Errorf("%+v, exact %v", u, m.Exact())
 	}
 }

@@ -22,6 +22,7 @@ const (
 	headersTooLarge
 	ExpectationFailed
 	bodyTooLarge
+	BodyMemoryFull
 	RequestTimeout
 
 	// The path, the page that asks, the key.
@@ -171,6 +172,11 @@ var table = [kinds]Row{
 		Name: "body_too_large", When: "the request's body is too long",
 		Status: 413, Type: invalidRequest,
 		Message: "The request body is over {limit} MiB.",
+	},
+	BodyMemoryFull: {
+		Name: "body_memory_full", When: "the request bodies of others fill the memory that there is for all of them: see --max-body-memory",
+		Status: 503, Type: serverError, Code: "body_memory_full", RetryAfter: 5 * time.Second,
+		Message: "The gateway holds so many request bodies now that it has no room for this one. Try again in a moment.",
 	},
 	RequestTimeout: {
 		Name: "request_timeout", When: "the client takes too long to send its request",

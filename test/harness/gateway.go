@@ -44,9 +44,16 @@ func Serve(t testing.TB, env []string, args ...string) *Gateway {
 // without a bill. The flags are the engine's.
 func ServeReal(t testing.TB, flags ...string) *Gateway {
 	t.Helper()
-	launcher, model := realengine.Find(t), realengine.Model(t)
-	args := append([]string{"--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1"}, flags...)
-	return Serve(t, []string{"SPOTINFERENCE_API_KEY=" + Key}, args...).Ready()
+	realengine.Find(t) // before a model is made
+	return ServeModel(t, realengine.Model(t), nil, flags...)
+}
+
+// ServeModel is ServeReal with another model, and with flags of serve before the engine's.
+func ServeModel(t testing.TB, model string, serve []string, engine ...string) *Gateway {
+	t.Helper()
+	args := append([]string{"--provider", "none"}, serve...)
+	args = append(args, "--", realengine.Find(t), "-m", model, "--alias", "tiny", "-t", "1")
+	return Serve(t, []string{"SPOTINFERENCE_API_KEY=" + Key}, append(args, engine...)...).Ready()
 }
 
 // Start starts the serve of a program and does not wait for it to listen.

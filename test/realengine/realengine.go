@@ -62,6 +62,20 @@ var model = sync.OnceValues(func() ([]byte, error) {
 func Model(t testing.TB) string {
 	t.Helper()
 	content, err := model()
+	return write(t, content, err)
+}
+
+// Script is Model for a model that always answers with the pieces: see
+// [tinymodel.WriteScript].
+func Script(t testing.TB, pieces ...string) string {
+	t.Helper()
+	var b bytes.Buffer
+	err := tinymodel.WriteScript(&b, pieces...)
+	return write(t, b.Bytes(), err)
+}
+
+func write(t testing.TB, content []byte, err error) string {
+	t.Helper()
 	if err != nil {
 		t.Fatalf("make the model: %v", err)
 	}

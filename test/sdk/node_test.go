@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"spotinference/test/harness"
 	"spotinference/test/realengine"
+	"spotinference/test/tinymodel"
 )
 
 // node runs one part of testdata/node/sdk.mjs against s, each of its checks as a
@@ -18,9 +20,25 @@ import (
 // skips, or fails where the environment requires them.
 func node(t *testing.T, s *harness.Gateway, part string, env ...string) counted {
 	t.Helper()
-	dir := filepath.Join("testdata", "node")
+	return runNode(t, s, "node", "node", part, env...)
+}
+
+// node22 is node for the SDKs that need Node 22, which is installed with them.
+func node22(t *testing.T, s *harness.Gateway, part string) counted {
+	t.Helper()
+	arch := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
+	bin, err := filepath.Abs(filepath.Join("testdata", "node22", "node_modules", "node-linux-"+arch, "bin", "node"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return runNode(t, s, "node22", bin, part)
+}
+
+func runNode(t *testing.T, s *harness.Gateway, folder, program, part string, env ...string) counted {
+	t.Helper()
+	dir := filepath.Join("testdata", folder)
 	_, sdks := os.Stat(filepath.Join(dir, "node_modules", ".lock"))
-	bin, err := exec.LookPath("node")
+	bin, err := exec.LookPath(program)
 	if err != nil || sdks != nil {
 		const missing = "NOT TESTED WITH THE NODE SDKS: Node or they are missing; run: scripts/node-sdks"
 		if os.Getenv(realengine.Require) == "1" {
@@ -48,7 +66,7 @@ func node(t *testing.T, s *harness.Gateway, part string, env ...string) counted 
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 			t.Fatalf("node: %v in %q", err, lines.Text())
 		}
-		t.Run("node, "+c.Name, func(t *testing.T) {
+		t.Run(folder+", "+c.Name, func(t *testing.T) {
 			if c.Error != "" {
 				t.Error(c.Error)
 			}
@@ -73,25 +91,43 @@ func TestNodeSDKsOverARealEngine(t *testing.T) {
 	s.Stop()
 }
 
+// TestResponsesOverARealEngine: what the clients that read Responses streams strictly make
+// of llama-server's.
+func TestResponsesOverARealEngine(t *testing.T) {
+	t.Parallel()
+	f := func(s *harness.Gateway, part string) {
+		t.Helper()
+		want := node22(t, s, part)
+		if u := s.Usage(); u.ByStatus.OK != want.requests || u.Requests != want.requests || u.PromptTokens != want.prompt || u.CompletionTokens != want.completion {
+			t.Errorf("%s: report usage = %+v, the clients saw %+v", part, u, want)
+		}
+		s.Stop()
+	}
+	f(harness.ServeReal(t), "text")
+	f(harness.ServeModel(t, realengine.Script(t, tinymodel.Caller()...), nil), "calls")
+}
+
 // TestTheLockIsWhole: what CI installs is pinned by its content.
 func TestTheLockIsWhole(t *testing.T) {
 	t.Parallel()
-	b, err := os.ReadFile(filepath.Join("testdata", "node", "package-lock.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var lock struct {
-		Packages map[string]struct{ Version, Integrity, Resolved string }
-	}
-	if err := json.Unmarshal(b, &lock); err != nil {
-		t.Fatal(err)
-	}
-	for name, p := range lock.Packages {
-		if name != "" && (p.Integrity == "" || p.Version == "" || p.Resolved != "") {
-			t.Errorf("%q: version %q, integrity %q, from %q: want it by content and from any registry", name, p.Version, p.Integrity, p.Resolved)
+	for _, folder := range []string{"node", "node22"} {
+		b, err := os.ReadFile(filepath.Join("testdata", folder, "package-lock.json"))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if len(lock.Packages) < 3 {
-		t.Errorf("%d packages", len(lock.Packages))
+		var lock struct {
+			Packages map[string]struct{ Version, Integrity, Resolved string }
+		}
+		if err := json.Unmarshal(b, &lock); err != nil {
+			t.Fatal(err)
+		}
+		for name, p := range lock.Packages {
+			if name != "" && (p.Integrity == "" || p.Version == "" || p.Resolved != "") {
+				t.Errorf("%s: %q: version %q, integrity %q, from %q: want it by content and from any registry", folder, name, p.Version, p.Integrity, p.Resolved)
+			}
+		}
+		if len(lock.Packages) < 3 {
+			t.Errorf("%s: %d packages", folder, len(lock.Packages))
+		}
 	}
 }

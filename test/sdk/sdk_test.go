@@ -135,6 +135,40 @@ func TestOfficialSDKsOverARealEngine(t *testing.T) {
 		}
 		want.add(r.Usage.InputTokens, r.Usage.OutputTokens)
 	})
+	t.Run("responses stream", func(t *testing.T) {
+		st := oa.Responses.NewStreaming(ctx, responses.ResponseNewParams{Model: "tiny", MaxOutputTokens: openai.Int(16),
+			Input: responses.ResponseNewParamsInputUnion{OfString: openai.String("What is served?")}})
+		var text strings.Builder
+		var usage responses.ResponseUsage
+		next := int64(0)
+		for st.Next() {
+			e := st.Current()
+			if !e.JSON.SequenceNumber.Valid() || e.SequenceNumber != next {
+				t.Errorf("event %d: %s", next, e.RawJSON())
+			}
+			next++
+			switch e := e.AsAny().(type) {
+			case responses.ResponseCreatedEvent:
+				if r := e.Response; r.Model != "tiny" || r.CreatedAt == 0 || !r.JSON.Output.Valid() {
+					t.Errorf("created: %s", e.RawJSON())
+				}
+			case responses.ResponseTextDeltaEvent:
+				if !e.JSON.OutputIndex.Valid() || !e.JSON.ContentIndex.Valid() {
+					t.Errorf("delta: %s", e.RawJSON())
+				}
+				text.WriteString(e.Delta)
+			case responses.ResponseCompletedEvent:
+				usage = e.Response.Usage
+				if e.Response.OutputText() != text.String() {
+					t.Errorf("completed: %s, want %q", e.RawJSON(), text.String())
+				}
+			}
+		}
+		if err := st.Err(); err != nil || text.Len() == 0 {
+			t.Fatalf("stream: %v, text %q", err, text.String())
+		}
+		want.add(usage.InputTokens, usage.OutputTokens)
+	})
 	t.Run("messages", func(t *testing.T) {
 		p := anthropic.MessageNewParams{Model: "tiny", MaxTokens: 11,
 			Messages: []anthropic.MessageParam{anthropic.NewUserMessage(anthropic.NewTextBlock("Who pays?"))}}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"spotinference/test/realengine"
+	"spotinference/test/tinymodel"
 )
 
 // startLimit is how long the engine may take to load a model of a megabyte. It is
@@ -31,7 +32,12 @@ type engine struct {
 
 func start(t *testing.T, args ...string) *engine {
 	t.Helper()
-	server, model := realengine.Find(t), realengine.Model(t)
+	return startModel(t, realengine.Model(t), args...)
+}
+
+func startModel(t *testing.T, model string, args ...string) *engine {
+	t.Helper()
+	server := realengine.Find(t)
 	// The test's own directory may have a longer name than a socket can have.
 	dir, err := os.MkdirTemp("", "tinymodel")
 	if err != nil {
@@ -260,6 +266,34 @@ func TestEngineGenerates(t *testing.T) {
 			t.Errorf("output_tokens = %d, want 1 to 20", n)
 		}
 	})
+}
+
+// The engine takes the script of a caller apart: its thoughts, its sentence, its calls.
+func TestEngineReadsAScript(t *testing.T) {
+	e := startModel(t, realengine.Script(t, tinymodel.Caller()...))
+	var got struct {
+		Choices []struct {
+			FinishReason string `json:"finish_reason"`
+			Message      struct {
+				Content   string
+				Reasoning string `json:"reasoning_content"`
+				ToolCalls []struct {
+					Function struct{ Name, Arguments string }
+				} `json:"tool_calls"`
+			}
+		}
+	}
+	e.call(t, "/v1/chat/completions", `{"messages":[{"role":"user","content":"Hello"}],"parallel_tool_calls":true,
+		"tools":[{"type":"function","function":{"name":"price","parameters":{"type":"object","properties":{"unit":{"type":"string"}},"required":["unit"]}}}]}`, &got)
+	m := got.Choices[0].Message
+	if got.Choices[0].FinishReason != "tool_calls" || strings.TrimSpace(m.Reasoning) != "The bill grows." || strings.TrimSpace(m.Content) != "I ask twice." || len(m.ToolCalls) != 2 {
+		t.Fatalf("answer = %+v", got)
+	}
+	for i, want := range []string{`{"unit": "USD"}`, `{"unit": "EUR"}`} {
+		if f := m.ToolCalls[i].Function; f.Name != "price" || f.Arguments != want {
+			t.Errorf("call %d = %+v, want price of %s", i, f, want)
+		}
+	}
 }
 
 func TestEngineEmbeds(t *testing.T) {

@@ -9,6 +9,8 @@
 // each position, the logarithms of what may follow. The text that comes out is
 // readable, ends by itself now and then, and costs next to no time.
 //
+// A model of another kind says one text, always: see [WriteScript].
+//
 // It knows nothing of the engine that runs it, and its answers mean nothing.
 //
 //	f, err := os.Create("tiny.gguf")
@@ -22,9 +24,11 @@ package tinymodel
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -53,6 +57,12 @@ const (
 	template = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 )
 
+// scriptTemplate writes tools, calls and thoughts as models of the Qwen family have them.
+// llama-server finds out by trial how a template writes them, and reads answers so.
+//
+//go:embed script.jinja
+var scriptTemplate string
+
 // The ids of the special tokens, which come first in the vocabulary.
 const (
 	unknown = iota
@@ -79,7 +89,44 @@ type token struct {
 func Write(w io.Writer) error {
 	words := split(prose)
 	tokens, ids := vocabulary(words)
-	if _, err := w.Write(encode(metadata(tokens), tensors(tokens, follow(words, ids, len(tokens))))); err != nil {
+	return write(w, template, tokens, follow(words, ids, len(tokens)))
+}
+
+// WriteScript writes a model whose answer is always the pieces, one token each, in their
+// order. No two may be the same. So an answer can be what a random text never is.
+func WriteScript(w io.Writer, pieces ...string) error {
+	tokens, ids := vocabulary(pieces)
+	if len(ids) == 0 || len(ids) != len(pieces) {
+		return errors.New("write model: a script is of one or more pieces, no two of them the same")
+	}
+	logs := make([][]float64, width)
+	for position := range logs {
+		next := ids[pieces[0]] // after whatever a prompt ends with
+		switch {
+		case position < len(pieces)-1:
+			next = ids[pieces[position+1]]
+		case position == len(pieces)-1:
+			next = end
+		}
+		logs[position] = slices.Repeat([]float64{never}, len(tokens))
+		logs[position][next] = 0
+	}
+	return write(w, scriptTemplate, tokens, logs)
+}
+
+// Caller is a script: thoughts, a sentence, and two calls of the tool price, with USD and
+// with EUR as its unit.
+func Caller() []string {
+	return []string{
+		"<think>", "\nThe", " bill", " grows", ".\n", "</think>\n\n",
+		"I ask", " twice.", "\n<tool_call>",
+		"\n{\"name\": \"", "price", "\", \"arguments\": ", `{"unit": `, `"USD"`, "}", "}\n", "</tool_call>",
+		"\n<tool_call>\n", `{"name": "price"`, `, "arguments": `, `{"unit":`, ` "EUR"`, "}}", "\n</tool_call>",
+	}
+}
+
+func write(w io.Writer, template string, tokens []token, logs [][]float64) error {
+	if _, err := w.Write(encode(metadata(template, tokens), tensors(tokens, logs))); err != nil {
 		return fmt.Errorf("write model: %w", err)
 	}
 	return nil
@@ -192,7 +239,7 @@ func sum(values []float64) (total float64) {
 	return total
 }
 
-func metadata(tokens []token) []field {
+func metadata(template string, tokens []token) []field {
 	texts := make([]string, len(tokens))
 	scores := make([]float32, len(tokens))
 	kinds := make([]int32, len(tokens))

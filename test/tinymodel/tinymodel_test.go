@@ -69,16 +69,21 @@ func (r *reader) value(kind uint32) any {
 
 func read(t *testing.T) file {
 	t.Helper()
+	var b bytes.Buffer
+	if err := tinymodel.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, b.Bytes())
+}
+
+func parse(t *testing.T, model []byte) file {
+	t.Helper()
 	defer func() {
 		if r := recover(); r != nil {
 			t.Fatalf("read model: %v", r)
 		}
 	}()
-	var b bytes.Buffer
-	if err := tinymodel.Write(&b); err != nil {
-		t.Fatal(err)
-	}
-	r := &reader{all: b.Bytes(), rest: b.Bytes()}
+	r := &reader{all: model, rest: model}
 	if got := string(r.take(4)); got != "GGUF" {
 		t.Fatalf("magic = %q, want GGUF", got)
 	}
@@ -216,6 +221,39 @@ func TestWriteError(t *testing.T) {
 	}
 	if got, want := err.Error(), "write model: disk full"; got != want {
 		t.Errorf("Write = %q, want %q", got, want)
+	}
+}
+
+// A script leaves nothing to chance: each piece follows the one before it, and whatever is
+// no piece is followed by the first.
+func TestWriteScript(t *testing.T) {
+	var b bytes.Buffer
+	pieces := []string{"<a>", "\n", " b", `{"c": `}
+	if err := tinymodel.WriteScript(&b, pieces...); err != nil {
+		t.Fatal(err)
+	}
+	f := parse(t, b.Bytes())
+	_, ids := f.tokens()
+	last := "<0x22>" // a byte, as a prompt may end with
+	follows := func(token, next string) {
+		t.Helper()
+		if c := f.chances(t, ids[token])[ids[next]]; c < 0.999 {
+			t.Errorf("the chance of %q after %q is %v, want 1", next, token, c)
+		}
+	}
+	for _, piece := range pieces {
+		follows(last, piece)
+		last = piece
+	}
+	follows(last, "</s>")
+
+	for _, pieces := range [][]string{nil, {"a", "b", "a"}} {
+		if err := tinymodel.WriteScript(&b, pieces...); err == nil {
+			t.Errorf("a script of %q was written", pieces)
+		}
+	}
+	if err := tinymodel.WriteScript(fullDisk{}, "a"); !errors.Is(err, errFull) {
+		t.Errorf("WriteScript = %v, want %v", err, errFull)
 	}
 }
 
