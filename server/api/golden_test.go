@@ -178,7 +178,7 @@ func stripped(vllm bool, body string) string {
 		switch line := strings.TrimSuffix(e, "\n\n"); {
 		case vllm && strings.Contains(e, `"choices":[{`):
 			events[i] = usageMember.ReplaceAllString(line, "}") + "\n\n"
-		case !vllm && !strings.Contains(e, `"usage":`):
+		case !vllm && !strings.Contains(e, `"usage":`) && !strings.Contains(e, `"finish_reason":"`):
 			events[i] = timingsMember.ReplaceAllString(e, "")
 		}
 	}

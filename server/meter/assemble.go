@@ -18,6 +18,7 @@ const maxAnswer = 64 << 20
 // in two events are whole again.
 type assembly struct {
 	head    []part // the members of the answer, from the first event that has choices
+	last    []part // those of the first choice's last event that the answer has, too
 	choices []choiceParts
 	size    int
 	err     error // the first thing that cannot be assembled
@@ -47,12 +48,16 @@ func (a *assembly) add(payload []byte) {
 	}
 	payload = bytes.Clone(payload) // the parts lie in it
 	var choices []byte
+	var last []part
 	head := a.head == nil
 	eachMember(payload, func(name, value []byte) {
 		switch string(name) {
 		case "choices":
 			choices = value
-		case "usage", "timings", "prompt_progress", "error":
+		case "timings", "__verbose":
+			last = append(last, part{name: name, raw: value})
+			return
+		case "usage", "prompt_progress", "error":
 			return // of one result, or of none
 		}
 		if head {
@@ -65,22 +70,27 @@ func (a *assembly) add(payload []byte) {
 		}
 		return
 	}
-	eachElement(choices, a.addChoice)
+	eachElement(choices, func(value []byte) {
+		if index, finish := a.addChoice(value); index == 0 && finish {
+			a.last = last
+		}
+	})
 }
 
-func (a *assembly) addChoice(value []byte) {
+func (a *assembly) addChoice(value []byte) (index int64, finish bool) {
 	c := cursor{b: value}
 	var one chunk
 	c.choice(&one)
 	if one.index.n >= maxChoices {
 		a.err = fmt.Errorf("an answer of over %d choices", maxChoices)
-		return
+		return one.index.n, false
 	}
 	i, found := slices.BinarySearchFunc(a.choices, one.index.n, func(c choiceParts, index int64) int { return int(c.index - index) })
 	if !found {
 		a.choices = slices.Insert(a.choices, i, choiceParts{index: one.index.n, parts: part{kind: '{'}})
 	}
 	a.choices[i].parts.merge(value)
+	return one.index.n, one.finish
 }
 
 // merge adds value to the part: texts are joined, objects member by member,
@@ -166,9 +176,9 @@ func (p *part) member(name []byte) *part {
 	return &p.members[len(p.members)-1]
 }
 
-// Answer is the JSON answer of a stream that its client did not ask for. Its
-// usage is the request's, not one result's; llama-server's timings, which are
-// of one result, are left out.
+// Answer is the JSON answer of a stream that its client did not ask for. Its usage is the
+// request's, not one result's; the engine's timings are the first result's, as they are
+// where it answers by itself.
 func (m *Meter) Answer() ([]byte, error) {
 	a := &m.assembly
 	switch {
@@ -197,7 +207,54 @@ func (m *Meter) Answer() ([]byte, error) {
 			out = append(out, p.raw...)
 		}
 	}
-	return append(m.appendUsage(appendName(out, []byte("usage"))), '}'), nil
+	out = m.appendUsage(appendName(out, []byte("usage")))
+	for i := range a.last {
+		p := &a.last[i]
+		out = appendName(out, p.name)
+		if string(p.name) == "__verbose" {
+			out = a.appendVerbose(out, p.raw)
+		} else {
+			out = append(out, p.raw...)
+		}
+	}
+	return append(out, '}'), nil
+}
+
+// appendVerbose appends what the engine tells of the first result to who wants to know: in
+// a stream its text is empty, and the stream is not its client's.
+func (a *assembly) appendVerbose(out, verbose []byte) []byte {
+	out = append(out, '{')
+	eachMember(verbose, func(name, value []byte) {
+		out = appendName(out, name)
+		switch string(name) {
+		case "content":
+			out = a.choices[0].parts.appendText(out)
+		case "generation_settings":
+			out = append(out, '{')
+			eachMember(value, func(name, value []byte) {
+				if string(name) == "stream" {
+					value = []byte("false")
+				}
+				out = append(appendName(out, name), value...)
+			})
+			out = append(out, '}')
+		default:
+			out = append(out, value...)
+		}
+	})
+	return append(out, '}')
+}
+
+// appendText appends the text of a choice.
+func (p *part) appendText(out []byte) []byte {
+	text := p.member([]byte("text"))
+	if text.kind != '"' {
+		text = p.member([]byte("delta")).member([]byte("content"))
+	}
+	if text.kind != '"' {
+		return append(out, `""`...)
+	}
+	return text.append(out)
 }
 
 func (m *Meter) appendUsage(out []byte) []byte {

@@ -11,14 +11,14 @@ func (m *Meter) hidesEvent(ch *chunk) bool {
 	return m.ask.hideUsage && ch.hasUsage && ch.choices && ch.empty && ch.error == nil
 }
 
-// hidesMember reports whether Prepare asked for the member. llama-server puts
-// timings beside a final usage by itself, so there they stay.
+// hidesMember reports whether Prepare asked for the member. llama-server puts timings
+// on the last chunk of a result by itself, so there they stay.
 func (m *Meter) hidesMember(ch *chunk, what injection) bool {
 	switch what {
 	case injectedUsage:
 		return m.ask.hideChunkUsage && ch.choices && !ch.empty
 	case injectedTimings:
-		return m.ask.hideTimings && !ch.hasUsage
+		return m.ask.hideTimings && !ch.hasUsage && !ch.finish
 	}
 	return false
 }
@@ -78,4 +78,45 @@ func skipSpace(b []byte, i int) int {
 	c := cursor{b: b, i: i}
 	c.space()
 	return c.i
+}
+
+// holdsFinish reports whether the event waits for the next one. vLLM puts some members of
+// an answer (system_fingerprint, metrics) on its last chunk, which is the one with the
+// finish_reason for a client that asks for no usage, and the usage chunk for us.
+func (m *Meter) holdsFinish(ch *chunk) bool {
+	return m.engine == VLLM && m.ask.hideUsage && ch.choices && !ch.empty && ch.finish && !m.inTail()
+}
+
+// emitFinish emits the chunk that waits, if one does.
+func (m *Meter) emitFinish(dst []byte) []byte {
+	s := &m.stream
+	if len(s.finish) > 0 {
+		dst = m.emit(dst, s.finish)
+		s.finish = s.finish[:0]
+	}
+	return dst
+}
+
+// restoreMembers gives the chunk that waits those members of the usage chunk that it lacks.
+func (m *Meter) restoreMembers(usageChunk []byte) {
+	s := &m.stream
+	if len(s.finish) == 0 {
+		return
+	}
+	e := s.parse(s.finish)
+	if e.joined {
+		return
+	}
+	var add []byte
+	eachMember(usageChunk, func(name, value []byte) {
+		has := string(name) == "usage" || string(value) == "null"
+		eachMember(e.payload, func(n, _ []byte) { has = has || bytes.Equal(n, name) })
+		if !has {
+			add = append(append(append(append(add, `,"`...), name...), `":`...), value...)
+		}
+	})
+	if add != nil {
+		at := e.at + bytes.LastIndexByte(e.payload, '}')
+		s.finish = append(s.finish[:at:at], append(add, s.finish[at:]...)...)
+	}
 }

@@ -73,7 +73,7 @@ func asked(src []byte, d meter.Dialect, body string) string {
 	}
 	if !strings.Contains(body, "timings") {
 		s = timings.ReplaceAllStringFunc(s, func(line string) string {
-			if strings.Contains(line, `"usage":`) {
+			if strings.Contains(line, `"usage":`) || strings.Contains(line, `"finish_reason":"`) {
 				return line // llama-server puts them there by itself
 			}
 			return timings.ReplaceAllString(line, "$1$2")

@@ -39,6 +39,9 @@ func (a Ask) Assembled() bool { return a.assembled }
 // be added the same slice comes back. Of members named twice the last counts,
 // as it does to the engines. An error's text is for the client.
 //
+// A client sees nothing of it: what an engine says only since Prepare asked is hidden, and
+// what it says elsewhere for that reason goes back to its place.
+//
 // An answer of several results that llama-server does not stream reports the
 // first one's tokens alone. It is asked for as a stream, in which each result
 // has its own count, and Meter.Answer makes the one answer of it.
@@ -96,6 +99,9 @@ func Prepare(d Dialect, e Engine, body []byte) (Ask, []byte, error) {
 		case "timings_per_token":
 			m.to = c.skipToEnd()
 			r.note(&r.timings, m)
+		case "verbose":
+			v := string(c.value())
+			r.verbose = e == LlamaServer && v != "false" && v != "null"
 		case "return_progress":
 			m.to = c.skipToEnd()
 			r.note(&r.progress, m)

@@ -21,43 +21,49 @@ func TestPrepareInjects(t *testing.T) {
 	}
 	llama, vllm := meter.LlamaServer, meter.VLLM
 
-	const usageOnly = `"stream_options":{"include_usage":true}`
 	const usageBoth = `"stream_options":{"include_usage":true,"continuous_usage_stats":true}`
-	f(meter.Chat, llama, `{"stream":true}`, `{`+usageOnly+`,"timings_per_token":true,"return_progress":true,"stream":true}`)
+	f(meter.Chat, llama, `{"stream":true}`, `{"timings_per_token":true,"return_progress":true,"stream":true}`)
 	f(meter.Chat, vllm, `{"stream":true}`, `{`+usageBoth+`,"stream":true}`)
-	f(meter.Completions, llama, `{"stream":true}`, `{`+usageOnly+`,"timings_per_token":true,"return_progress":true,"stream":true}`)
+	f(meter.Completions, llama, `{"stream":true}`, `{"timings_per_token":true,"return_progress":true,"stream":true}`)
 	f(meter.Completions, vllm, ` { "stream" : true } `, ` {`+usageBoth+`, "stream" : true } `)
 	f(meter.Responses, llama, `{"stream":true}`, `{"timings_per_token":true,"stream":true}`)
 
 	// Merged with what is there, in its place.
 	f(meter.Chat, llama, `{"stream":true,"stream_options":{},"timings_per_token":true}`,
-		`{"return_progress":true,"stream":true,`+usageOnly+`,"timings_per_token":true}`)
+		`{"return_progress":true,"stream":true,"stream_options":{},"timings_per_token":true}`)
 	f(meter.Chat, vllm, `{"stream":true,"stream_options":{ },"a":1}`,
 		`{"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true },"a":1}`)
 	f(meter.Chat, llama, `{"stream":true,"stream_options":null,"timings_per_token":false}`,
-		`{"return_progress":true,"stream":true,`+usageOnly+`,"timings_per_token":true}`)
+		`{"return_progress":true,"stream":true,"stream_options":null,"timings_per_token":true}`)
 	f(meter.Chat, llama, `{"timings_per_token":null,"stream_options":{"x":[1],"include_usage":false},"stream":true}`,
-		`{"return_progress":true,"timings_per_token":true,"stream_options":{"x":[1],"include_usage":true},"stream":true}`)
+		`{"return_progress":true,"timings_per_token":true,"stream_options":{"x":[1],"include_usage":false},"stream":true}`)
 	f(meter.Chat, vllm, `{"stream_options":{"include_usage":true},"stream":true}`,
 		`{"stream_options":{"continuous_usage_stats":true,"include_usage":true},"stream":true}`)
 	f(meter.Chat, vllm, `{"stream_options":{"continuous_usage_stats":true},"stream":true}`,
 		`{"stream_options":{"include_usage":true,"continuous_usage_stats":true},"stream":true}`)
 
 	// Several results, not streamed: asked for as a stream.
-	const all = usageOnly + `,"timings_per_token":true,"return_progress":true`
+	const all = `"timings_per_token":true,"return_progress":true`
 	f(meter.Chat, llama, `{"n":2}`, `{"stream":true,`+all+`,"n":2}`)
 	f(meter.Chat, llama, `{"stream":false,"n":2}`, `{`+all+`,"stream":true,"n":2}`)
 	f(meter.Completions, llama, `{"prompt":["a","b"],"stream":null,"stream":false}`, `{`+all+`,"prompt":["a","b"],"stream":null,"stream":true}`)
 	f(meter.Completions, llama, `{"n":2,"stream":null,"stream_options":{"include_usage":true},"timings_per_token":true,"return_progress":true}`,
 		`{"n":2,"stream":true,"stream_options":{"include_usage":true},"timings_per_token":true,"return_progress":true}`)
 
+	// llama-server takes options that are none, and asks for them are left as they are.
+	f(meter.Chat, llama, `{"stream":true,"stream_options":"yes"}`, `{`+all+`,"stream":true,"stream_options":"yes"}`)
+	f(meter.Chat, llama, `{"n":2,"stream_options":true}`, `{"stream":true,`+all+`,"n":2,"stream_options":true}`)
+	// A client that wants to see how its request is understood would see these, too.
+	f(meter.Chat, llama, `{"stream":true,"verbose":true}`, `{"stream":true,"verbose":true}`)
+	f(meter.Chat, llama, `{"n":2,"verbose":true}`, `{"stream":true,"n":2,"verbose":true}`)
+
 	// Every other byte stays: numbers, escapes, order, spaces.
 	f(meter.Chat, llama, "{\n \"seed\": 1.0e400, \"a\\u0062\": \"\\ud83d\\ude00é\",\t\"stream\": true,\"z\":-0}",
-		"{"+usageOnly+`,"timings_per_token":true,"return_progress":true,`+"\n \"seed\": 1.0e400, \"a\\u0062\": \"\\ud83d\\ude00é\",\t\"stream\": true,\"z\":-0}")
+		`{"timings_per_token":true,"return_progress":true,`+"\n \"seed\": 1.0e400, \"a\\u0062\": \"\\ud83d\\ude00é\",\t\"stream\": true,\"z\":-0}")
 
 	// Named twice: the last counts, and is the only one left of what we set.
 	f(meter.Chat, llama, `{"stream":false,"stream":true,"timings_per_token":true,"timings_per_token":false}`,
-		`{`+usageOnly+`,"return_progress":true,"stream":false,"stream":true,"timings_per_token":true}`)
+		`{"return_progress":true,"stream":false,"stream":true,"timings_per_token":true}`)
 	f(meter.Chat, vllm, `{"stream_options":{"include_usage":true}, "stream":true, "stream_options":null , "a":1}`,
 		`{"stream":true, `+usageBoth+` , "a":1}`)
 	f(meter.Chat, vllm, `{"stream":true,"stream_options":{"include_usage":true,"include_usage":false}}`,
@@ -93,14 +99,12 @@ func TestPrepareInjects(t *testing.T) {
 		{meter.Messages, llama, `{"n":2}`},
 		{meter.Responses, llama, `{"stream":true,"timings_per_token":true}`},
 		// For the engine to refuse.
-		{meter.Chat, llama, `{"stream":true,"stream_options":"yes"}`},
 		{meter.Chat, vllm, `{"stream":true,"stream_options":[]}`},
 		{meter.Chat, vllm, `{"stream":true,"stream_options":{"include_usage":"yes"}}`},
 		{meter.Chat, vllm, `{"stream":true,"stream_options":{"continuous_usage_stats":1}}`},
 		{meter.Chat, llama, `{"stream":true,"timings_per_token":"yes"}`},
 		{meter.Chat, llama, `{"stream":true,"return_progress":1}`},
 		{meter.Chat, llama, `{"n":2,"stream":1}`},
-		{meter.Chat, llama, `{"n":2,"stream_options":true}`},
 	} {
 		f(same.d, same.e, same.body, same.body)
 	}

@@ -12,6 +12,8 @@ type rewrite struct {
 	stream, options   member // stream, stream_options
 	timings, progress member // timings_per_token, return_progress
 
+	verbose bool // the client asked to see how the engine understood the request
+
 	edits      []edit
 	duplicates []edit // members that a later one of the same name overrides
 }
@@ -46,10 +48,16 @@ func (r *rewrite) apply(d Dialect, e Engine, ask Ask) (Ask, []byte) {
 		}
 		plan.assembled = true
 	}
-	if d == Chat || d == Completions {
-		if !r.setOptions(e, &plan, &add) {
-			return ask, r.body
-		}
+	switch {
+	case d != Chat && d != Completions:
+	case e == LlamaServer: // its final timings, which come unasked, hold the counts
+		plan.hideUsage = !r.asksUsage()
+	case !r.setOptions(&plan, &add):
+		return ask, r.body
+	}
+	if r.verbose { // the engine would show what we ask for
+		r.insert(skipSpace(r.body, 0), add)
+		return plan, r.splice()
 	}
 	if e == LlamaServer && (d == Chat || d == Completions || d == Responses) {
 		asked, ok := r.setTrue(r.timings, `"timings_per_token":true`, &add)
@@ -71,14 +79,27 @@ func (r *rewrite) apply(d Dialect, e Engine, ask Ask) (Ask, []byte) {
 	return plan, r.splice()
 }
 
-// setOptions makes stream_options ask for usage, at the end and, of vLLM, on
-// every chunk.
-func (r *rewrite) setOptions(e Engine, ask *Ask, add *[]string) bool {
-	all := `{"include_usage":true}`
-	if e == VLLM {
-		all = `{"include_usage":true,"continuous_usage_stats":true}`
+// asksUsage reports whether the client asks for usage at the end of its stream.
+func (r *rewrite) asksUsage() (asks bool) {
+	c := cursor{b: r.body, i: r.options.from}
+	if !r.options.present() || !c.openIf('{') {
+		return false
 	}
-	ask.hideUsage, ask.hideChunkUsage = true, e == VLLM
+	var room name
+	for first := true; c.more('}', first); first = false {
+		if string(c.key(&room)) == "include_usage" {
+			asks = string(c.value()) == "true"
+		} else {
+			c.skip()
+		}
+	}
+	return asks
+}
+
+// setOptions makes stream_options ask for usage, at the end and on every chunk.
+func (r *rewrite) setOptions(ask *Ask, add *[]string) bool {
+	const all = `{"include_usage":true,"continuous_usage_stats":true}`
+	ask.hideUsage, ask.hideChunkUsage = true, true
 	m := r.options
 	if !m.present() {
 		*add = append(*add, `"stream_options":`+all)
@@ -109,7 +130,7 @@ func (r *rewrite) setOptions(e Engine, ask *Ask, add *[]string) bool {
 	var addHere []string
 	asked, ok := r.setTrue(include, `"include_usage":true`, &addHere)
 	ask.hideUsage = !asked
-	if ok && e == VLLM {
+	if ok {
 		asked, ok = r.setTrue(continuous, `"continuous_usage_stats":true`, &addHere)
 		// Without include_usage vLLM ignores it, and so must we.
 		ask.hideChunkUsage = ask.hideUsage || !asked

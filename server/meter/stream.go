@@ -23,6 +23,7 @@ type stream struct {
 	oversize bool   // the event is over the limit: it is forwarded unread
 	joined   []byte // payload of an event that has several data lines
 	tail     []byte // what may leave only after the count is recorded
+	finish   []byte // of vLLM, the event that waits for the next: see holdsFinish
 }
 
 // event is one event taken apart. Its payload lies in it from at on, unless it
@@ -49,6 +50,7 @@ func (m *Meter) Stream(dst, src []byte) []byte {
 			dst = m.emit(dst, part)
 			s.oversize = !whole
 		case len(s.partial)+n > s.limit:
+			dst = m.emitFinish(dst)
 			dst = m.emit(dst, s.partial)
 			dst = m.emit(dst, part)
 			s.emptyPartial()
@@ -89,6 +91,7 @@ func (m *Meter) Close(dst []byte) []byte {
 		dst = m.forward(dst, s.partial, false)
 		s.emptyPartial()
 	}
+	dst = m.emitFinish(dst)
 	m.done = m.done || m.lastSeen
 	return dst
 }
@@ -146,6 +149,7 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		m.progress++
 	}
 	if string(bytes.TrimSpace(e.payload)) == "[DONE]" {
+		dst = m.emitFinish(dst)
 		m.sawDone = m.sawDone || !m.done
 		m.done = true
 		if t := &m.counts; (m.dialect == Chat || m.dialect == Completions) && !m.finished && t.totals == 0 && t.finals == 0 {
@@ -160,6 +164,13 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 	}
 	k := max(e.name, ch.kind)
 	m.lastSeen = m.lastSeen || k == kindDone
+	hides := read && !m.ask.assembled && m.hidesEvent(&ch)
+	if hides && len(m.stream.finish) > 0 {
+		m.restoreMembers(bytes.Clone(e.payload))
+	}
+	if len(m.stream.finish) > 0 {
+		dst = m.emitFinish(dst)
+	}
 	if read || whole {
 		m.finish(k, ch.error, e.payload)
 	}
@@ -172,10 +183,14 @@ func (m *Meter) forward(dst, ev []byte, whole bool) []byte {
 		m.assembly.add(e.payload)
 		return dst
 	}
-	if m.hidesEvent(&ch) {
+	if hides {
 		return m.emitComments(dst, ev)
 	}
 	m.events++
+	if m.holdsFinish(&ch) && !e.joined {
+		m.stream.finish = m.emitWithoutHidden(m.stream.finish[:0], ev, e.at, &ch)
+		return dst
+	}
 	switch {
 	case m.dialect == Responses:
 		return m.emitResponse(dst, ev, &e, &ch)

@@ -209,3 +209,30 @@ func TestVLLMJSON(t *testing.T) {
 	f(meter.Rerank, `{}`, `[{"index":0,"score":0.5,"usage":{"total_tokens":6}}]`, usage(0, 0, 0), false)
 	f(meter.Chat, `{}`, `{"usage":null}`, usage(0, 0, 0), false)
 }
+
+// TestVLLMMembersGoBack: what vLLM puts on the last chunk is on the usage chunk where that is
+// asked for. A client that did not ask finds it with the finish_reason, as without us.
+func TestVLLMMembersGoBack(t *testing.T) {
+	const begin = `data: {"id":"a","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}` + "\n\n"
+	const finish = `data: {"id":"a","choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]`
+	const members = `,"system_fingerprint":"vllm-1","metrics":{"ttft":{"p":[1,2]}}`
+	const final = `data: {"id":"a","choices":[],"usage":{"prompt_tokens":5,"total_tokens":6,"completion_tokens":1},"x":null` + members + "}\n\n"
+	f := func(body, src, want string) {
+		t.Helper()
+		got := everySplit(t, copyStream, meter.Chat, meter.VLLM, prepare(t, meter.Chat, meter.VLLM, body), []byte(src))
+		if got.Now+got.Tail != want {
+			t.Errorf("%s: forwarded\n%s\nwant\n%s", body, got.Now+got.Tail, want)
+		}
+	}
+	const end = "}\n\n"
+	f(asksNothing, begin+finish+end+final+done, begin+finish+members+end+done)
+	f(asksUsage, begin+finish+end+final+done, begin+finish+end+final+done)
+	f(asksNothing, begin+finish+`,"system_fingerprint":"own"`+end+final+done, begin+finish+`,"system_fingerprint":"own","metrics":{"ttft":{"p":[1,2]}}`+end+done)
+	// Of two choices, the one that ends last has them.
+	other := strings.Replace(finish, `"index":0`, `"index":1`, 1)
+	f(`{"stream":true,"n":2}`, finish+end+begin+other+end+final+done, finish+end+begin+other+members+end+done)
+	// The usage does not come, or something else does before it.
+	f(asksNothing, begin+finish+end+done, begin+finish+end+done)
+	f(asksNothing, begin+finish+end, begin+finish+end)
+	f(asksNothing, finish+end+": ping\n\n"+done, finish+end+": ping\n\n"+done)
+}

@@ -1,7 +1,10 @@
 package e2e_test
 
 import (
+	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,4 +94,70 @@ func TestErrorsThatMadeNothing(t *testing.T) {
 	if e := r.Engines[0]; e.Requests != 2 || e.LowerBound != 0 || e.Completion.Cause != "" || len(r.Flags) > 0 {
 		t.Errorf("report meter = %+v", r)
 	}
+}
+
+// shape is what an answer's events, or its body, have at their tops, one line each: the
+// names of the members, and what the engine says of how it understood the request.
+func shape(t *testing.T, answer string) (lines []string) {
+	t.Helper()
+	for line := range strings.Lines(answer) {
+		data := strings.TrimSpace(strings.TrimPrefix(line, "data: "))
+		if data == "" || data == "[DONE]" || strings.HasPrefix(line, "event: ") {
+			continue
+		}
+		var e map[string]any
+		if err := json.Unmarshal([]byte(data), &e); err != nil {
+			t.Fatalf("%q: %v", data, err)
+		}
+		text := strings.Join(slices.Sorted(maps.Keys(e)), " ")
+		if v, ok := e["__verbose"].(map[string]any); ok {
+			text += " verbose " + strings.Join(slices.Sorted(maps.Keys(v)), " ")
+			if content, _ := v["content"].(string); content != "" {
+				text += " text"
+			}
+			if set, ok := v["generation_settings"].(map[string]any); ok {
+				b, _ := json.Marshal([]any{set["stream"], set["timings_per_token"], set["n_predict"]})
+				text += string(b)
+			}
+		}
+		lines = append(lines, text)
+	}
+	return lines
+}
+
+// TestWhatWeAskForIsNotSeen: through the gateway a client gets the events that the engine
+// sends it, with the members that they have there.
+func TestWhatWeAskForIsNotSeen(t *testing.T) {
+	t.Parallel()
+	launcher, model := realengine.Find(t), realengine.Model(t)
+	s := harness.Serve(t, nil, "--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1", "-c", "8192", "-np", "4").Ready()
+	const common = `"seed":7,"ignore_eos":true,"max_tokens":4,"prompt":"the bill","messages":[{"role":"user","content":"the bill"}]`
+	for _, path := range []string{"/v1/chat/completions", "/v1/completions"} {
+		for _, asks := range []string{
+			`"stream":true`,
+			`"stream":true,"timings_per_token":true`,
+			`"stream":true,"timings_per_token":false`,
+			`"stream":true,"stream_options":{"include_usage":true}`,
+			`"stream":true,"stream_options":{"include_usage":true},"timings_per_token":true`,
+			`"stream":true,"stream_options":5`,
+			`"stream":true,"verbose":true`,
+			`"stream":true,"verbose":true,"timings_per_token":true`,
+			`"stream":true,"return_progress":true`,
+			`"verbose":true`,
+			`"n":2`,
+			`"n":2,"verbose":true`,
+		} {
+			body := `{` + asks + `,` + common + `}`
+			s.EnginePost(path, body) // so that both find the prompt in the cache
+			want := s.EnginePost(path, body)
+			_, _, got := s.Post(path, body)
+			if w, g := shape(t, want), shape(t, got); !slices.Equal(w, g) {
+				t.Errorf("%s %s: got\n%s\nwant\n%s", path, asks, strings.Join(g, "\n"), strings.Join(w, "\n"))
+			}
+		}
+	}
+	if u := s.Usage(); u.ByStatus.OK != 24 || u.CompletionTokens != 4*28 {
+		t.Errorf("report usage = %+v", u)
+	}
+	s.Stop()
 }

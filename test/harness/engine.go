@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// EngineMetrics asks the engine itself, past the gateway, for its counters.
-func (g *Gateway) EngineMetrics() map[string]float64 {
+// engine is a client of the engine itself, past the gateway, and the engine's key.
+func (g *Gateway) engine() (client http.Client, key string) {
 	g.t.Helper()
-	var socket, key string
+	var socket string
 	for _, p := range g.Descendants() {
 		for _, word := range p.Words() {
 			if strings.HasSuffix(word, ".sock") {
@@ -31,10 +31,38 @@ func (g *Gateway) EngineMetrics() map[string]float64 {
 	if socket == "" || key == "" {
 		g.t.Fatal("no engine process below serve")
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+	return http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}}}
+		}}}, key
+}
+
+// EnginePost sends a request to the engine itself, past the gateway, and returns the whole
+// answer.
+func (g *Gateway) EnginePost(path, body string) string {
+	g.t.Helper()
+	client, key := g.engine()
+	req, err := http.NewRequest(http.MethodPost, "http://engine"+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	resp, err := client.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return string(answer)
+}
+
+// EngineMetrics asks the engine itself, past the gateway, for its counters.
+func (g *Gateway) EngineMetrics() map[string]float64 {
+	g.t.Helper()
+	client, key := g.engine()
 	req, err := http.NewRequest(http.MethodGet, "http://engine/metrics", nil)
 	if err != nil {
 		g.t.Fatal(err)
