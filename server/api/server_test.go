@@ -403,7 +403,7 @@ func TestRefusals(t *testing.T) {
 
 	w.engine.set(ledger.Starting)
 	resp, body := w.do("POST", "/v1/chat/completions", chatBody, "Authorization", "Bearer "+right)
-	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" || !strings.Contains(body, "engine_not_ready") {
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "10" || !strings.Contains(body, "engine_not_ready") {
 		t.Errorf("engine not ready: %d %v %s", resp.StatusCode, resp.Header, body)
 	}
 	w.engine.set(ledger.Ready)

@@ -309,7 +309,7 @@ var table = [kinds]Row{
 	},
 	engineNotReady: {
 		Name: "engine_not_ready", When: "the engine starts, has crashed or is stopped",
-		Status: 503, Type: serverError, Code: "engine_not_ready", RetryAfter: 5 * time.Second, Retry: "when a crashed engine is started again",
+		Status: 503, Type: serverError, Code: "engine_not_ready", RetryAfter: 10 * time.Second, Retry: "when a crashed engine is started again",
 		Message: "The engine is not ready yet. Try again in a moment.",
 	},
 	QueueFull: {
