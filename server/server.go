@@ -269,13 +269,17 @@ func (g *gateway) newMetrics() *api.Metrics {
 	return m
 }
 
+// leastAudit is the least time between two samples of the engine's counters: llama-server,
+// when it is asked more than once a second, does not see that a client has left.
+const leastAudit = 2 * time.Second
+
 func (g *gateway) newAPI(keys []ledger.Key) (*api.Server, error) {
 	c := g.cfg
 	return api.New(api.Config{
 		Engine: g.engine, Ledger: g.led, Gate: g.gate, Key: c.Key, Keys: keys, Origins: c.Origins,
 		Drain: c.Drain, StallTimeout: c.StallTimeout, WakeHold: c.WakeHold, BodyMemory: g.bodyMemory(), QuotaStatus: c.QuotaStatus, CloseGrace: c.Budget.CloseGrace,
 		CompleteResponses: c.CompleteResponses,
-		Audit:             g.led, AuditEvery: c.SampleEvery, Metrics: g.metrics, Now: c.Now, Log: c.Log,
+		Audit:             g.led, AuditEvery: max(c.SampleEvery, leastAudit), Metrics: g.metrics, Now: c.Now, Log: c.Log,
 	})
 }
 

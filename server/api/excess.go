@@ -20,7 +20,7 @@ func (s *Server) excess(c *call, m *meter.Meter, unseen bool) (x ledger.EngineEx
 		x.PromptAgain = int64(c.ask.N-1) * u.PromptTokens
 	}
 	context := s.contextSize.Load()
-	if !unseen || context == 0 {
+	if !unseen {
 		return x
 	}
 	switch m.Dialect() {
@@ -31,10 +31,16 @@ func (s *Server) excess(c *call, m *meter.Meter, unseen bool) (x ledger.EngineEx
 	prompts := int64(max(c.ask.Prompts, 1))
 	choices := prompts * int64(max(c.ask.N, 1))
 	most := context
-	if n := c.ask.MaxTokens; n > 0 {
-		most = min(n, context)
+	if n := c.ask.MaxTokens; n > 0 && (n < most || most == 0) {
+		most = n
+	}
+	if most == 0 {
+		return x
 	}
 	x.Completion = ledger.Most{N: max(choices*most-u.CompletionTokens, 0), Known: true}
+	if context == 0 {
+		return x
+	}
 	read := prompts
 	if vllm {
 		read = choices

@@ -161,3 +161,32 @@ func TestWhatWeAskForIsNotSeen(t *testing.T) {
 	}
 	s.Stop()
 }
+
+// TestACutRequestExplainsNoMoreThanItself: llama-server makes a JSON answer to its last token
+// while its metrics are asked for, though the client has left. Its row explains that much,
+// and not what somebody else had made past the gateway.
+func TestACutRequestExplainsNoMoreThanItself(t *testing.T) {
+	t.Parallel()
+	launcher, model := realengine.Find(t), realengine.Model(t)
+	s := harness.Serve(t, nil, "--provider", "none", "--", launcher, "-m", model, "--alias", "tiny", "-t", "1").Ready()
+	const most = 3000
+	report := func() meterReport {
+		t.Helper()
+		var r meterReport
+		s.Report(&r, "meter", "--window", "1h")
+		return r
+	}
+	abandon(t, s, `{"max_tokens":3000,"ignore_eos":true,"messages":[{"role":"user","content":"hi"}]}`)
+	harness.Eventually(t, "the cut request has its row", func() bool { return s.Usage().ByStatus.Aborted == 1 })
+	m := s.EngineIdle() // asks all the time
+	made := int64(m["llamacpp:tokens_predicted_total"])
+	if made == 0 || made > most {
+		t.Fatalf("the engine made %d tokens", made)
+	}
+	s.EnginePost("/v1/completions", `{"prompt":"hi","max_tokens":3500,"ignore_eos":true}`)
+	s.Stop() // takes the last sample
+	r := report()
+	if e := r.Engines[0]; e.LowerBound != 1 || e.Completion.Engine != made+3500 || e.Completion.Cause != "drift" || !slices.Contains(r.Flags, "drift") {
+		t.Errorf("report meter = %+v", r)
+	}
+}
