@@ -26,8 +26,10 @@ func asleep(t *testing.T, events []string, heartbeat time.Duration) *world {
 	return w
 }
 
-// wake lets one request in that waits, or sends it away.
+// wake lets one request in that waits, or sends it away. It waits for that request: one that
+// came after the engine is ready would wait for nothing.
 func (w *world) wake(err error) {
+	eventually(w.t, "a waiter", func() bool { _, n := w.engine.load(); return n > 0 })
 	if err == nil {
 		w.engine.set(ledger.Ready)
 	}
