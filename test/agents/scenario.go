@@ -67,7 +67,7 @@ var scenarios = []scenario{
 	{name: "engine-killed", title: "engine killed mid-stream", own: true, start: engineKilled, want: want{keepsOn: true, reasonsOK: true}},
 	{name: "engine-cuts", title: "each stream cut", start: engineCuts, want: want{keepsOn: true}},
 
-	{name: "engine-starts", title: "engine starts for 60 s", long: true, own: true, bound: 4 * time.Minute, start: engineStarts, want: want{answered: true}},
+	{name: "engine-starts", title: "engine starts for 60 s", long: true, own: true, bound: 4 * time.Minute, start: engineStarts, want: want{keepsOn: true, reasonsOK: true}},
 	{name: "engine-asleep", title: "engine wakes for 330 s", long: true, bound: 11 * time.Minute, start: engineAsleep, want: want{answered: true, stays: true}},
 	{name: "hi-direct", title: "llama-server itself", long: true, realEngine: true, variants: true, bound: 5 * time.Minute, start: hiDirect},
 	{name: "hi", title: "llama-server through serve", long: true, realEngine: true, variants: true, bound: 5 * time.Minute, start: hiThrough, want: want{answered: true}},
