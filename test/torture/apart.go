@@ -61,7 +61,7 @@ const diskSize = "size=96m"
 
 // mountDisk puts a small file system at path.
 func mountDisk(path string) error {
-	if err := unix.Mount("tmpfs", path, "tmpfs", 0, diskSize); err != nil {
+	if err := unix.Mount("tmpfs", path, "tmpfs", 0, "mode=0700,"+diskSize); err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
 	return nil

@@ -73,10 +73,11 @@ func newRig(seed uint64, noDisk error) (r *rig, err error) {
 	if r.dir, err = os.MkdirTemp("", "torture-"); err != nil {
 		return nil, err
 	}
+	made := r // what is returned after an error is nil
 	defer func() {
 		if err != nil {
-			r.halt()
-			os.RemoveAll(r.dir)
+			made.halt()
+			os.RemoveAll(made.dir)
 		}
 	}()
 	r.disk = filepath.Join(r.dir, "disk")
