@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/server"
 	"spotinference/server/control"
@@ -60,7 +58,11 @@ func runBudgetOverride(ctx context.Context, g *global, o budgetOverrideOptions) 
 	var got control.Overridden
 	err = control.Call(ctx, control.Path(path), control.Override, call, &got)
 	if errors.Is(err, control.ErrNobody) {
-		got, err = g.overrideAlone(path, call)
+		err = g.writeAlone(path, func(led *ledger.Ledger) error {
+			o, err := server.ApplyOverride(led, call)
+			got = o
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("budget override: %w", err)
@@ -98,32 +100,7 @@ func (o budgetOverrideOptions) call() (c control.OverrideCall, err error) {
 		return c, usagef(form, "budget override: --for is missing")
 	case c.For < 0 || c.For > ledger.MaxOverride:
 		return c, usagef("give a duration of 24h at most; it can be lifted again after that", "budget override: --for %s: not within a day", c.For)
-	case c.Reason == "":
-		return c, usagef(form, "budget override: --reason is missing")
 	}
-	if err := ledger.CheckReason(c.Reason); err != nil {
-		return c, usagef(form, "budget override: %w", err)
-	}
-	return c, nil
-}
-
-// overrideAlone writes it where no serve runs: then the ledger is ours to write.
-func (g *global) overrideAlone(path string, call control.OverrideCall) (got control.Overridden, err error) {
-	// A ledger is not begun for this, nor migrated.
-	r, err := g.openReader()
-	if err != nil {
-		return got, err
-	}
-	if err := r.Close(); err != nil {
-		return got, err
-	}
-	led, err := ledger.Open(ledger.Config{Path: path, Demo: g.demo, Now: g.now, Log: slog.New(slog.DiscardHandler)})
-	if errors.Is(err, ledger.ErrInUse) {
-		return got, hint.Wrap(err, busyHint)
-	}
-	if err != nil {
-		return got, err
-	}
-	defer func() { err = errors.Join(err, led.Close()) }()
-	return server.ApplyOverride(led, call)
+	c.Reason, err = checkReason("budget override", "budget override --for 2h", c.Reason)
+	return c, err
 }

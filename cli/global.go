@@ -3,10 +3,13 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -114,6 +117,41 @@ func (g *global) maybeDemo() bool {
 
 // busyHint is for a ledger that a serve writes which answers no call.
 const busyHint = "a serve starts or stops with this ledger, or its log says why no command can reach it: try again"
+
+// writeAlone calls write with the ledger where no serve runs, so that it is ours to write.
+// A ledger is not begun for this, nor migrated.
+func (g *global) writeAlone(path string, write func(*ledger.Ledger) error) (err error) {
+	r, err := g.openReader()
+	if err != nil {
+		return err
+	}
+	if err := r.Close(); err != nil {
+		return err
+	}
+	led, err := ledger.Open(ledger.Config{Path: path, Demo: g.demo, Now: g.now, Log: slog.New(slog.DiscardHandler)})
+	if errors.Is(err, ledger.ErrInUse) {
+		return hint.Wrap(err, busyHint)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, led.Close()) }()
+	return write(led)
+}
+
+// checkReason is a --reason that must be there and can be shown. form is how the command
+// is written.
+func checkReason(what, form, reason string) (string, error) {
+	form = fmt.Sprintf(`spotinference %s --reason "why"`, form)
+	reason = strings.TrimSpace(reason)
+	if reason == "" {
+		return "", usagef(form, "%s: --reason is missing", what)
+	}
+	if err := ledger.CheckReason(reason); err != nil {
+		return "", usagef(form, "%s: %w", what, err)
+	}
+	return reason, nil
+}
 
 // outputOptions is the --output of a command that has text and JSON.
 type outputOptions struct{ format string }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -52,18 +51,4 @@ func runLedgerAcceptLoss(g *global, reason string) error {
 	}
 	_, err = fmt.Fprintf(g.stdout, "the ledger goes on without what is lost: %s\n", loss)
 	return err
-}
-
-// checkReason is a --reason that must be there and can be shown. form is how the command
-// is written.
-func checkReason(what, form, reason string) (string, error) {
-	form = fmt.Sprintf(`spotinference %s --reason "why"`, form)
-	reason = strings.TrimSpace(reason)
-	if reason == "" {
-		return "", usagef(form, "%s: --reason is missing", what)
-	}
-	if err := ledger.CheckReason(reason); err != nil {
-		return "", usagef(form, "%s: %w", what, err)
-	}
-	return reason, nil
 }

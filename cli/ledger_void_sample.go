@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"spotinference/internal/hint"
 	"spotinference/ledger"
 	"spotinference/server/control"
 )
@@ -58,34 +56,15 @@ func runLedgerVoidSample(ctx context.Context, g *global, word, reason string) er
 	var got control.VoidedSample
 	err = control.Call(ctx, control.Path(path), control.VoidSample, call, &got)
 	if errors.Is(err, control.ErrNobody) {
-		var v ledger.Void
-		if v, err = g.voidAlone(path, call); err == nil {
-			got = control.VoidedSample{At: v.Sample.At}
-		}
+		err = g.writeAlone(path, func(led *ledger.Ledger) error {
+			v, err := led.VoidSample(call.Sample, call.Reason)
+			got.At = v.Sample.At
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	_, err = fmt.Fprintf(g.stdout, "sample #%d of %s is in no sum any more\n", id, got.At.Format(time.RFC3339))
 	return err
-}
-
-// voidAlone writes it where no serve runs. A ledger is not begun for this, nor migrated.
-func (g *global) voidAlone(path string, call control.VoidSampleCall) (v ledger.Void, err error) {
-	r, err := g.openReader()
-	if err != nil {
-		return v, err
-	}
-	if err := r.Close(); err != nil {
-		return v, err
-	}
-	led, err := ledger.Open(ledger.Config{Path: path, Demo: g.demo, Now: g.now, Log: slog.New(slog.DiscardHandler)})
-	if errors.Is(err, ledger.ErrInUse) {
-		return v, hint.Wrap(err, busyHint)
-	}
-	if err != nil {
-		return v, err
-	}
-	defer func() { err = errors.Join(err, led.Close()) }()
-	return led.VoidSample(call.Sample, call.Reason)
 }
