@@ -19,7 +19,6 @@ func (s *Server) excess(c *call, m *meter.Meter, unseen bool) (x ledger.EngineEx
 	if vllm && c.ask.N > 1 {
 		x.PromptAgain = int64(c.ask.N-1) * u.PromptTokens
 	}
-	context := s.contextSize.Load()
 	if !unseen {
 		return x
 	}
@@ -30,7 +29,8 @@ func (s *Server) excess(c *call, m *meter.Meter, unseen bool) (x ledger.EngineEx
 	}
 	prompts := int64(max(c.ask.Prompts, 1))
 	choices := prompts * int64(max(c.ask.N, 1))
-	most := context
+	size := s.contextSize.Load()
+	most := size
 	if n := c.ask.MaxTokens; n > 0 && (n < most || most == 0) {
 		most = n
 	}
@@ -38,14 +38,14 @@ func (s *Server) excess(c *call, m *meter.Meter, unseen bool) (x ledger.EngineEx
 		return x
 	}
 	x.Completion = ledger.Most{N: max(choices*most-u.CompletionTokens, 0), Known: true}
-	if context == 0 {
+	if size == 0 {
 		return x
 	}
 	read := prompts
 	if vllm {
 		read = choices
 	}
-	x.Prompt = ledger.Most{N: max(read*context-u.PromptTokens-x.PromptAgain, 0), Known: true}
+	x.Prompt = ledger.Most{N: max(read*size-u.PromptTokens-x.PromptAgain, 0), Known: true}
 	return x
 }
 
@@ -72,11 +72,11 @@ func (s *Server) movedBy(c *call) moved {
 	defer s.audit.mu.Unlock()
 	before := s.cfg.Engine.Status()
 	begun, running := s.calls.count()
-	if now := time.Now(); !hasCounters(before) || running != 1 || now.Sub(s.audit.read) < counterPause {
+	now := time.Now()
+	if !hasCounters(before) || running != 1 || now.Sub(s.audit.read) < counterPause {
 		return movedUnknown
-	} else {
-		s.audit.read = now
 	}
+	s.audit.read = now
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	at := s.cfg.Now()

@@ -33,9 +33,8 @@ func (s *Server) prepare(ctx *fasthttp.RequestCtx, rt *Route) (ask meter.Ask, bo
 	return ask, body, err
 }
 
-// releaseBody lets go of a body that the engine has.
-func (s *Server) releaseBody(ctx *fasthttp.RequestCtx, req *fasthttp.Request) {
-	fasthttp.ReleaseRequest(req)
+// releaseBody lets go of a request's body. Safe twice.
+func (s *Server) releaseBody(ctx *fasthttp.RequestCtx) {
 	ctx.Request.ReleaseBody(keptBody)
 	s.bodies.release(s.bodies.take(&ctx.Request.Header))
 }
@@ -80,7 +79,8 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 	head := whole.Add(s.cfg.Heartbeat) // when ours leaves, if the engine's is not there
 	switch r, entered := s.enterSoon(c, head); {
 	case r != nil:
-		s.releaseBody(ctx, req)
+		fasthttp.ReleaseRequest(req)
+		s.releaseBody(ctx)
 		s.end(c) // it never reached the engine: there is nothing to record
 		s.refuse(ctx, rt, id, r)
 		return
@@ -91,7 +91,8 @@ func (s *Server) generate(ctx *fasthttp.RequestCtx, rt *Route, id string) {
 		return
 	}
 	x, err := s.upstream.send(c, req)
-	s.releaseBody(ctx, req)
+	fasthttp.ReleaseRequest(req)
+	s.releaseBody(ctx)
 	if err == nil && c.streams() && !x.readable(head) {
 		s.startWaiting(ctx, &waitingStream{s: s, c: c, m: m, beat: s.newHeart(c, m, whole), state: streamAsked, x: x})
 		return

@@ -25,8 +25,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			writeRefusal(ctx, rt.Dialect, id, refusal.New(refusal.Internal))
 		}
 		s.addHeaders(ctx, rt, id, started)
-		ctx.Request.ReleaseBody(keptBody)
-		s.bodies.release(s.bodies.take(&ctx.Request.Header))
+		s.releaseBody(ctx)
 	}()
 	if c, ok := ctx.Conn().(Conn); ok && c.Refusal() != nil {
 		s.refuse(ctx, rt, id, c.Refusal())

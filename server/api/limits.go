@@ -89,11 +89,8 @@ func (l *limits) admit(now time.Time) *refusal.Refusal {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var request, token time.Duration
-	if l.requests.limit > 0 {
-		l.requests.fill(now)
-		request = l.requests.wait(perUnit)
-	}
+	var token time.Duration
+	request := l.requestWaitLocked(now)
 	if l.tokens.limit > 0 {
 		l.tokens.fill(now)
 		token = l.tokens.wait(1)
@@ -112,16 +109,24 @@ func (l *limits) admit(now time.Time) *refusal.Refusal {
 
 // hasRequest says why no request may begin, and when one may. It takes nothing.
 func (l *limits) hasRequest(now time.Time) *refusal.Refusal {
-	if l == nil || l.requests.limit == 0 {
+	if l == nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.requests.fill(now)
-	if wait := l.requests.wait(perUnit); wait > 0 {
+	if wait := l.requestWaitLocked(now); wait > 0 {
 		return refusal.RequestRate(l.requests.limit, wait)
 	}
 	return nil
+}
+
+// requestWaitLocked is how long it is until a request may begin.
+func (l *limits) requestWaitLocked(now time.Time) time.Duration {
+	if l.requests.limit == 0 {
+		return 0
+	}
+	l.requests.fill(now)
+	return l.requests.wait(perUnit)
 }
 
 // charge takes the tokens of an answer that has ended.

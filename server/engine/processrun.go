@@ -101,7 +101,7 @@ func (e *Engine) prepare() (endpoint, plan, error) {
 // queuePhase is the first phase of what a request waits for: how long the first one has
 // waited.
 func (e *Engine) queuePhase() []Phase {
-	if n, since, _ := e.queue.First(); n > 0 {
+	if n, since := e.queue.First(); n > 0 {
 		return []Phase{{"queue", time.Since(since)}}
 	}
 	return nil

@@ -247,16 +247,14 @@ func (q *Queue) Wanted() (cause string) {
 	return ""
 }
 
-// First returns how many requests wait, and of the first of them since when it waits and
-// its cause.
-func (q *Queue) First() (waiting int, since time.Time, cause string) {
+// First returns how many requests wait, and since when the first of them does.
+func (q *Queue) First() (waiting int, since time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if e := q.waiting.Front(); e != nil {
-		w := e.Value.(*waiter)
-		since, cause = w.since, w.cause
+		since = e.Value.(*waiter).since
 	}
-	return q.waiting.Len(), since, cause
+	return q.waiting.Len(), since
 }
 
 // Waiting returns what Open and Close would return now.

@@ -19,7 +19,8 @@ func Example() {
 	admitted := make(chan error)
 	go func() { admitted <- q.Admit(context.Background(), "request") }()
 	<-q.Changed()
-	waiting, _, cause := q.First()
+	waiting, _ := q.First()
+	cause := q.Wanted()
 	fmt.Println(waiting, "waits, cause:", cause)
 
 	q.Open() // the engine is ready
@@ -66,8 +67,8 @@ func TestEveryRequestIsAnswered(t *testing.T) {
 		if err := q.Admit(t.Context(), ""); err != queue.ErrFull {
 			t.Errorf("a request beyond the limit: %v", err)
 		}
-		if n, since, cause := q.First(); n != 3 || !since.Equal(came) || cause != "first" {
-			t.Errorf("first: %d, %v, %q", n, since, cause)
+		if n, since := q.First(); n != 3 || !since.Equal(came) || q.Wanted() != "first" {
+			t.Errorf("first: %d, %v, %q", n, since, q.Wanted())
 		}
 		gone := errors.New("the client left")
 		leave(gone)
@@ -185,7 +186,7 @@ func TestWhoIsSentAwayIsExpected(t *testing.T) {
 		if err := <-result; err != queue.ErrSentAway {
 			t.Errorf("Admit = %v", err)
 		}
-		if n, _, _ := q.First(); n != 0 || q.Wanted() != "request" {
+		if n, _ := q.First(); n != 0 || q.Wanted() != "request" {
 			t.Errorf("%d wait, wanted by %q", n, q.Wanted())
 		}
 		time.Sleep(20 * time.Second)
