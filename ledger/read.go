@@ -49,7 +49,7 @@ func (r *Reader) Provider() (name string, err error) {
 }
 
 // ownFrom is when the ledger's own samples begin, as SQL; null before the first.
-const ownFrom = "(SELECT at FROM counted JOIN source ON source.id = source WHERE every >= 0 ORDER BY at LIMIT 1)"
+const ownFrom = "(SELECT at FROM (" + selectFirstOwn + "))"
 
 // SampleAfter returns the time of the first sample at or after t, or false.
 func (r *Reader) SampleAfter(t time.Time) (at time.Time, ok bool, err error) {

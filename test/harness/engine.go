@@ -41,29 +41,16 @@ func (g *Gateway) engine() (client http.Client, key string) {
 // answer.
 func (g *Gateway) EnginePost(path, body string) string {
 	g.t.Helper()
-	client, key := g.engine()
-	req, err := http.NewRequest(http.MethodPost, "http://engine"+path, strings.NewReader(body))
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+key)
-	resp, err := client.Do(req)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return string(answer)
+	_, answer := g.askEngine(http.MethodPost, path, body)
+	return answer
 }
 
-// EngineMetrics asks the engine itself, past the gateway, for its counters.
-func (g *Gateway) EngineMetrics() map[string]float64 {
+// askEngine sends a request to the engine itself, and returns its status and the whole
+// answer.
+func (g *Gateway) askEngine(method, path, body string) (status int, answer string) {
 	g.t.Helper()
 	client, key := g.engine()
-	req, err := http.NewRequest(http.MethodGet, "http://engine/metrics", nil)
+	req, err := http.NewRequest(method, "http://engine"+path, strings.NewReader(body))
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -74,11 +61,21 @@ func (g *Gateway) EngineMetrics() map[string]float64 {
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		g.t.Fatalf("engine's metrics: %d, %v", resp.StatusCode, err)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// EngineMetrics asks the engine itself, past the gateway, for its counters.
+func (g *Gateway) EngineMetrics() map[string]float64 {
+	g.t.Helper()
+	status, text := g.askEngine(http.MethodGet, "/metrics", "")
+	if status != http.StatusOK {
+		g.t.Fatalf("engine's metrics: %d", status)
 	}
 	out := map[string]float64{}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name != "#" {
 			out[name], _ = strconv.ParseFloat(value, 64)
 		}
